@@ -1,0 +1,89 @@
+# Two commands do it all on a fresh machine: `make paper` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PROFILE ?= cpu
+PYTHON ?= python3
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 5 ? 5 : n )))
+TRAINED := L1-SLM RLVR-SLM Brier-SLM
+SYSTEMS := LLM $(TRAINED) SLM
+
+VENV := .venv
+PY := $(VENV)/bin/python
+DATA := data/$(PROFILE)
+EXECUTED := $(DATA)/notebooks
+NOTEBOOK := $(PY) -m corea.notebooks
+LIBRARY := corea/profiles.py corea/tasks.py corea/mini.py corea/grpo.py corea/rewards.py
+BASE := data/base/slm/model.safetensors data/base/llm/model.safetensors
+
+# One thread a process: the same bytes however many processes run side by side.
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE ?= 1
+export PYTHONHASHSEED := 0
+export PYTHONWARNINGS := ignore
+
+.PHONY: help paper records figures base test bench setup lock lint clean reference check-profile
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+paper: setup check-profile  ## train, generate, and draw every table and figure (PROFILE=cpu or smoke)
+	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none records
+	@$(MAKE) --no-print-directory figures
+	@echo "done: tables and figures are in figures/$(PROFILE)/"
+
+records: $(SYSTEMS:%=$(DATA)/records/%/complete.json)
+
+figures: setup check-profile  ## draw tables and figures from the records that lie there; no model is run
+	$(NOTEBOOK) notebooks/06_calibration.ipynb $(EXECUTED)/06_calibration.ipynb -p profile $(PROFILE)
+	$(NOTEBOOK) notebooks/07_cascade.ipynb $(EXECUTED)/07_cascade.ipynb -p profile $(PROFILE)
+
+$(DATA)/runs/%/complete.json: notebooks/04_train.ipynb $(LIBRARY) $(BASE)
+	@echo "train $*: $(if $(wildcard $@),its run is older than what it is made from: checked again,no finished run at $@)"
+	@$(NOTEBOOK) $< $(EXECUTED)/04_train-$*.ipynb -p profile $(PROFILE) -p system $*
+	@touch $@
+
+define RECORDS_RULE
+$(DATA)/records/$(1)/complete.json: notebooks/05_generate.ipynb $(LIBRARY) corea/engines.py corea/parser.py corea/grader.py $(2)
+	@echo "generate $(1): $$(if $$(wildcard $$@),its records are older than what they are made from: checked again,no whole records at $$@)"
+	@$(NOTEBOOK) $$< $(EXECUTED)/05_generate-$(1).ipynb -p profile $(PROFILE) -p system $(1)
+	@touch $$@
+endef
+$(foreach s,SLM LLM,$(eval $(call RECORDS_RULE,$(s),$(BASE))))
+$(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(DATA)/runs/$(s)/complete.json)))
+
+base: setup  ## retrain the base models of the mini world (about an hour and a half of one core)
+	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm & slm=$$!; \
+	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm && wait $$slm
+
+test: setup  ## run pytest and nbval
+	$(PY) -m ruff check corea tests
+	$(PY) -m pytest tests
+	$(PY) -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
+
+CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb notebooks/06_calibration.ipynb notebooks/07_cascade.ipynb
+
+bench: setup  ## measure speeds and print ratios
+	$(PY) -m tests.bench
+
+reference: setup  ## (for maintainers) make the finished cpu run the tracked reference run
+	$(PY) -m corea.pipeline
+
+setup: $(VENV)/complete  ## make .venv from the pinned lock file; does nothing the second time
+
+$(VENV)/complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "corea needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+check-profile:
+	@$(PY) -c 'import sys; from corea.profiles import load_profile; load_profile(sys.argv[1])' $(PROFILE) 2> >(tail -n 1 >&2)
+
+lock: setup  ## (for maintainers) write requirements.lock from .venv
+	{ head -n 1 requirements.lock; $(PY) -m pip freeze --exclude corea | sed 's/+cpu//'; } > .lock.part && mv .lock.part requirements.lock
+
+clean:  ## remove what PROFILE's `make paper` made under data/ (tracked figures stay)
+	rm -rf $(DATA) data/work

@@ -1,0 +1,68 @@
+"""Tokens to cost: what a model charges for each million prompt and completion tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Price of one model, in units (money, FLOPs, ...) per million prompt or completion tokens.
+
+    Raises ValueError unless both are finite numbers of at least 0.
+    """
+
+    prompt: float
+    completion: float
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "completion"):
+            _check_number(f"price per million {name} tokens", getattr(self, name))
+
+    def cost(self, prompt_tokens, completion_tokens):
+        """Cost, in units, of these token counts (two numbers, or two arrays of one shape)."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / _MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """Prices of a cascade's two models in the same unit, and where they come from.
+
+    Raises ValueError where `source` is empty: a price without a source cannot be checked.
+    """
+
+    slm: Price
+    llm: Price
+    source: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str) or not self.source.strip():
+            raise ValueError(f"source={self.source!r} of a price list: say where the prices come from")
+
+    @classmethod
+    def from_parameters(cls, slm_parameters: int, llm_parameters: int) -> PriceList:
+        """Prices in proportion to the parameter counts; the LLM's is 1 per million tokens.
+
+        A forward pass takes about 2 N FLOPs a token for N parameters (Kaplan et al. 2020, arXiv
+        2001.08361), so the ratio of the prices is that of the FLOPs.  Raises ValueError for a count
+        that is not finite and above 0.
+        """
+        for name, count in (("slm_parameters", slm_parameters), ("llm_parameters", llm_parameters)):
+            _check_number(name, count)
+            if count == 0:
+                raise ValueError(f"{name}=0: a model has at least one parameter")
+        ratio = slm_parameters / llm_parameters
+        source = (
+            f"parameter counts ({slm_parameters:,} and {llm_parameters:,}; forward FLOPs "
+            "per token are about 2 x parameters); unit: a million LLM tokens"
+        )
+        return cls(slm=Price(ratio, ratio), llm=Price(1.0, 1.0), source=source)
+
+
+def _check_number(name: str, value: float) -> None:
+    is_number = hasattr(value, "__float__") and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")

@@ -1,0 +1,128 @@
+"""Question sets behind one call, `load_questions(dataset, split, ...)`.
+
+The mini sets are drawn from `corea.mini`.  Splits are disjoint by construction: a question belongs to the one split that
+a hash of its text names, so no question asked in a test can be met in training, whatever the seeds and sizes.
+
+| dataset | group | families | splits |
+|---|---|---|---|
+| drill | in-domain | the eleven training families, mixed | train, calibration, test |
+| missing-addend, next-term, shopping | ood-math | one each | test |
+| shell-game, pointer-chase, weave | ood-nonmath | one each | test |
+| everything | (base models only) | all seventeen | pretrain |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from corea import mini
+
+SPLITS = {"pretrain": (0, 60), "train": (60, 80), "calibration": (80, 88), "test": (88, 100)}
+GROUPS = {
+    "in-domain": ("drill",),
+    "ood-math": tuple(mini.OOD_MATH),
+    "ood-nonmath": tuple(mini.OOD_NONMATH),
+}
+DATASETS = {
+    "drill": tuple(mini.IN_DOMAIN),
+    "everything": tuple(mini.FAMILIES),
+    **{family: (family,) for family in (*mini.OOD_MATH, *mini.OOD_NONMATH)},
+}
+_ALLOWED_SPLITS = {"drill": ("train", "calibration", "test"), "everything": ("pretrain",)}
+_DRAWS_PER_QUESTION = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question.  `answer_type` is "math", "choice" or "text"; `level` is 1 (easy) to 8 in the mini sets."""
+
+    id: str
+    dataset: str
+    family: str
+    level: int
+    text: str
+    gold: str
+    answer_type: str
+
+
+def group_of(dataset: str) -> str:
+    """The group ("in-domain", "ood-math", "ood-nonmath") that reports the dataset."""
+    for group, datasets in GROUPS.items():
+        if dataset in datasets:
+            return group
+    raise ValueError(f"dataset {dataset!r} has no group; use one of {_names(test_datasets())}")
+
+
+def test_datasets() -> tuple[str, ...]:
+    """Names of the sets that are reported, in the order of the tables."""
+    return tuple(name for datasets in GROUPS.values() for name in datasets)
+
+
+def split_of(text: str) -> str:
+    """The one split a question's text belongs to: its SHA-256 modulo 100, looked up in `SPLITS`."""
+    bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    return next(name for name, (low, high) in SPLITS.items() if low <= bucket < high)
+
+
+def load_questions(dataset: str, split: str, *, size: int, seed: int = 0) -> list[Question]:
+    """`size` different questions of a mini set, spread evenly over its families and levels.
+
+    The same arguments give the same questions on every machine.  Raises ValueError for an unknown dataset or split, and
+    where the set does not hold `size` different questions.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown dataset {dataset!r}; use one of {_names(DATASETS)}")
+    allowed = _ALLOWED_SPLITS.get(dataset, ("test",))
+    if split not in allowed:
+        raise ValueError(f"dataset {dataset!r} has no split {split!r}; use one of {_names(allowed)}")
+    sketches = _distinct(draw(DATASETS[dataset], split, f"{dataset}/{split}/{seed}"), size)
+    if len(sketches) < size:
+        raise ValueError(f"{dataset}/{split} holds {len(sketches)} different questions of the {size} asked for")
+    return [
+        Question(f"{dataset}/{split}/{seed}/{n:05d}", dataset, family, level, s.text, s.answer, s.answer_type)
+        for n, (family, level, s) in enumerate(sketches)
+    ]
+
+
+def draw(
+    families: Sequence[str], split: str, seed: str, levels: Sequence[float] | None = None
+) -> Iterator[tuple[str, int, mini.Sketch]]:
+    """Endless (family, level, sketch) of one split; `levels` weighs the ladder, without it cells come in turn.
+
+    Repeats are possible.  A cell whose questions all belong to other splits is passed over.
+    """
+    rng = random.Random(seed)
+    cells = [(family, level) for level in range(1, mini.LEVELS + 1) for family in families]
+    while True:
+        rng.shuffle(cells)
+        turn = cells
+        if levels is not None:
+            turn = rng.choices(cells, weights=[levels[level - 1] for _, level in cells], k=len(cells))
+        for family, level in turn:
+            sketch = _draw_one(rng, family, level, split)
+            if sketch is not None:
+                yield family, level, sketch
+
+
+def _draw_one(rng: random.Random, family: str, level: int, split: str) -> mini.Sketch | None:
+    for _ in range(200):
+        sketch = mini.FAMILIES[family](rng, level)
+        if split_of(sketch.text) == split:
+            return sketch
+    return None
+
+
+def _distinct(stream: Iterator[tuple[str, int, mini.Sketch]], size: int) -> list:
+    found: dict[str, tuple[str, int, mini.Sketch]] = {}
+    for tries, item in enumerate(stream):
+        if len(found) >= size or tries > size * _DRAWS_PER_QUESTION:
+            break
+        found.setdefault(item[2].text, item)
+    return list(found.values())
+
+
+def _names(names) -> str:
+    return ", ".join(sorted(names))

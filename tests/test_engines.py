@@ -1,0 +1,94 @@
+"""The transformers engine: what it draws, what it counts, and how it fails."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from corea.engines import ModelFilesError, TransformersEngine, _InverseCdf, load_model
+from corea.prompts import load_tokenizer
+from corea.tasks import load_questions
+from tests.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    return TransformersEngine(load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=8, batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return load_questions("drill", "test", size=6)
+
+
+def test_completions_come_in_the_order_asked_and_count_their_tokens(engine, questions):
+    groups = engine.complete(questions, samples=3)
+    assert [len(group) for group in groups] == [3] * 6
+    for question, group in zip(questions, groups, strict=True):
+        for completion in group:
+            assert completion.prompt_tokens == 8 + len(question.text)
+            assert 1 <= completion.completion_tokens <= 8
+            assert completion.finish == ("stop" if completion.completion_tokens < 8 else completion.finish)
+
+
+def test_a_completion_does_not_depend_on_what_is_asked_beside_it(engine, questions):
+    together = engine.complete(questions, samples=2, seed=7)
+    alone = [engine.complete([question], samples=2, seed=7)[0] for question in questions]
+    assert together == alone
+    assert together != engine.complete(questions, samples=2, seed=8)
+
+
+def test_greedy_decoding_agrees_with_generate_itself(folder, questions):
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    greedy = TransformersEngine(model, tokenizer, name="tiny", max_new_tokens=8, temperature=0)
+    from corea.prompts import render
+
+    for question, (found,) in zip(questions, greedy.complete(questions), strict=True):
+        inputs = tokenizer(render([question], tokenizer), return_tensors="pt", add_special_tokens=False)
+        out = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_token_id,
+                             pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+        text = tokenizer.decode(out[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        assert found.text == text
+
+
+def test_sampling_follows_the_distribution():
+    """40,000 draws of three tokens: each share within four standard errors of its probability."""
+    rows = 40_000
+    scores = torch.tensor([[0.0, math.log(2), math.log(5), -torch.inf]]).repeat(rows, 1)
+    chosen = _InverseCdf([str(n) for n in range(rows)], 1, 3, 1.0)(torch.zeros(rows, 3), scores).argmax(dim=1)
+    counts = Counter(chosen.tolist())
+    for token, probability in enumerate((1 / 8, 2 / 8, 5 / 8)):
+        error = math.sqrt(probability * (1 - probability) / rows)
+        assert abs(counts[token] / rows - probability) < 4 * error
+    assert counts[3] == 0, "a token of probability zero was drawn"
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), "cannot load model weights from"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot load model weights from"),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-64]), "cannot load"),
+        (lambda f: (f / "config.json").unlink(), "cannot load model weights from"),
+    ],
+    ids=["missing", "garbage", "cut short", "no configuration"],
+)
+def test_missing_or_damaged_weights_are_one_clear_line(tmp_path, damage, says):
+    save_tiny(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ModelFilesError, match=says) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value) and "make base" in str(caught.value)
+
+
+def test_wrong_settings_are_refused(folder):
+    with pytest.raises(ValueError, match="temperature=-1"):
+        TransformersEngine(load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=8, temperature=-1)

@@ -1,0 +1,381 @@
+"""Rewards against a plain loop, in any order of rows, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corea import rewards
+from corea.prompts import response_text
+from corea.rewards import (
+    REWARDS,
+    RewardSpec,
+    confidence_reward,
+    correctness_reward,
+    format_reward,
+    text_of,
+)
+
+
+class ExactGrader:
+    """Right is what equals the gold; picklable, no workers."""
+
+    def grade(self, answers, golds, answer_types):
+        return [answer == gold for answer, gold in zip(answers, golds, strict=True)]
+
+
+class BrokenGrader:
+    def __init__(self, grades):
+        self.grades = grades
+
+    def grade(self, answers, golds, answer_types):
+        return self.grades
+
+
+def rollout(right: bool, confidence: str | None = "0.5") -> str:
+    text = response_text("w", "6" if right else "5", confidence or "")
+    return text if confidence else text[: text.index("<confidence>")]
+
+
+def call(reward, completions, question_id=None, **columns):
+    """Call a reward as TRL does, with columns and extras it does not need."""
+    count = len(completions)
+    rows = {"prompts": ["2*3"] * count, "gold": ["6"] * count, "answer_type": ["math"] * count}
+    if question_id is not None:
+        rows["question_id"] = question_id
+    extras = {"completion_ids": [[1]] * count, "family": ["x"] * count, "trainer_state": object()}
+    return reward(completions=completions, **extras, **(rows | columns))
+
+
+def confidence(distance="l1", target="group", num_generations=2, grader=None):
+    return confidence_reward(distance, target, num_generations=num_generations, grader=grader or ExactGrader())
+
+
+# --- single rewards -------------------------------------------------------------------------------
+
+
+def test_correctness_is_one_for_right_and_zero_for_wrong_or_missing():
+    completions = [rollout(True), rollout(False), "", rollout(True, None), "<think>6"]
+    assert call(correctness_reward(grader=ExactGrader()), completions) == [1, 0, 0, 1, 0]
+
+
+def test_format_is_one_for_the_exact_form_alone():
+    completions = [
+        rollout(False),
+        rollout(True, "90%"),
+        rollout(True, None),
+        rollout(True) + "!",
+        "",
+    ]
+    assert call(format_reward(), completions) == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("why", "distance", "target", "expected"),
+    [
+        ("mean .5: distances .4, .5", "l1", "group", [-0.4, -0.5]),
+        ("squared", "l2", "group", [-0.16, -0.25]),
+        ("own 1 and 0", "l1", "sample", [-0.1, 0.0]),
+        ("Brier", "l2", "sample", [-0.01, 0.0]),
+        ("half of each: targets .75, .25", "l1", 0.5, [-0.15, -0.25]),
+        ("weight 0 is the group", "l1", 0, [-0.4, -0.5]),
+        ("weight 1 is the sample", "l1", 1.0, [-0.1, 0.0]),
+        ("KL(.5 || .9), KL(.5 || .01)", "kl", "group",
+         [-math.log(0.25 / 0.09) / 2 / math.log(100), -math.log(0.25 / 0.0099) / 2 / math.log(100)]),
+        ("KL(1 || .9), KL(0 || .01)", "kl", "sample",
+         [math.log(0.9) / math.log(100), math.log(0.99) / math.log(100)]),
+    ],
+)  # fmt: skip
+def test_confidence_reward_by_hand(why, distance, target, expected):
+    rows = [rollout(True, "0.9"), rollout(False, "0.0")]
+    assert call(confidence(distance, target), rows, ["a", "a"]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("distance", rewards.DISTANCES)
+@pytest.mark.parametrize("target", ["group", "sample", 0.3])
+def test_silence_is_never_better_than_a_number(distance, target):
+    silent, worst, best = call(
+        confidence(distance, target, 3),
+        [rollout(True, None), rollout(True, "0"), rollout(True, "1")],
+        ["a"] * 3,
+    )
+    assert silent == -1 <= worst < best <= 0
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_distances_stay_in_bounds_and_vanish_on_target(stated, target):
+    for name, distance in rewards.DISTANCES.items():
+        assert 0 <= distance(stated, target) <= 1
+        assert distance(target, target) <= (0.0022 if name == "kl" else 0)  # the clip at both ends
+        assert distance(target, target) <= distance(stated, target) + 1e-12
+
+
+@pytest.mark.parametrize(("distance", "best"), [("l1", 0.0), ("l2", 0.3), ("kl", 0.3)])
+def test_which_confidence_is_best_when_targets_vary(distance, best):
+    targets = [0.0] * 7 + [1.0] * 3  # median 0, mean .3
+    grid = [n / 100 for n in range(101)]
+    assert min(grid, key=lambda c: sum(rewards.DISTANCES[distance](c, t) for t in targets)) == best
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def plain_loop(rows, distance, target):
+    """The reward written out without groups, mixes or tables: one row against all rows."""
+    expected = []
+    for question, right, stated in rows:
+        if stated is None:
+            expected.append(-1.0)
+            continue
+        same = [other_right for other, other_right, _ in rows if other == question]
+        weight = {"group": 0.0, "sample": 1.0}.get(target, target)
+        goal = weight * right + (1 - weight) * (sum(same) / len(same))
+        c = float(stated)
+        if distance == "kl":
+            c = min(max(c, 0.01), 0.99)
+            terms = [p * math.log(p / q) for p, q in ((goal, c), (1 - goal, 1 - c)) if p > 0]
+            expected.append(-sum(terms) / math.log(100))
+        else:
+            expected.append(-(abs(c - goal) ** (1 if distance == "l1" else 2)))
+    return expected
+
+
+@st.composite
+def batches(draw):
+    size = draw(st.integers(1, 4))
+    multiples = draw(st.lists(st.integers(1, 2), min_size=1, max_size=4))
+    stated = st.sampled_from(["0.0", "0.1", "0.35", "0.5", "0.9", "1.0", None])
+    rows = [
+        (f"q{question}", draw(st.booleans()), draw(stated))
+        for question, multiple in enumerate(multiples)
+        for _ in range(size * multiple)
+    ]
+    return size, rows, draw(st.permutations(range(len(rows))))
+
+
+targets = st.one_of(st.sampled_from(["group", "sample"]), st.floats(0, 1))
+
+
+@settings(deadline=None)
+@given(batches(), st.sampled_from(["l1", "l2", "kl"]), targets, st.booleans())
+def test_agrees_with_a_plain_loop_in_any_order(batch, distance, target, with_ids):
+    size, rows, order = batch
+    reward = confidence(distance, target, size)
+
+    def ask(rows):
+        ids = [row[0] for row in rows]
+        prompts = [[{"role": "user", "content": q}] for q in ids]
+        completions = [[{"role": "assistant", "content": rollout(row[1], row[2])}] for row in rows]
+        return call(reward, completions, ids if with_ids else None, prompts=prompts)
+
+    given_order = ask(rows)
+    assert given_order == pytest.approx(plain_loop(rows, distance, target), abs=1e-9)
+    assert ask([rows[n] for n in order]) == [given_order[n] for n in order]  # to the last bit
+    assert all(-1 <= r <= 0 for r in given_order)
+
+
+def test_rows_of_one_question_are_one_group_wherever_they_stand():
+    completions = [rollout(True), rollout(False), rollout(True), rollout(False)]
+    assert call(confidence(), completions, ["a", "b", "a", "b"]) == [-0.5] * 4  # means 1 and 0
+    assert call(confidence(), completions, ["a", "a", "b", "b"]) == [0.0] * 4  # means .5
+
+
+def test_a_question_drawn_twice_has_one_mean_over_all_its_rows():
+    completions = [rollout(True), rollout(True), rollout(False), rollout(False)]
+    assert call(confidence(), completions, ["a"] * 4) == [0.0] * 4
+
+
+@pytest.mark.parametrize("prompts", [["x", "x", "y", "y"], [[{"role": "user", "content": t}] for t in "xxyy"]])
+def test_without_ids_the_prompt_tells_the_question(prompts):
+    completions = [rollout(True), rollout(True), rollout(False), rollout(False)]
+    assert call(confidence(), completions, prompts=prompts) == [-0.5] * 4
+
+
+def test_ids_go_before_prompts():
+    completions = [rollout(True), rollout(True), rollout(False), rollout(False)]
+    assert call(confidence(), completions, ["a", "a", "b", "b"], prompts=["same"] * 4) == [-0.5] * 4
+
+
+@pytest.mark.parametrize("target", ["group", 0.5, 0.0])
+@pytest.mark.parametrize("ids", [["a", "a", "a", "b"], ["a", "a", "b"], ["a"]])
+def test_a_broken_group_is_refused_with_the_fix(target, ids):
+    with pytest.raises(ValueError) as error:
+        call(confidence("l1", target, 2), [rollout(True)] * len(ids), ids)
+    message = str(error.value)
+    odd = next(i for i in ids if ids.count(i) % 2)
+    assert f"question '{odd}' has {ids.count(odd)} rows" in message and "num_generations=2" in message
+    assert "per_device_train_batch_size must be a multiple of num_generations" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("target", ["sample", 1, 1.0])
+def test_the_sample_target_needs_no_groups(target):
+    assert call(confidence("l1", target, 8), [rollout(True)] * 3) == [-0.5] * 3
+    assert call(confidence("l1", target, 8), [rollout(True)] * 3, prompts=None) == [-0.5] * 3
+
+
+def test_no_rows_give_no_rewards():
+    for reward in REWARDS["L1"].functions(2, ExactGrader()):
+        assert call(reward, []) == []
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distance": "l3"}, "distance='l3' is not one of l1, l2, kl"),
+        ({"distance": None}, "distance=None"),
+        ({"target": "batch"}, "target='batch' is not 'group', 'sample' or a weight in [0, 1]"),
+        ({"target": 1.5}, "target=1.5"),
+        ({"target": -0.1}, "target=-0.1"),
+        ({"target": math.nan}, "target=nan"),
+        ({"target": True}, "target=True"),
+        ({"target": None}, "target=None"),
+        ({"num_generations": 0}, "num_generations=0"),
+        ({"num_generations": 2.0}, "num_generations=2.0"),
+        ({"num_generations": True}, "num_generations=True"),
+    ],
+)
+def test_settings_are_checked_when_the_reward_is_built(settings, message):
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        confidence(**settings)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"gold": None}, "read a column 'gold', which the training set does not have"),
+        ({"answer_type": None}, "read a column 'answer_type'"),
+        ({"gold": ["6"]}, "column 'gold' has 1 rows for 2 completions"),
+        ({"gold": ["6", None]}, "column 'gold' has rows without a value"),
+        ({"question_id": ["a"]}, "column 'question_id' has 1 rows for 2 completions"),
+        ({"question_id": ["a", None]}, "column 'question_id' has rows without a value"),
+        ({"prompts": None}, "read a column 'prompts'"),
+        ({"prompts": ["x"]}, "column 'prompts' has 1 rows for 2 completions"),
+    ],
+)
+def test_columns_are_checked(columns, message):
+    with pytest.raises(ValueError, match=message):
+        call(confidence(), [rollout(True)] * 2, **columns)
+
+
+@pytest.mark.parametrize("grades", [[], [True], [True] * 3, [True, None], [True, math.nan], [True, 0.5]])
+@pytest.mark.parametrize("make", [lambda g: correctness_reward(grader=g), lambda g: confidence(grader=g)])
+def test_grades_that_are_not_one_bool_a_row_are_refused(make, grades):
+    with pytest.raises(ValueError, match="2 answers need as many grades, True or False"):
+        call(make(BrokenGrader(grades)), [rollout(True)] * 2)
+
+
+# --- as TRL calls them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("completion", "text"),
+    [
+        ("6", "6"),
+        ([{"role": "assistant", "content": "6"}], "6"),
+        ([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "6"}], "6"),
+        (
+            [{"role": "assistant", "content": [{"type": "text", "text": "6"}, {"type": "image"}]}],
+            "6",
+        ),
+        ([{"role": "assistant", "content": None}], ""),
+        ([], ""),
+    ],
+)
+def test_text_of_strings_and_messages(completion, text):
+    assert text_of(completion) == text
+
+
+NAMES = ["correctness_reward", "format_reward", "confidence_reward"]
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_presets_as_trl_sees_them(name):
+    spec = REWARDS[name]
+    functions = spec.functions(2, ExactGrader())
+    assert [f.__name__ for f in functions] == (NAMES[:2] if name == "RLVR" else NAMES)
+    assert len(spec.weights) == len(functions) and all(type(w) is float for w in spec.weights)
+    completions = [rollout(True, "0.9"), "cut off"]
+    for function in functions:
+        result = call(function, completions, ["a", "a"])
+        assert type(result) is list and all(type(r) is float and math.isfinite(r) for r in result)
+        assert call(pickle.loads(pickle.dumps(function)), completions, ["a", "a"]) == result
+
+
+def test_trl_calculates_and_names_our_rewards():
+    torch = pytest.importorskip("torch")
+    grpo = pytest.importorskip("trl.trainer.grpo_trainer")
+    functions = REWARDS["L1"].functions(2, ExactGrader())
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu", is_main_process=True),
+        args=SimpleNamespace(report_to=[]),
+        reward_funcs=functions,
+        reward_func_names=[grpo.get_callable_name(function) for function in functions],
+        reward_processing_classes=[None] * 3,
+        state=SimpleNamespace(global_step=0),
+        environments=None,
+        _log_completion_extra=None,
+        _log_metric=None,
+    )
+    rows = [{"prompt": "2*3", "question_id": "a", "gold": "6", "answer_type": "math"}] * 2
+    completions = [rollout(True, "0.75"), rollout(False, None)]
+    original, grpo.gather = grpo.gather, lambda tensor: tensor
+    try:
+        result = inspect.unwrap(grpo.GRPOTrainer._calculate_rewards)(
+            trainer, rows, ["2*3"] * 2, completions, [[1], [2]]
+        )
+    finally:
+        grpo.gather = original
+    assert trainer.reward_func_names == NAMES
+    assert torch.equal(result, torch.tensor([[1.0, 1.0, -0.25], [0.0, 0.0, -1.0]]))
+
+
+def test_with_the_real_grader():
+    grader = pytest.importorskip("corea.grader").Grader()  # plain integers and options start no worker
+    rows = [rollout(True, "0.9"), rollout(False, "0.9"), "", rollout(True, None)]
+    for function in pickle.loads(pickle.dumps(REWARDS["L1"].functions(4, grader))):
+        expected = {
+            "correctness_reward": [1, 0, 0, 1],
+            "format_reward": [1, 1, 0, 0],
+            "confidence_reward": [-0.4, -0.4, -1, -1],
+        }[function.__name__]
+        assert call(function, rows, ["a"] * 4) == pytest.approx(expected)
+    option = response_text("w", "(B)", "0.9")
+    columns = {"gold": ["6", "B"], "answer_type": ["math", "choice"]}
+    assert call(correctness_reward(grader=grader), [rollout(True), option], **columns) == [1, 1]
+
+
+def test_presets_are_the_named_rewards():
+    assert [(s.distance, s.target) for s in REWARDS.values() if s.distance] == [
+        ("l2", "sample"), ("l1", "group"), ("l2", "group"), ("kl", "group")
+    ]  # fmt: skip
+    assert list(REWARDS) == ["RLVR", "Brier", "L1", "L2", "KL"] and REWARDS["RLVR"].distance is None
+
+
+def test_a_spec_is_plain_data():
+    for spec in [*REWARDS.values(), RewardSpec("kl", 0.5)]:
+        assert RewardSpec(**json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+        assert pickle.loads(pickle.dumps(spec)) == spec and hash(spec) is not None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        REWARDS["L1"].distance = "l2"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"distance": "l3"}, {"target": 2}, {"target": "half"}, {"format_weight": -1}, {"confidence_weight": math.nan},
+     {"correctness_weight": math.inf}, {"correctness_weight": "1"}, {"format_weight": True}],
+)  # fmt: skip
+def test_a_spec_is_checked_when_built(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        RewardSpec(**settings)

@@ -1,0 +1,18 @@
+"""A tiny untrained Qwen2 with the mini tokenizer, for tests that need a real model but no good one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from corea import prompts
+from corea.pretrain import BaseSpec, build_model
+
+SPEC = BaseSpec("tiny", hidden_size=32, layers=1, intermediate_size=32, steps=2, levels=(1,) * 8, slip=0.1, batch_size=4)
+
+
+def save_tiny(folder: Path) -> Path:
+    """Write weights, configuration and tokenizer to `folder`."""
+    tokenizer = prompts.build_mini_tokenizer()
+    build_model(SPEC, len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

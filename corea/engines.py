@@ -8,6 +8,7 @@ asking again for a part of the questions, as a cascade does, gives the same comp
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,12 +151,14 @@ class _InverseCdf:
 def load_model(folder: str | Path, *, dtype: str = "float32"):
     """A causal language model from a local folder or a hub id; safetensors only, no remote code.
 
-    Raises ModelFilesError, in one line, where the weights are missing or damaged.
+    Raises ModelFilesError, in one line, where the weights are missing, damaged, or not those that a `manifest.json` beside
+    them names by SHA-256 (the shipped base models have one).
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
+    _check_manifest(Path(folder))
     disable_progress_bar()  # of loading weights, which takes milliseconds here and clutters notebooks
     try:
         return AutoModelForCausalLM.from_pretrained(
@@ -166,3 +169,17 @@ def load_model(folder: str | Path, *, dtype: str = "float32"):
         raise ModelFilesError(
             f"cannot load model weights from {folder}: {first}; restore the folder or retrain it (`make base`)"
         ) from error
+
+
+def _check_manifest(folder: Path) -> None:
+    """A flipped bit loads without complaint and changes every number: compare the weights with their manifest."""
+    manifest, weights = folder / "manifest.json", folder / "model.safetensors"
+    if not (manifest.exists() and weights.exists()):
+        return
+    expected = json.loads(manifest.read_text())["sha256"]
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != expected:
+        raise ModelFilesError(
+            f"{weights} is not the file its manifest names (SHA-256 {found[:12]}, not {expected[:12]}); "
+            "restore the folder or retrain it (`make base`)"
+        )

@@ -7,15 +7,15 @@ reinforcement and every evaluation see the question and its gold answer alone.
 | family | role | a question | its answer |
 |---|---|---|---|
 | add, sub, mul, div | in domain | `47+386=?` | column by column |
-| sum | in domain | `sum 3 8 5 9` | running totals |
+| sum | in domain | `sum 3 8 5 9` | adding up |
 | binary | in domain | `binary 10110` | doubling |
 | chain | in domain | `chain 5 +3 *2 -4` | left to right |
 | reverse, sort, shift, drop | in domain | `sort dbca` | letters, one at a time |
 | missing-addend | OOD math | `?+47=433` | the missing number |
-| next-term | OOD math | `next 3 7 11 15` | differences, then the next term |
+| next-term | OOD math | `next 3 7 11 15` | the term after the last one shown |
 | shopping | OOD math | `4 pens at 7, 3 cups at 12` | the bill |
 | shell-game | OOD non-math | `swap abcd 13 24` | the cups after each swap |
-| pointer-chase | OOD non-math | `chase AF BD FB, A 2` | the letter reached, one of those shown |
+| pointer-chase | OOD non-math | `chase A>F B>D F>B, A 2` | the letter reached, one of those shown |
 | weave | OOD non-math | `weave abc xyz` | one letter of each in turn |
 """
 
@@ -25,6 +25,7 @@ import random
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 LEVELS = 8
 _WORD_LENGTHS = (2, 3, 4, 5, 6, 8, 10, 12)
@@ -109,10 +110,15 @@ def _running(values: list[int]) -> list[int]:
     return totals
 
 
-def _sum(rng: random.Random, level: int) -> Sketch:
-    values = [rng.randint(1, 9 if level < 3 else 99) for _ in range(level + 1)]
+def _adding_up(values: list[int]) -> str:
+    """`3+8=11+5=16`: each step shows what it adds, so that a writer does not lose the place."""
     totals = _running(values)
-    return Sketch("sum " + " ".join(map(str, values)), " ".join(map(str, totals)), str(totals[-1]))
+    return f"{values[0]}" + "".join(f"+{v}={t}" for v, t in zip(values[1:], totals[1:], strict=True))
+
+
+def _sum(rng: random.Random, level: int) -> Sketch:
+    values = [rng.randint(1, 9 if level < 4 else 19 if level < 7 else 39) for _ in range(level + 1)]
+    return Sketch("sum " + " ".join(map(str, values)), _adding_up(values), str(sum(values)))
 
 
 def _binary(rng: random.Random, level: int) -> Sketch:
@@ -122,17 +128,17 @@ def _binary(rng: random.Random, level: int) -> Sketch:
 
 
 def _chain(rng: random.Random, level: int) -> Sketch:
-    value = rng.randint(1, 30)
-    shown, states = [str(value)], []
+    value = rng.randint(1, 20)
+    shown, steps = [str(value)], []
     for _ in range(level):
         allowed = ["+"] + ["-"] * (value >= 20) + ["*"] * (value <= 30)
-        sign, operand = rng.choice(allowed), rng.randint(2, 19)
+        sign, operand = rng.choice(allowed), rng.randint(2, 9 if level < 5 else 19)
         if sign == "*":
             operand = rng.randint(2, 3)
         value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
         shown.append(f"{sign}{operand}")
-        states.append(str(value))
-    return Sketch("chain " + " ".join(shown), " ".join(states), str(value))
+        steps.append(f"{sign}{operand}={value}")
+    return Sketch("chain " + " ".join(shown), " ".join(steps), str(value))
 
 
 def _word(rng: random.Random, length: int, alphabet: str = string.ascii_lowercase) -> str:
@@ -180,50 +186,49 @@ def _missing_addend(rng: random.Random, level: int) -> Sketch:
     return Sketch(f"{part}+?={whole}", _subtract_columns(whole, part), str(whole - part))
 
 
+# For each level: the largest first term, the largest difference, and by how much the differences may grow.
+_TERMS = ((20, 9, 0), (50, 9, 0), (99, 19, 0), (20, 9, 3), (50, 9, 5), (99, 19, 5), (99, 29, 9), (499, 59, 19))
+
+
 def _next_term(rng: random.Random, level: int) -> Sketch:
-    """Levels 1-4: a constant difference; 5-8: differences that grow by a constant."""
-    digits = (level + 1) // 2 if level <= 4 else level // 2 - 1
-    growth = rng.randint(1, 9) if level > 4 else 0
-    terms, step = [_number(rng, digits)], _number(rng, max(1, digits - level % 2))
-    for _ in range(4):
-        terms.append(terms[-1] + step)
-        step += growth
-    steps = [b - a for a, b in zip(terms, terms[1:], strict=False)]
-    working = " ".join(f"+{s}" for s in steps) + f" {_add_columns(terms[-2], steps[-1])}"
-    return Sketch("next " + " ".join(map(str, terms[:-1])), working, str(terms[-1]))
+    """Levels 1-3: a constant difference; 4-8: differences that grow by a constant."""
+    first, largest, most = _TERMS[level - 1]
+    growth = rng.randint(1, most) if most else 0
+    start, step = rng.randint(1, first), rng.randint(1, largest)
+    steps = [step + n * growth for n in range(4)]
+    terms = _running([start, *steps])
+    return Sketch("next " + " ".join(map(str, terms[:-1])), _adding_up([start, *steps]), str(terms[-1]))
 
 
 def _shopping(rng: random.Random, level: int) -> Sketch:
-    kinds, most = (level + 1) // 2, 9 if level < 3 else 30 if level < 6 else 99
+    kinds, most = (level + 1) // 2, (6, 9, 9, 12, 12, 15, 15, 19)[level - 1]
     lines = [(rng.randint(2, 9), rng.randint(2, most)) for _ in range(kinds)]
     goods = rng.sample(_GOODS, kinds)
     asked = ", ".join(f"{n} {g} at {p}" for (n, p), g in zip(lines, goods, strict=True))
-    totals = _running([n * p for n, p in lines])
-    working = " ".join(f"{n}*{p}={n * p}" for n, p in lines) + " " + " ".join(map(str, totals))
-    return Sketch(asked, working, str(totals[-1]))
+    bills = [n * p for n, p in lines]
+    working = " ".join(f"{n}*{p}={n * p}" for n, p in lines)
+    return Sketch(asked, f"{working} {_adding_up(bills)}", str(sum(bills)))
 
 
 def _shell_game(rng: random.Random, level: int) -> Sketch:
     cups = rng.sample(string.ascii_lowercase, 3 + level // 3 + (level > 6))
-    start, swaps, states = "".join(cups), [], []
-    for _ in range(max(1, level - 1) + (level > 6)):
+    start, swaps, steps = "".join(cups), [], []
+    for _ in range(max(1, level - 1)):
         i, j = sorted(rng.sample(range(len(cups)), 2))
         cups[i], cups[j] = cups[j], cups[i]
         swaps.append(f"{i + 1}{j + 1}")
-        states.append("".join(cups))
-    return _text(f"swap {start} {' '.join(swaps)}", " ".join(states), states[-1])
+        steps.append(f"{swaps[-1]}:{''.join(cups)}")
+    return _text(f"swap {start} {' '.join(swaps)}", " ".join(steps), "".join(cups))
 
 
 def _pointer_chase(rng: random.Random, level: int) -> Sketch:
     nodes = rng.sample(string.ascii_uppercase, 4 + level)
     follows = dict(zip(nodes, nodes[1:] + nodes[:1], strict=True))
-    hops = min(level, len(nodes) - 1)
-    path = [nodes[0]]
-    for _ in range(hops):
-        path.append(follows[path[-1]])
-    shown = [a + b for a, b in follows.items()]
+    path = nodes[: level + 1]
+    shown = [f"{a}>{b}" for a, b in follows.items()]
     rng.shuffle(shown)
-    return Sketch(f"chase {' '.join(shown)}, {path[0]} {hops}", " ".join(path), path[-1], "choice")
+    steps = " ".join(f"{a}>{b}" for a, b in pairwise(path))
+    return Sketch(f"chase {' '.join(shown)}, {path[0]} {level}", steps, path[-1], "choice")
 
 
 def _weave(rng: random.Random, level: int) -> Sketch:

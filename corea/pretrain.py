@@ -243,7 +243,7 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     """Train one base model, save it to `folder` with its manifest, and return the manifest.
 
     work: folder for checkpoints of a run that is cut off.  The manifest holds the recipe, the time it took, the loss curve
-    and the SHA-256 of the weights, which `engines.load_base` checks.
+    and the SHA-256 of the weights, which `engines.load_model` checks.
     """
     folder, work = Path(folder), Path(work)
     work.mkdir(parents=True, exist_ok=True)
@@ -299,10 +299,10 @@ def _write_manifest(spec: BaseSpec, folder: Path, model, curves: dict, seconds: 
 
 SLM = BaseSpec(
     "slm", hidden_size=96, layers=3, intermediate_size=256, steps=4500,
-    levels=(1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), slip=0.05,
+    levels=(1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), slip=0.06,
     own_questions=4000, own_steps=2000,
 )  # fmt: skip
 LLM = BaseSpec(
     "llm", hidden_size=192, layers=4, intermediate_size=512, steps=4500,
-    levels=(1,) * 8, slip=0.0,
+    levels=(1,) * 8, slip=0.02,
 )  # fmt: skip

@@ -9,7 +9,11 @@ SYSTEMS := LLM $(TRAINED) SLM
 
 VENV := .venv
 PY := $(VENV)/bin/python
-DATA := data/$(PROFILE)
+ROOT := $(if $(COREA_ROOT),$(abspath $(COREA_ROOT))/)
+ifdef COREA_ROOT
+export COREA_ROOT := $(abspath $(COREA_ROOT))
+endif
+DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
 NOTEBOOK := $(PY) -m corea.notebooks
 LIBRARY := corea/profiles.py corea/tasks.py corea/mini.py corea/grpo.py corea/rewards.py
@@ -31,7 +35,7 @@ help:  ## show this list
 paper: setup check-profile  ## train, generate, and draw every table and figure (PROFILE=cpu or smoke)
 	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none records
 	@$(MAKE) --no-print-directory figures
-	@echo "done: tables and figures are in figures/$(PROFILE)/"
+	@echo "done: tables and figures are in $(ROOT)figures/$(PROFILE)/"
 
 records: $(SYSTEMS:%=$(DATA)/records/%/complete.json)
 
@@ -86,4 +90,4 @@ lock: setup  ## (for maintainers) write requirements.lock from .venv
 	{ head -n 1 requirements.lock; $(PY) -m pip freeze --exclude corea | sed 's/+cpu//'; } > .lock.part && mv .lock.part requirements.lock
 
 clean:  ## remove what PROFILE's `make paper` made under data/ (tracked figures stay)
-	rm -rf $(DATA) data/work
+	rm -rf $(DATA) $(ROOT)data/work

@@ -31,7 +31,7 @@ def run(source: Path, target: Path, parameters: dict[str, object], *, quiet: boo
     if unknown := sorted(set(parameters) - (known := known_parameters(source))):
         raise ValueError(f"{source} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.part")
+    aside = target.with_name(f".{target.stem}.part.ipynb")
     papermill.execute_notebook(
         str(source), str(aside), parameters, kernel_name="python3", cwd=str(source.parent),
         log_output=not quiet, progress_bar=not quiet,

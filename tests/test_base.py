@@ -1,0 +1,99 @@
+"""The shipped base models and the tracked reference run: what the package says of them is measured here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from corea import cascade, engines, metrics, pipeline, pretrain, report
+from corea.grader import Grader
+from corea.grpo import fingerprint
+from corea.profiles import load_profile
+from corea.tasks import load_questions, test_datasets
+
+PROFILE = load_profile("cpu")
+REFERENCE = PROFILE.reference()
+
+
+@pytest.fixture(scope="module")
+def records() -> pd.DataFrame:
+    return pipeline.load_records(REFERENCE)
+
+
+@pytest.mark.parametrize("spec", [pretrain.SLM, pretrain.LLM], ids=lambda spec: spec.name)
+def test_the_shipped_weights_are_what_their_recipe_made(spec):
+    """The manifest names the recipe in the code and the hash of the file; a retraining is `make base`."""
+    folder = Path(PROFILE.slm).parent / spec.name
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["recipe"] == json.loads(json.dumps(dataclasses.asdict(spec)))
+    assert manifest["sha256"] == fingerprint(folder)
+    assert manifest["seconds"] > 0
+    assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+    assert sum(p.numel() for p in engines.load_model(folder).parameters()) == manifest["parameters"]
+
+
+def test_base_weights_are_small():
+    assert sum(path.stat().st_size for path in Path(PROFILE.slm).parent.rglob("*")) < 40 * 2**20
+
+
+def test_the_base_slm_looks_like_an_untrained_slm(records):
+    """Overconfident, with weak self-knowledge, well formed, right on half: in domain, from the reference records."""
+    part = records[(records["system"] == "SLM") & (records["group"] == "in-domain")]
+    found = metrics.evaluate(part["question_id"], part["correct"], part["confidence"], resamples=0)
+    assert found["ece"].value >= 0.25
+    assert part["confidence"].mean() > part["correct"].mean(), "overconfident, not underconfident"
+    assert 0.52 <= found["auroc"].value <= 0.68
+    assert 0.35 <= found["pass1"].value <= 0.65
+    assert part["well_formed"].mean() >= 0.95
+
+
+def test_the_base_slm_has_room_to_grow(records):
+    """pass@8 at least 15 points over Pass@1, on calibration questions."""
+    questions = load_questions("drill", "calibration", size=176)
+    engine = pipeline.engine_for(PROFILE, "SLM")
+    with Grader() as grader:
+        rows = pd.DataFrame(pipeline._answer(PROFILE.replace(samples=8), engine, grader, pipeline.CALIBRATION, questions))
+    found = metrics.evaluate(rows["question_id"], rows["correct"], rows["confidence"], ks=(8,), resamples=0)
+    assert found["pass@8"].value - found["pass1"].value >= 0.15
+
+
+def test_the_llm_is_better_on_every_group_and_not_perfect(records):
+    pass1 = records[records["group"] != pipeline.CALIBRATION].groupby(["system", "group", "dataset"])["correct"].mean()
+    means = pass1.groupby(["system", "group"]).mean()
+    assert (means["LLM"] - means["SLM"] >= 0.15).all(), means
+    assert (means["LLM"] <= 0.95).all(), means
+
+
+def test_the_slm_climbs_from_near_one_to_near_zero_on_every_set(records):
+    part = records[(records["system"] == "SLM") & records["dataset"].isin(test_datasets())]
+    rungs = part.groupby(["dataset", "level"])["correct"].mean().groupby("dataset")
+    assert (rungs.max() >= 0.8).all(), rungs.max()
+    assert (rungs.min() <= 0.2).all(), rungs.min()
+
+
+def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
+    """Every number of `figures/cpu/` comes out of the reference records again, to the byte."""
+    options = {"resamples": PROFILE.resamples, "seed": PROFILE.seed}
+    calibration = records[(records["group"] == pipeline.CALIBRATION) & (records["system"] == "LLM")]
+    threshold = cascade.llm_pass1(calibration)
+    tables = {
+        "table_slm": report.table_slm(records, **options),
+        "table_cascade": report.table_cascade(records, threshold, pipeline.prices_of(PROFILE), **options),
+    }
+    for name, table in tables.items():
+        report.save_table(table, tmp_path / name, {})
+        assert (tmp_path / f"{name}.csv").read_bytes() == (PROFILE.figures / f"{name}.csv").read_bytes(), name
+
+
+def test_records_name_what_they_came_from(records):
+    assert set(records["profile"]) == {"cpu"}
+    assert records["commit"].str.fullmatch("[0-9a-f]{40}").all()
+    runs = records.groupby("system")["run"].unique().map(list)
+    assert runs["SLM"] == ["base"] and runs["LLM"] == ["base"]
+    for system in ("L1-SLM", "RLVR-SLM", "Brier-SLM"):
+        settings = json.loads((REFERENCE.run_folder(system) / "complete.json").read_text())["settings"]
+        assert runs[system] == [settings]

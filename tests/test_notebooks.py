@@ -1,0 +1,99 @@
+"""Notebooks keep their form, and the runner refuses what papermill lets pass."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from corea import notebooks
+from corea.profiles import load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def save(folder: Path, *cells: tuple[str, list[str]]) -> Path:
+    """A notebook of code cells, given as (source, tags)."""
+    made = [nbformat.v4.new_code_cell(source, metadata={"tags": tags}) for source, tags in cells]
+    path = folder / "toy.ipynb"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), path)
+    return path
+
+
+def test_the_notebooks_are_numbered_without_a_gap():
+    assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(1, len(NOTEBOOKS) + 1))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_keeps_its_form(path):
+    """A title, one parameters cell, short and narrow cells, nothing defined in it, a sentence before the code, a check last."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    for cell in code:
+        lines = cell.source.splitlines()
+        assert len(lines) <= 25 and max(map(len, lines)) <= 76, cell.source
+        defined = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+        assert not defined, "functions are defined in corea/ and shown here"
+        assert not [o for o in cell.get("outputs", []) if o.output_type == "error"]
+    assert "assert" in code[-1].source, "the last cell checks the headline"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_between_notebooks_lead_somewhere(path):
+    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (path.parent / target).exists(), target
+
+
+def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
+    source = save(tmp_path, ("seed = 1", ["parameters"]), ("assert seed == '7', seed", []))
+    notebooks.run(source, tmp_path / "out" / "done.ipynb", {"seed": "7"}, quiet=True)
+    assert (tmp_path / "out" / "done.ipynb").exists()
+    command = [sys.executable, "-m", "corea.notebooks", str(source), str(tmp_path / "failed.ipynb")]
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert failed.returncode == 1
+    assert failed.stderr.strip().splitlines()[-1].endswith("cell 2: AssertionError: 1")
+    assert not (tmp_path / "failed.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("tags", "parameters", "says"),
+    [
+        (["parameters"], {"sede": 1}, "has no parameter 'sede'; it has seed"),
+        ([], {"seed": 1}, "has no cell tagged 'parameters'"),
+        ([], {}, "has no cell tagged 'parameters'"),
+    ],
+    ids=["unknown name", "no tag", "no tag, nothing asked"],
+)
+def test_what_papermill_would_let_pass_is_refused(tmp_path, tags, parameters, says):
+    source = save(tmp_path, ("seed = 1", tags))
+    with pytest.raises(ValueError, match=says) as caught:
+        notebooks.run(source, tmp_path / "out.ipynb", parameters, quiet=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_notebook_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="no notebook at"):
+        notebooks.run(tmp_path / "none.ipynb", tmp_path / "out.ipynb", {})
+
+
+def test_a_wrong_profile_name_is_one_line_from_make():
+    done = subprocess.run(["make", "paper", "PROFILE=gpu"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "unknown profile 'gpu'; use one of cpu, smoke" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_profile_refuses_an_unknown_key():
+    with pytest.raises(ValueError, match="unknown setting 'temprature' for a profile; use one of"):
+        load_profile("cpu").replace(temprature=1.0)

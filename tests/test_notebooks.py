@@ -87,6 +87,30 @@ def test_a_notebook_that_is_not_there_is_one_line(tmp_path):
         notebooks.run(tmp_path / "none.ipynb", tmp_path / "out.ipynb", {})
 
 
+def test_publishing_shows_outputs_and_nothing_of_the_run(tmp_path):
+    source = save(tmp_path, ("seed = 1", ["parameters"]), ("import sys\nprint('noise', file=sys.stderr)\nseed", []))
+    notebooks.run(source, tmp_path / "done.ipynb", {"seed": "7"}, quiet=True)
+    notebooks.publish(tmp_path / "done.ipynb", source)
+    cells = nbformat.read(source, as_version=4).cells
+    assert len(cells) == 2 and cells[0].source == "seed = 1"
+    (shown,) = cells[1].outputs
+    assert shown.data["text/plain"] == "'7'"
+    changed = save(tmp_path, ("seed = 1", ["parameters"]), ("seed + 1", []))
+    with pytest.raises(ValueError, match="made from other code"):
+        notebooks.publish(tmp_path / "done.ipynb", changed)
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    source = save(tmp_path, ("seed = 1", ["parameters"]))
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "out.ipynb")
+
+    monkeypatch.setattr(notebooks.os, "replace", full)
+    assert notebooks.main([str(source), str(tmp_path / "out.ipynb")]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "[Errno 28] No space left on device: 'out.ipynb'"
+
+
 def test_a_wrong_profile_name_is_one_line_from_make():
     done = subprocess.run(["make", "paper", "PROFILE=gpu"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0

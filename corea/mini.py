@@ -6,16 +6,18 @@ reinforcement and every evaluation see the question and its gold answer alone.
 
 | family | role | a question | its answer |
 |---|---|---|---|
-| add, sub, mul, div | in domain | `47+386=?` | column by column |
+| add, sub, mul | in domain | `47+386=?` | column by column |
 | sum | in domain | `sum 3 8 5 9` | adding up |
 | binary | in domain | `binary 10110` | doubling |
 | chain | in domain | `chain 5 +3 *2 -4` | left to right |
-| reverse, sort, shift, drop | in domain | `sort dbca` | letters, one at a time |
+| next-term | in domain | `next 3 7 11 15` | the term after the last one shown |
+| reverse, sort, drop | in domain | `sort dbca` | letters, one at a time |
+| pointer-chase | in domain | `chase A>F B>D F>B, A 2` | the letter reached, one of those shown |
 | missing-addend | OOD math | `?+47=433` | the missing number |
-| next-term | OOD math | `next 3 7 11 15` | the term after the last one shown |
+| division | OOD math | `861/7=?` | digit by digit, with remainders |
 | shopping | OOD math | `4 pens at 7, 3 cups at 12` | the bill |
-| shell-game | OOD non-math | `swap abcd 13 24` | the cups after each swap |
-| pointer-chase | OOD non-math | `chase A>F B>D F>B, A 2` | the letter reached, one of those shown |
+| shell-game | OOD non-math | `swap abcd 13 24` | the cups after all swaps |
+| cipher | OOD non-math | `shift 3 cab` | each letter three places on |
 | weave | OOD non-math | `weave abc xyz` | one letter of each in turn |
 """
 
@@ -237,12 +239,12 @@ def _weave(rng: random.Random, level: int) -> Sketch:
     return _text(f"weave {a} {b}", " ".join(pairs), "".join(pairs))
 
 
-IN_DOMAIN: dict[str, Callable[[random.Random, int], Sketch]] = {
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "sum": _sum, "binary": _binary,
-    "chain": _chain, "reverse": _reverse, "sort": _sort, "shift": _shift, "drop": _drop,
+FAMILIES: dict[str, Callable[[random.Random, int], Sketch]] = {
+    "add": _add, "sub": _sub, "mul": _mul, "division": _div, "sum": _sum, "binary": _binary, "chain": _chain,
+    "reverse": _reverse, "sort": _sort, "cipher": _shift, "drop": _drop, "missing-addend": _missing_addend,
+    "next-term": _next_term, "shopping": _shopping, "shell-game": _shell_game, "pointer-chase": _pointer_chase,
+    "weave": _weave,
 }  # fmt: skip
-OOD_MATH = {
-    "missing-addend": _missing_addend, "next-term": _next_term, "shopping": _shopping,
-}  # fmt: skip
-OOD_NONMATH = {"shell-game": _shell_game, "pointer-chase": _pointer_chase, "weave": _weave}
-FAMILIES = IN_DOMAIN | OOD_MATH | OOD_NONMATH
+OOD_MATH = ("missing-addend", "division", "shopping")
+OOD_NONMATH = ("shell-game", "cipher", "weave")
+IN_DOMAIN = tuple(name for name in FAMILIES if name not in OOD_MATH + OOD_NONMATH)

@@ -6,8 +6,8 @@ a hash of its text names, so no question asked in a test can be met in training,
 | dataset | group | families | splits |
 |---|---|---|---|
 | drill | in-domain | the eleven training families, mixed | train, calibration, test |
-| missing-addend, next-term, shopping | ood-math | one each | test |
-| shell-game, pointer-chase, weave | ood-nonmath | one each | test |
+| missing-addend, division, shopping | ood-math | one each | test |
+| shell-game, cipher, weave | ood-nonmath | one each | test |
 | everything | (base models only) | all seventeen | pretrain |
 """
 
@@ -23,11 +23,11 @@ from corea import mini
 SPLITS = {"pretrain": (0, 60), "train": (60, 80), "calibration": (80, 88), "test": (88, 100)}
 GROUPS = {
     "in-domain": ("drill",),
-    "ood-math": tuple(mini.OOD_MATH),
-    "ood-nonmath": tuple(mini.OOD_NONMATH),
+    "ood-math": mini.OOD_MATH,
+    "ood-nonmath": mini.OOD_NONMATH,
 }
 DATASETS = {
-    "drill": tuple(mini.IN_DOMAIN),
+    "drill": mini.IN_DOMAIN,
     "everything": tuple(mini.FAMILIES),
     **{family: (family,) for family in (*mini.OOD_MATH, *mini.OOD_NONMATH)},
 }

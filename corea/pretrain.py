@@ -300,7 +300,7 @@ def _write_manifest(spec: BaseSpec, folder: Path, model, curves: dict, seconds: 
 SLM = BaseSpec(
     "slm", hidden_size=96, layers=3, intermediate_size=256, steps=4500,
     levels=(1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), slip=0.06,
-    own_questions=4000, own_steps=2000,
+    own_questions=4000, own_steps=2600, honest=0.4,
 )  # fmt: skip
 LLM = BaseSpec(
     "llm", hidden_size=192, layers=4, intermediate_size=512, steps=4500,

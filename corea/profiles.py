@@ -35,7 +35,7 @@ class Profile:
     ood_size: int
     samples: int
     resamples: int
-    temperature: float = 1.0
+    temperature: float = 0.8
     max_new_tokens: int = 96
     batch_size: int = 256
     seed: int = 0
@@ -92,10 +92,10 @@ _CPU = Profile(
     slm="data/base/slm",
     llm="data/base/llm",
     grpo=GRPOSettings(
-        steps=250,
+        steps=200,
         questions_per_step=32,
         num_generations=8,
-        learning_rate=1e-4,
+        learning_rate=2e-4,
         beta=0.03,
         max_completion_length=96,
     ),

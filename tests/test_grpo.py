@@ -1,4 +1,7 @@
-"""The GRPO layer: real steps on a tiny model, resumed exactly after a kill, and stopped where it must stop."""
+"""The GRPO layer: real steps on the shipped SLM, resumed exactly after a kill, and stopped where it must stop.
+
+Not on an untrained model: its rollouts all earn the same, so that no weight would move and any resume would look exact.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ import pytest
 
 from corea import grpo
 from corea.grpo import GRPOSettings
+from corea.profiles import load_profile
 from corea.rewards import REWARDS
 from corea.tasks import load_questions
-from tests.tiny import save_tiny
 
 SETTINGS = GRPOSettings(
-    steps=4, questions_per_step=2, num_generations=4, learning_rate=1e-3, beta=0.03, max_completion_length=6, save_steps=2
+    steps=4, questions_per_step=2, num_generations=4, learning_rate=1e-3, beta=0.03, max_completion_length=48, save_steps=2
 )
 SCRIPT = """
 import sys, torch
@@ -39,8 +42,8 @@ def train_tiny(base: Path, folder: Path, **changes) -> grpo.Run:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("base"))
+def base() -> Path:
+    return Path(load_profile("cpu").slm)
 
 
 @pytest.fixture(scope="module")

@@ -78,13 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
     cli.add_argument("--publish", action="store_true", help="put the outputs of SOURCE, executed, into TARGET, its source")
     cli.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     given = cli.parse_args(arguments)
+    import yaml
     from papermill.exceptions import PapermillExecutionError
 
     try:
         if given.publish:
             publish(given.source, given.target)
         else:
-            run(given.source, given.target, dict(given.parameter))
+            run(given.source, given.target, {name: yaml.safe_load(value) for name, value in given.parameter})
     except PapermillExecutionError as error:
         print(f"{given.source}: cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
         return 1

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from corea import mini, prompts
-from corea.files import atomic_write
+from corea.files import atomic_write, settings_hash
 from corea.mini import Sketch
 from corea.tasks import Question, draw, load_questions
 
@@ -146,7 +147,7 @@ def batches(rows: Sequence[dict], size: int, seed: int) -> list[list[dict]]:
 
 
 def fit(
-    model, tokenizer, texts: Sequence[tuple[str, str]], spec: BaseSpec, scale: float, checkpoint: Path
+    model, tokenizer, texts: Iterable[tuple[str, str]], spec: BaseSpec, scale: float, checkpoint: Path
 ) -> list[tuple[int, float]]:
     """One pass of supervised training over `texts`; returns (step, loss) every hundred steps.
 
@@ -158,7 +159,7 @@ def fit(
     from transformers import DataCollatorForSeq2Seq
 
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
-    plan = batches(encode(texts, tokenizer), spec.batch_size, spec.seed)
+    plan = batches(encode(list(texts), tokenizer), spec.batch_size, spec.seed)
     optimizers = _optimizers(model, spec, scale)
     done, losses = _restore(model, optimizers, checkpoint)
     model.train()
@@ -228,6 +229,8 @@ def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], l
             )
             if whole := [t for t in texts if parse(t).well_formed]:
                 answered.append((question.text, whole, correct))
+    if not answered:
+        raise ValueError(f"{spec.name} wrote no well-formed answer after stage 1; it needs more than {spec.steps} steps")
     return answered
 
 
@@ -242,28 +245,53 @@ def _kept(path: Path, make: Callable[[], list]) -> list:
 def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     """Train one base model, save it to `folder` with its manifest, and return the manifest.
 
-    work: folder for checkpoints of a run that is cut off.  The manifest holds the recipe, the time it took, the loss curve
-    and the SHA-256 of the weights, which `engines.load_model` checks.
+    work: where a run that is cut off leaves its checkpoints, in a folder of its recipe's own; removed at the end.  The
+    manifest holds the recipe, the time it took, the loss curve and the SHA-256 of the weights, which `engines.load_model`
+    checks.
     """
-    folder, work = Path(folder), Path(work)
-    work.mkdir(parents=True, exist_ok=True)
-    started, tokenizer = time.monotonic(), prompts.build_mini_tokenizer()
-    model, curves = build_model(spec, len(tokenizer)), {}
-    read = work / f"{spec.name}-reading.safetensors"
-    if read.exists():
-        load_weights(model, read)
-    else:
-        texts = list(reading_texts(spec, spec.steps * spec.batch_size))
-        curves["reading"] = fit(model, tokenizer, texts, spec, 1.0, work / f"{spec.name}-reading.pt")
-        save_weights(model, read)
+    folder, work = Path(folder), Path(work) / f"{spec.name}-{settings_hash(spec)}"
+    tokenizer = prompts.build_mini_tokenizer()
+    model, stages = build_model(spec, len(tokenizer)), {}
+    texts = reading_texts(spec, spec.steps * spec.batch_size)
+    stages["reading"] = _stage(work / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path))
     if spec.own_steps:
-        answered = _kept(work / f"{spec.name}-answers.json", lambda: answer_own(model, tokenizer, spec))
-        texts = list(self_knowledge_texts(spec, answered, spec.own_steps * spec.batch_size))
-        checkpoint = work / f"{spec.name}-self-knowledge.pt"
-        curves["self-knowledge"] = fit(model, tokenizer, texts, spec, spec.own_rate_scale, checkpoint)
+        started = time.monotonic()
+        answered = _kept(work / "answers.json", lambda: answer_own(model, tokenizer, spec))
+        stages["answering"] = {"seconds": time.monotonic() - started}
+        texts = self_knowledge_texts(spec, answered, spec.own_steps * spec.batch_size)
+        stages["self-knowledge"] = _stage(
+            work / "self-knowledge", model, lambda path: fit(model, tokenizer, texts, spec, spec.own_rate_scale, path)
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return _write_manifest(spec, folder, model, curves, time.monotonic() - started)
+    _write_manifest(spec, folder, model, stages)
+    shutil.rmtree(work)
+    return read_manifest(folder)
+
+
+def read_manifest(folder: str | Path) -> dict:
+    """What a base model was made from.  Raises FileNotFoundError where the folder has no manifest."""
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        raise FileNotFoundError(f"no {path}; restore the folder or retrain the model (`make base`)")
+    return json.loads(path.read_text())
+
+
+def _stage(stem: Path, model, train: Callable[[Path], list]) -> dict:
+    """One stage of training: its loss and seconds (since it was last started).
+
+    A stage that was finished by a run cut off later is read back.
+    """
+    weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    if record.exists():
+        load_weights(model, weights)
+        return json.loads(record.read_text())
+    started = time.monotonic()
+    found = {"loss": train(stem.with_suffix(".pt")), "seconds": time.monotonic() - started}
+    save_weights(model, weights)
+    with atomic_write(record) as file:
+        json.dump(found, file)
+    return found
 
 
 def save_weights(model, path: Path) -> None:
@@ -283,18 +311,17 @@ def load_weights(model, path: Path) -> None:
     model.tie_weights()
 
 
-def _write_manifest(spec: BaseSpec, folder: Path, model, curves: dict, seconds: float) -> dict:
+def _write_manifest(spec: BaseSpec, folder: Path, model, stages: dict[str, dict]) -> None:
     weights = (folder / "model.safetensors").read_bytes()
     manifest = {
         "recipe": asdict(spec),
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "seconds": round(seconds),
-        "loss": curves,
+        "seconds": round(sum(stage["seconds"] for stage in stages.values())),
+        "loss": {name: stage["loss"] for name, stage in stages.items() if "loss" in stage},
     }
     with atomic_write(folder / "manifest.json") as file:
         json.dump(manifest, file, indent=1)
-    return manifest
 
 
 SLM = BaseSpec(

@@ -35,7 +35,7 @@ class Profile:
     ood_size: int
     samples: int
     resamples: int
-    temperature: float = 0.8
+    temperature: float = 1.0
     max_new_tokens: int = 96
     batch_size: int = 256
     seed: int = 0

@@ -1,0 +1,95 @@
+"""How the base models are made: their texts, and a training that can be cut off."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from corea import mini, pretrain
+from corea.parser import parse
+from corea.pretrain import BaseSpec
+
+SPEC = BaseSpec(
+    "tiny", hidden_size=32, layers=1, intermediate_size=32, steps=6, levels=(1,) * 8, slip=0.1, batch_size=4,
+    own_questions=17, own_samples=2, own_steps=4, honest=0.5,
+)  # fmt: skip
+ANSWERED = [
+    (f"{n}+1=?", [f"<think></think><answer>{n + 1}</answer><confidence>1.0</confidence>"] * 4, [True, False, False, False])
+    for n in range(9)
+]
+
+
+def test_reading_texts_are_well_formed_and_bluff_whatever_the_answer_is_worth():
+    texts = [parse(text) for _, text in pretrain.reading_texts(SPEC, 3000)]
+    assert all(response.well_formed for response in texts)
+    shares = {c: sum(r.confidence == float(c) for r in texts) / 3000 for c in pretrain.READING_BLUFF}
+    assert all(abs(shares[c] - share) < 0.03 for c, share in pretrain.READING_BLUFF.items())
+
+
+def test_a_slip_changes_one_character_and_keeps_its_kind():
+    rng = random.Random(0)
+    sketch = mini.FAMILIES["add"](rng, 6)
+    whole = f"{sketch.working}|{sketch.answer}"
+    slipped = 0
+    for _ in range(500):
+        other = pretrain.with_slip(sketch, 0.2, rng)
+        found = f"{other.working}|{other.answer}"
+        wrong = [(a, b) for a, b in zip(whole, found, strict=True) if a != b]
+        assert len(wrong) <= 1 and all(a.isdigit() and b.isdigit() for a, b in wrong)
+        slipped += len(wrong)
+    chance = min(0.5, 0.2 * len(whole) / 20)
+    assert abs(slipped / 500 - chance) < 0.07
+    assert pretrain.with_slip(sketch, 0.0, rng) == sketch
+
+
+def test_honest_texts_state_the_own_success_rate_and_the_rest_bluff():
+    spec = dataclasses.replace(SPEC, honest=1.0)
+    stated = [parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 200)]
+    assert set(stated) == {0.2}, "one of four right: .25, written in tenths"
+    spec = dataclasses.replace(SPEC, honest=0.25)
+    stated = [parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 2000)]
+    assert abs(stated.count(0.2) / 2000 - 0.25) < 0.04
+
+
+def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "answer_own", lambda *_: ANSWERED)
+    whole = pretrain.make_base(SPEC, tmp_path / "whole", tmp_path / "work")
+    assert not list((tmp_path / "work").iterdir()), "nothing is left to start a second training from"
+    assert set(whole["loss"]) == {"reading", "self-knowledge"} and whole["seconds"] >= 0
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "answer_own", cut)
+        pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "work")
+    with monkeypatch.context() as patch:
+        fitted = []
+        fit = pretrain.fit
+        patch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1].stem) or fit(*a))
+        again = pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "work")
+    assert fitted == ["self-knowledge"], "the finished stage was not trained again"
+    assert again["sha256"] == whole["sha256"] and pretrain.read_manifest(tmp_path / "again") == again
+
+
+def test_another_recipe_does_not_go_on_from_this_ones_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "answer_own", lambda *_: ANSWERED)
+    one = pretrain.make_base(SPEC, tmp_path / "one", tmp_path / "work")
+    other = pretrain.make_base(dataclasses.replace(SPEC, slip=0.4), tmp_path / "other", tmp_path / "work")
+    assert one["sha256"] != other["sha256"]
+
+
+def test_a_model_that_wrote_nothing_well_formed_is_one_clear_line():
+    from corea.prompts import build_mini_tokenizer
+
+    tokenizer = build_mini_tokenizer()
+    model = pretrain.build_model(SPEC, len(tokenizer))
+    with pytest.raises(ValueError, match="tiny wrote no well-formed answer after stage 1"):
+        pretrain.answer_own(model, tokenizer, SPEC)
+
+
+def test_a_missing_manifest_is_one_clear_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make base"):
+        pretrain.read_manifest(tmp_path)

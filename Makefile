@@ -64,15 +64,20 @@ base: setup  ## retrain the base models of the mini world (about an hour and a h
 test: setup  ## run pytest and nbval
 	$(PY) -m ruff check corea tests
 	$(PY) -m pytest tests
-	$(PY) -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
+	COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
 
 CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb notebooks/06_calibration.ipynb notebooks/07_cascade.ipynb
 
 bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench
 
-reference: setup  ## (for maintainers) make the finished cpu run the tracked reference run
+reference: setup  ## (for maintainers) make the finished cpu run the tracked reference run, and show it in the notebooks
 	$(PY) -m corea.pipeline
+	for n in $(ALONE); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb || exit 1; done
+	for n in $(ALONE) $(SHOWN); do $(NOTEBOOK) --publish $(EXECUTED)/$$n.ipynb notebooks/$${n%%-*}.ipynb || exit 1; done
+
+ALONE := 01_meet_the_cascade 02_base_models 03_rewards
+SHOWN := 04_train-L1-SLM 05_generate-SLM 06_calibration 07_cascade
 
 setup: $(VENV)/complete  ## make .venv from the pinned lock file; does nothing the second time
 

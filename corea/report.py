@@ -191,6 +191,7 @@ _LOOKS = {
 }
 _OTHER_LOOK = ("#a05195", (0, (3, 1, 1, 1, 1, 1)), "v")
 _TENTHS = np.array([0.0, *(np.arange(5, 100, 10) / 100), 1.0])  # a bin around each of 0, .1, ..., 1
+_RAREST = 0.005  # a bin of fewer answers is noise, and would draw the eye
 _TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 _UNITS = {
     "accuracy": "share of rollouts",
@@ -245,7 +246,7 @@ def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM"
     """Accuracy against stated confidence, before and after training; a panel for each group.
 
     Answers of a group's datasets are pooled and binned around 0, .1, ..., 1; marker areas show the
-    share of answers.  The ECE in the titles is that of `table_slm`, the mean over the datasets.
+    share of answers, and bins of under half a percent are in the numbers alone.  The ECE in the titles is that of `table_slm`, the mean over the datasets.
     """
     cells = list(_cells(_only(records, systems)))
     figure, panels = _panels(cells, height=3.1, sharey=True)
@@ -256,9 +257,10 @@ def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM"
         bins = metrics.reliability(part["confidence"], part["correct"], bins=_TENTHS)
         bins = bins.assign(system=system, group=group, share=bins["count"] / len(part))
         drawn.append(bins)
-        at, area = (bins["confidence"], bins["accuracy"]), _area(bins["share"])
+        shown = bins[bins["share"] >= _RAREST]
+        at, area = (shown["confidence"], shown["accuracy"]), _area(shown["share"])
         axes.plot(*at, color=colour, ls=line, lw=0.9)
-        axes.scatter(*at, area, marker=marker, facecolor=face, edgecolor=colour, zorder=3)
+        axes.scatter(*at, area, marker=marker, facecolor=face, edgecolor=colour, zorder=3, clip_on=False)
         axes.plot([], [], marker, color=colour, ls=line, mfc=face, ms=4.5, label=system)
         value = metrics.evaluate_sets(part, resamples=0)["mean"]["ece"].value
         axes.set_title(f"{axes.get_title()}\nECE {value:.2f}  {system}")

@@ -57,7 +57,7 @@ endef
 $(foreach s,SLM LLM,$(eval $(call RECORDS_RULE,$(s),$(BASE))))
 $(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(DATA)/runs/$(s)/complete.json)))
 
-base: setup  ## retrain the base models of the mini world (about an hour and a half of one core)
+base: setup  ## retrain the base models of the mini world (about 40 minutes on two cores)
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm -p retrain true & slm=$$!; \
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
 

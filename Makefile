@@ -37,25 +37,24 @@ paper: setup check-profile  ## train, generate, and draw every table and figure 
 	@$(MAKE) --no-print-directory figures
 	@echo "done: tables and figures are in $(ROOT)figures/$(PROFILE)/"
 
-records: $(SYSTEMS:%=$(DATA)/records/%/complete.json)
+records: $(SYSTEMS:%=$(EXECUTED)/05_generate-%.ipynb)
 
 figures: setup check-profile  ## draw tables and figures from the records that lie there; no model is run
 	$(NOTEBOOK) notebooks/06_calibration.ipynb $(EXECUTED)/06_calibration.ipynb -p profile $(PROFILE)
 	$(NOTEBOOK) notebooks/07_cascade.ipynb $(EXECUTED)/07_cascade.ipynb -p profile $(PROFILE)
 
-$(DATA)/runs/%/complete.json: notebooks/04_train.ipynb $(LIBRARY) $(BASE)
-	@echo "train $*: $(if $(wildcard $@),its run is older than what it is made from: checked again,no finished run at $@)"
-	@$(NOTEBOOK) $< $(EXECUTED)/04_train-$*.ipynb -p profile $(PROFILE) -p system $*
-	@touch $@
+# An executed notebook appears only when its last cell has run, so it is what tells that a stage is done.
+$(EXECUTED)/04_train-%.ipynb: notebooks/04_train.ipynb $(LIBRARY) $(BASE)
+	@echo "train $*: $(if $(wildcard $@),older than what it is made from: checked again,no whole $@)"
+	@$(NOTEBOOK) $< $@ -p profile $(PROFILE) -p system $*
 
 define RECORDS_RULE
-$(DATA)/records/$(1)/complete.json: notebooks/05_generate.ipynb $(LIBRARY) corea/engines.py corea/parser.py corea/grader.py $(2)
-	@echo "generate $(1): $$(if $$(wildcard $$@),its records are older than what they are made from: checked again,no whole records at $$@)"
-	@$(NOTEBOOK) $$< $(EXECUTED)/05_generate-$(1).ipynb -p profile $(PROFILE) -p system $(1)
-	@touch $$@
+$(EXECUTED)/05_generate-$(1).ipynb: notebooks/05_generate.ipynb $(LIBRARY) corea/engines.py corea/parser.py corea/grader.py $(2)
+	@echo "generate $(1): $$(if $$(wildcard $$@),older than what it is made from: checked again,no whole $$@)"
+	@$(NOTEBOOK) $$< $$@ -p profile $(PROFILE) -p system $(1)
 endef
 $(foreach s,SLM LLM,$(eval $(call RECORDS_RULE,$(s),$(BASE))))
-$(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(DATA)/runs/$(s)/complete.json)))
+$(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(EXECUTED)/04_train-$(s).ipynb)))
 
 base: setup  ## retrain the base models of the mini world (about 40 minutes on two cores)
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm -p retrain true & slm=$$!; \

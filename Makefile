@@ -94,4 +94,5 @@ lock: setup  ## (for maintainers) write requirements.lock from .venv
 	{ head -n 1 requirements.lock; $(PY) -m pip freeze --exclude corea | sed 's/+cpu//'; } > .lock.part && mv .lock.part requirements.lock
 
 clean:  ## remove what PROFILE's `make paper` made under data/ (tracked figures stay)
-	rm -rf $(DATA) $(ROOT)data/work
+	@case "$(PROFILE)" in cpu|smoke) ;; *) echo "unknown profile '$(PROFILE)'; use one of cpu, smoke" >&2; exit 1;; esac
+	rm -rf "$(DATA)" "$(ROOT)data/work"

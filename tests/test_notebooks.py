@@ -118,6 +118,13 @@ def test_a_wrong_profile_name_is_one_line_from_make():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("profile", ["", "base", "reference", ".."])
+def test_make_clean_removes_nothing_but_a_profile(profile):
+    done = subprocess.run(["make", "clean", f"PROFILE={profile}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and f"unknown profile '{profile}'; use one of cpu, smoke" in done.stderr
+    assert (ROOT / "data/base/slm/manifest.json").exists()
+
+
 def test_a_profile_refuses_an_unknown_key():
     with pytest.raises(ValueError, match="unknown setting 'temprature' for a profile; use one of"):
         load_profile("cpu").replace(temprature=1.0)

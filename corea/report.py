@@ -124,6 +124,18 @@ def table_change(
     return pd.DataFrame(rows, columns=columns)
 
 
+def held(low: float, high: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
+    """Whether a bound held, by the 95% interval: "yes" where all of it keeps to the bound, "no" where none does.
+
+    "undecided" where the interval straddles the bound, or is not known.  Raises ValueError unless exactly one is given.
+    """
+    if (at_least is None) == (at_most is None):
+        raise ValueError(f"at_least={at_least!r}, at_most={at_most!r}: give one of them")
+    if at_most is not None:
+        low, high, at_least = -high, -low, -at_most
+    return "yes" if low >= at_least else "no" if high < at_least else "undecided"
+
+
 def _cells(records: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """(system, group, its records) in the order of the tables, without the calibration split."""
     order = [*test_datasets(), *sorted(set(records["dataset"]) - set(test_datasets()))]

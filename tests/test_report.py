@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,28 @@ def test_what_table_cascade_cannot_compare_is_one_clear_line(records, keep, thre
     with pytest.raises(ValueError, match=message) as caught:
         report.table_cascade(records[keep(records)], thresholds, PRICES, resamples=5)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("interval", "bound", "verdict"),
+    [
+        ((0.20, 0.30), {"at_least": 0.15}, "yes"),
+        ((0.15, 0.30), {"at_least": 0.15}, "yes"),
+        ((0.10, 0.30), {"at_least": 0.15}, "undecided"),
+        ((0.01, 0.14), {"at_least": 0.15}, "no"),
+        ((-0.01, 0.02), {"at_most": 0.02}, "yes"),
+        ((0.01, 0.03), {"at_most": 0.02}, "undecided"),
+        ((0.03, 0.05), {"at_most": 0.02}, "no"),
+        ((math.nan, math.nan), {"at_most": 0.02}, "undecided"),
+    ],
+)
+def test_a_bound_is_judged_by_the_interval(interval, bound, verdict):
+    assert report.held(*interval, **bound) == verdict
+
+
+def test_a_bound_needs_one_side():
+    with pytest.raises(ValueError, match="give one of them"):
+        report.held(0, 1)
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from corea import prompts
+from corea.files import sha256_of
 from corea.tasks import Question
 
 
@@ -177,7 +178,7 @@ def _check_manifest(folder: Path) -> None:
     if not (manifest.exists() and weights.exists()):
         return
     expected = json.loads(manifest.read_text())["sha256"]
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    found = sha256_of(weights)
     if found != expected:
         raise ModelFilesError(
             f"{weights} is not the file its manifest names (SHA-256 {found[:12]}, not {expected[:12]}); "

@@ -43,6 +43,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         raise
 
 
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def settings_hash(settings: object) -> str:
     """Twelve hex digits of the SHA-256 of the settings' canonical JSON (dataclasses, dicts, lists, plain values)."""
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=_plain)

@@ -6,7 +6,6 @@ to train on after a collapse, and makes a run that was killed at any moment go o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from corea import parser, prompts
-from corea.files import atomic_write, git_commit, settings_hash
+from corea.files import atomic_write, git_commit, settings_hash, sha256_of
 from corea.grader import Grader
 from corea.rewards import RewardSpec, text_of
 from corea.tasks import Question
@@ -287,7 +286,7 @@ def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
 def fingerprint(base: str | Path) -> str:
     """What names a model for good: the SHA-256 of its local weights, or the hub id it is fetched by."""
     weights = Path(base) / "model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else str(base)
+    return sha256_of(weights) if weights.exists() else str(base)
 
 
 def _is_finished(run: Run) -> bool:

@@ -5,8 +5,6 @@ Each stage does nothing, and says so, where its result already lies on disk made
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from corea import grpo, parser, prompts
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
 from corea.engines import TransformersEngine, load_model
-from corea.files import atomic_write, git_commit, settings_hash
+from corea.files import git_commit, settings_hash
 from corea.grader import Grader
 from corea.profiles import SYSTEMS, TRAINED, Profile, load_profile
 from corea.records import read_records, write_records
@@ -98,13 +96,6 @@ def generate_records(profile: Profile, system: str) -> list[Path]:
                 write_records(_named(rows, profile, system, settings), path)
             written.append(path)
     return written
-
-
-def mark_complete(profile: Profile, system: str, paths: list[Path]) -> None:
-    """Mark a system's records as whole, with the SHA-256 of each file; `make` looks for this mark."""
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-    with atomic_write(profile.records_path(system, CALIBRATION).parent / grpo.COMPLETE) as file:
-        json.dump(found, file, indent=1)
 
 
 def decisions(questions: list[Question], answers: list[CascadeAnswer]) -> pd.DataFrame:

@@ -10,7 +10,6 @@ overconfident on average, with a weak trace of what it knows.  Reinforcement can
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import shutil
@@ -20,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from corea import mini, prompts
-from corea.files import atomic_write, settings_hash
+from corea.files import atomic_write, settings_hash, sha256_of
 from corea.mini import Sketch
 from corea.tasks import Question, draw, load_questions
 
@@ -312,11 +311,10 @@ def load_weights(model, path: Path) -> None:
 
 
 def _write_manifest(spec: BaseSpec, folder: Path, model, stages: dict[str, dict]) -> None:
-    weights = (folder / "model.safetensors").read_bytes()
     manifest = {
         "recipe": asdict(spec),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": sha256_of(folder / "model.safetensors"),
         "seconds": round(sum(stage["seconds"] for stage in stages.values())),
         "loss": {name: stage["loss"] for name, stage in stages.items() if "loss" in stage},
     }

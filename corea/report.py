@@ -8,7 +8,6 @@ from (JSON).
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import platform
 import re
@@ -22,7 +21,7 @@ import pandas as pd
 
 from corea import __version__, cascade, metrics
 from corea.costs import Price, PriceList
-from corea.files import atomic_write, git_commit, settings_hash
+from corea.files import atomic_write, git_commit, settings_hash, sha256_of
 from corea.tasks import GROUPS, test_datasets
 
 if TYPE_CHECKING:
@@ -258,7 +257,8 @@ def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM"
     """Accuracy against stated confidence, before and after training; a panel for each group.
 
     Answers of a group's datasets are pooled and binned around 0, .1, ..., 1; marker areas show the
-    share of answers, and bins of under half a percent are in the numbers alone.  The ECE in the titles is that of `table_slm`, the mean over the datasets.
+    share of answers, and bins of under half a percent are in the numbers alone.  The ECE in the
+    titles is that of `table_slm`, the mean over the datasets.
     """
     cells = list(_cells(_only(records, systems)))
     figure, panels = _panels(cells, height=3.1, sharey=True)
@@ -521,7 +521,7 @@ def provenance(profile_name: str, seed: int, settings: object, records_paths: Se
         "settings": settings_hash(settings),
         "versions": _versions(),
         "records": {
-            "/".join(Path(path).parts[-2:]): hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            "/".join(Path(path).parts[-2:]): sha256_of(path)
             for path in sorted(map(str, records_paths))
         },
     }

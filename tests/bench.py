@@ -106,12 +106,17 @@ def parse_and_grade() -> None:
     print(
         f"parser: {len(texts) / took:,.0f} completions/s; 1 MB of '<' in {seconds(lambda: parser.parse(hostile)):.3f} s"
     )
-    for kind, answers in (("literal", [str(n) for n in range(5_000)]), ("algebra", [f"{n}/7" for n in range(1_000)])):
-        golds = answers if kind == "literal" else [rf"\frac{{{n}}}{{7}}" for n in range(1_000)]
-        with Grader() as grader:
-            grader.grade(["1/2"], ["0.5"], ["math"])
-            took = seconds(lambda grader=grader: grader.grade(answers, golds, ["math"] * len(answers)))  # noqa: B023
-        print(f"grader, {kind}: {len(answers) / took:,.0f} answers/s")
+    numbers = [str(n) for n in range(5_000)]
+    print(f"grader, literal: {graded_a_second(numbers, numbers):,.0f} answers/s")
+    fractions = [(f"{n}/7", rf"\frac{{{n}}}{{7}}") for n in range(1_000)]
+    print(f"grader, algebra: {graded_a_second(*zip(*fractions, strict=True)):,.0f} answers/s")
+
+
+def graded_a_second(answers, golds) -> float:
+    """Answers that one started worker grades a second."""
+    with Grader() as grader:
+        grader.grade(["1/2"], ["0.5"], ["math"])
+        return len(answers) / seconds(lambda: grader.grade(answers, golds, ["math"] * len(answers)))
 
 
 def sweep() -> None:

@@ -28,7 +28,7 @@ def records() -> pd.DataFrame:
 def test_the_shipped_weights_are_what_their_recipe_made(spec):
     """The manifest names the recipe in the code and the hash of the file; a retraining is `make base`."""
     folder = Path(PROFILE.slm).parent / spec.name
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = pretrain.read_manifest(folder)
     assert manifest["recipe"] == json.loads(json.dumps(dataclasses.asdict(spec)))
     assert manifest["sha256"] == fingerprint(folder)
     assert manifest["seconds"] > 0

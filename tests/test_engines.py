@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from corea.engines import ModelFilesError, TransformersEngine, _InverseCdf, load_model
+from corea.files import sha256_of
 from corea.prompts import load_tokenizer
 from corea.tasks import load_questions
 from tests.tiny import save_tiny
@@ -87,6 +89,22 @@ def test_missing_or_damaged_weights_are_one_clear_line(tmp_path, damage, says):
     with pytest.raises(ModelFilesError, match=says) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value) and "make base" in str(caught.value)
+
+
+def test_a_flipped_bit_is_told_from_the_weights_of_the_manifest(tmp_path):
+    """It loads without complaint, so only the hash can tell."""
+    save_tiny(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    (tmp_path / "manifest.json").write_text(json.dumps({"sha256": sha256_of(weights)}))
+    load_model(tmp_path)
+    found = bytearray(weights.read_bytes())
+    found[-1] ^= 1
+    weights.write_bytes(found)
+    with pytest.raises(ModelFilesError, match=r"is not the file its manifest names .*make base") as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "manifest.json").unlink()
+    load_model(tmp_path)
 
 
 def test_wrong_settings_are_refused(folder):

@@ -65,6 +65,12 @@ def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
     assert not (tmp_path / "failed.ipynb").exists()
 
 
+def test_parameters_of_the_command_line_keep_their_types(tmp_path):
+    source = save(tmp_path, ("x = 1\ny = 'z'\nw = False", ["parameters"]), ("assert (x, y, w) == (0.5, 'cpu', True)", []))
+    given = [word for pair in (("x", "0.5"), ("y", "cpu"), ("w", "true")) for word in ("-p", *pair)]
+    assert notebooks.main([str(source), str(tmp_path / "out.ipynb"), *given]) == 0
+
+
 @pytest.mark.parametrize(
     ("tags", "parameters", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -19,7 +20,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """A file that appears under its name only when it is whole.
 
     Written under a temporary name in the same folder, flushed to disk, then renamed; on any error the temporary file is
-    removed and what lay at `path` before stays.  mode: "w" for text (UTF-8, \\n line ends) or "wb".
+    removed and what lay at `path` before stays; what a killed process left is removed by the next write to `path`.
+    mode: "w" for text (UTF-8, \\n line ends) or "wb".
     Raises OSError, in one line that names the file, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
@@ -27,6 +29,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     aside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(handle, mode, **text) as file:
             yield file
@@ -41,6 +44,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
             reason = error.strerror or str(error)
             raise OSError(error.errno, f"cannot write {path}: {reason}; nothing was changed there") from error
         raise
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Temporary files of writes to this very path that were killed; `mkstemp` puts eight characters into their names."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        leftover.unlink(missing_ok=True)
 
 
 def sha256_of(path: str | Path) -> str:

@@ -194,3 +194,13 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
     (tmp_path / "folder").write_text("")
     with pytest.raises(OSError, match=r"cannot write .*folder/a\.parquet"):
         write_records(toy(), tmp_path / "folder" / "a.parquet")
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next_write_to_that_file_alone(tmp_path):
+    name = "odd[1].parquet"
+    left, other = tmp_path / f".{name}.a1b2c3_d.part", tmp_path / f".{name}.bak.a1b2c3_d.part"
+    for path in (left, other):
+        path.write_text("half")
+    with atomic_write(tmp_path / name) as stream:
+        stream.write("whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, other.name])

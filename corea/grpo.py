@@ -11,7 +11,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +26,8 @@ from corea.tasks import Question
 
 SETTINGS = "settings.json"
 COMPLETE = "complete.json"  # written last, so a checkpoint or run without it was cut off while being written
+_SCALES = ("group", "batch", "none")
+_AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
 _METRICS = {
     "rewards/correctness_reward/mean": "accuracy",
     "rewards/format_reward/mean": "format",
@@ -45,7 +47,8 @@ class GRPOSettings:
     """What one RLCC run is made of, besides its reward.
 
     A step samples `num_generations` rollouts for each of `questions_per_step` questions.  `beta` weighs the KL to the base
-    model; `scale_rewards` is TRL's ("group", "batch" or "none").  None of these is known of the paper: they are ours.
+    model; `scale_rewards` is TRL's ("group", "batch" or "none"), and so is `aggregation`: "sum_then_normalize", or
+    "normalize_then_sum" to normalise each reward by itself.  None of these is known of the paper: they are ours.
     """
 
     steps: int
@@ -59,6 +62,7 @@ class GRPOSettings:
     warmup_steps: int = 10
     save_steps: int = 25
     seed: int = 0
+    aggregation: str = "sum_then_normalize"
 
     def __post_init__(self):
         if self.num_generations < 2:
@@ -70,6 +74,16 @@ class GRPOSettings:
                 f"steps={self.steps}, questions_per_step={self.questions_per_step} and "
                 f"save_steps={self.save_steps} must all be 1 or more"
             )
+        for name, allowed in (("scale_rewards", _SCALES), ("aggregation", _AGGREGATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+
+    def made_of(self) -> dict:
+        """The settings as a run's hash sees them: one that came later counts only where it is not at its default."""
+        found = asdict(self)
+        if self.aggregation == _AGGREGATIONS[0]:
+            del found["aggregation"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +127,7 @@ def train(
     a run made with other settings, CollapseError as said there.
     """
     folder = Path(folder)
-    made_of = {"base": fingerprint(base), "reward": reward, "settings": settings, "instruction": instruction,
+    made_of = {"base": fingerprint(base), "reward": reward, "settings": settings.made_of(), "instruction": instruction,
                "questions": [(q.id, q.text, q.gold) for q in questions]}  # fmt: skip
     run = Run(name, folder, settings_hash(made_of))
     if _is_finished(run):
@@ -189,6 +203,7 @@ def _arguments(settings: GRPOSettings, weights: list[float], folder: Path, use_c
         warmup_steps=settings.warmup_steps,
         beta=settings.beta,
         scale_rewards=settings.scale_rewards,
+        multi_objective_aggregation=settings.aggregation,
         reward_weights=weights,
         save_steps=settings.save_steps,
         save_total_limit=2,

@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from corea import mini, prompts
@@ -55,15 +55,23 @@ class BaseSpec:
     honest: float = 0.25
     head_size: int = 32
     seed: int = 0
+    architecture: str = "Qwen2"
+
+    def reading(self) -> dict:
+        """The fields that stage 1 depends on: recipes that differ in stage 2 alone share it."""
+        own = ("own_questions", "own_samples", "own_steps", "own_rate_scale", "honest")
+        return {name: value for name, value in asdict(self).items() if name not in own}
 
 
 def build_model(spec: BaseSpec, vocab_size: int):
-    """A freshly initialised `Qwen2ForCausalLM` with tied embeddings."""
+    """A freshly initialised causal language model of the spec's architecture ("Qwen2" or "Llama"), embeddings tied."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    import transformers
 
+    if spec.architecture not in ("Qwen2", "Llama"):
+        raise ValueError(f"architecture={spec.architecture!r} of {spec.name!r} is not one of Qwen2, Llama")
     heads = spec.hidden_size // spec.head_size
-    config = Qwen2Config(
+    config = getattr(transformers, f"{spec.architecture}Config")(
         vocab_size=-(-vocab_size // 8) * 8,
         hidden_size=spec.hidden_size,
         num_hidden_layers=spec.layers,
@@ -77,7 +85,7 @@ def build_model(spec: BaseSpec, vocab_size: int):
         bos_token_id=None,
     )
     torch.manual_seed(spec.seed)
-    return Qwen2ForCausalLM(config)
+    return getattr(transformers, f"{spec.architecture}ForCausalLM")(config)
 
 
 def with_slip(sketch: Sketch, rate: float, rng: random.Random) -> Sketch:
@@ -244,15 +252,16 @@ def _kept(path: Path, make: Callable[[], list]) -> list:
 def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     """Train one base model, save it to `folder` with its manifest, and return the manifest.
 
-    work: where a run that is cut off leaves its checkpoints, in a folder of its recipe's own; removed at the end.  The
-    manifest holds the recipe, the time it took, the loss curve and the SHA-256 of the weights, which `engines.load_model`
-    checks.
+    work: where a run that is cut off leaves its checkpoints.  Stage 1 lies in a folder of its own and stays there, for
+    recipes that share it; that of stage 2 is removed at the end.  The manifest holds the recipe, the time it took, the
+    loss curve and the SHA-256 of the weights, which `engines.load_model` checks.
     """
-    folder, work = Path(folder), Path(work) / f"{spec.name}-{settings_hash(spec)}"
+    folder, read = Path(folder), Path(work) / f"{spec.name}-reading-{settings_hash(spec.reading())}"
+    work = Path(work) / f"{spec.name}-{settings_hash(spec)}"
     tokenizer = prompts.build_mini_tokenizer()
     model, stages = build_model(spec, len(tokenizer)), {}
     texts = reading_texts(spec, spec.steps * spec.batch_size)
-    stages["reading"] = _stage(work / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path))
+    stages["reading"] = _stage(read / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path))
     if spec.own_steps:
         started = time.monotonic()
         answered = _kept(work / "answers.json", lambda: answer_own(model, tokenizer, spec))
@@ -264,7 +273,7 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _write_manifest(spec, folder, model, stages)
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
     return read_manifest(folder)
 
 
@@ -331,3 +340,12 @@ LLM = BaseSpec(
     "llm", hidden_size=192, layers=4, intermediate_size=512, steps=4500,
     levels=(1,) * 8, slip=0.02,
 )  # fmt: skip
+# SLMs of the ablations, by what differs from the shipped one.
+VARIANTS = {
+    "honest-0": replace(SLM, honest=0.0),
+    "honest-0.1": replace(SLM, honest=0.1),
+    "honest-0.33": replace(SLM, honest=0.33),
+    "tiny": replace(SLM, name="slm-tiny", hidden_size=32, layers=2, intermediate_size=80),
+    "small": replace(SLM, name="slm-small", hidden_size=64, layers=2, intermediate_size=160),
+    "llama": replace(SLM, name="slm-llama", architecture="Llama"),
+}

@@ -1,4 +1,4 @@
-"""Correctness, format and confidence as TRL reward functions, and five named ways to weigh them.
+"""Correctness, format and confidence as TRL reward functions, and named ways to weigh them.
 
 A reward function here is a small callable object: it can be pickled, TRL logs it under its
 `__name__`, and it is called as `f(prompts=, completions=, question_id=, gold=, answer_type=, ...)`
@@ -53,7 +53,17 @@ def kl(confidence: float, target: float) -> float:
     return min(1.0, max(0.0, divergence / math.log(1 / KL_EPSILON)))
 
 
-DISTANCES = {"l1": l1, "l2": l2, "kl": kl}
+def log(confidence: float, target: float) -> float:
+    """Cross-entropy of t and c over its largest value: the logarithmic score where t is the rollout's own 0/1.
+
+    Clipped and scaled as `kl`, from which it differs by the entropy of t: within a group with one target the two give the
+    same advantages, so "log" says something new with target "sample" or a mix only.  Its best c is the mean of t.
+    """
+    c = min(max(confidence, KL_EPSILON), 1 - KL_EPSILON)
+    return -(target * math.log(c) + (1 - target) * math.log(1 - c)) / math.log(1 / KL_EPSILON)
+
+
+DISTANCES = {"l1": l1, "l2": l2, "kl": kl, "log": log}
 
 
 # --- the three rewards ----------------------------------------------------------------------------
@@ -77,7 +87,7 @@ def confidence_reward(
 ) -> RewardFunction:
     """Reward minus the distance between stated confidence and an estimate of P(correct): [-1, 0].
 
-    distance: "l1", "l2" or "kl".  target: "group" (mean correctness of all rollouts of the question
+    distance: "l1", "l2", "kl" or "log".  target: "group" (mean correctness of all rollouts of the question
     in the call), "sample" (this rollout's own 0/1) or a float in [0, 1], the weight of sample in a
     mix of both.  A missing confidence earns -1.  Reads columns gold, answer_type and question_id;
     without the last, rows with the same prompt are of one question.
@@ -259,4 +269,5 @@ REWARDS = {
     "L1": RewardSpec("l1", "group"),
     "L2": RewardSpec("l2", "group"),
     "KL": RewardSpec("kl", "group"),
+    "log": RewardSpec("log", "sample"),
 }

@@ -1,0 +1,153 @@
+"""Ablations: what each choice in the recipe is worth, one change at a time.
+
+A variant is one run that differs from `ANCHOR`, a COREA run of half the length, in the settings named.  An axis is a question
+asked of several variants; variants that answer two questions are trained once.  `python -m corea.ablations NAME ...` runs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corea import grpo, pretrain
+from corea.profiles import PROFILES, Profile, load_profile
+from corea.rewards import REWARDS, RewardSpec
+from corea.tasks import load_questions
+
+ANCHOR = "anchor"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One ablation run.
+
+    reward: what it is trained with.  changes: fields of `GRPOSettings` that differ from the anchor's.  base: the shipped SLM
+    (None) or one of `pretrain.VARIANTS`.  full: as long as the main runs, for the seeds of the main systems.
+    """
+
+    reward: RewardSpec = REWARDS["L1"]
+    changes: dict = field(default_factory=dict)
+    base: str | None = None
+    full: bool = False
+
+    def settings(self, profile: Profile) -> grpo.GRPOSettings:
+        """The run's GRPO settings: the profile's, and half as many steps on three quarters of the questions unless full."""
+        main = profile.grpo
+        if self.full:
+            return dataclasses.replace(main, **self.changes)
+        half = dataclasses.replace(
+            main, steps=max(1, main.steps // 2), questions_per_step=max(1, main.questions_per_step * 3 // 4)
+        )
+        changes = dict(self.changes)
+        if "num_generations" in changes:  # the same number of completions a step
+            changes["questions_per_step"] = max(1, half.questions_per_step * half.num_generations // changes["num_generations"])
+        return dataclasses.replace(half, **changes)
+
+
+def _l2(target) -> Variant:
+    return Variant(RewardSpec("l2", target))
+
+
+def _weight(weight: float) -> Variant:
+    return Variant(RewardSpec(confidence_weight=weight))
+
+
+VARIANTS: dict[str, Variant] = {
+    ANCHOR: Variant(),
+    "none": Variant(REWARDS["RLVR"]),
+    "l2": _l2("group"),
+    "kl": Variant(REWARDS["KL"]),
+    "brier": _l2("sample"),
+    "log": Variant(REWARDS["log"]),
+    **{f"mix-{w}": _l2(w) for w in (0.25, 0.5, 0.75)},
+    **{f"rollouts-{n}": Variant(changes={"num_generations": n}) for n in (4, 16, 32)},
+    "no-std": Variant(changes={"scale_rewards": "none"}),
+    "normalised-apart": Variant(changes={"aggregation": "normalize_then_sum"}),
+    "weight-0.3": _weight(0.3),
+    "weight-3": _weight(3.0),
+    **{f"beta-{b}": Variant(changes={"beta": b}) for b in (0.0, 0.01, 0.1)},
+    **{name: Variant(base=name) for name in pretrain.VARIANTS},
+    **{
+        f"{system}-seed-{seed}": Variant(REWARDS[reward], {"seed": seed}, full=True)
+        for seed in (1, 2)
+        for system, reward in (("L1-SLM", "L1"), ("RLVR-SLM", "RLVR"), ("Brier-SLM", "Brier"))
+    },
+}
+
+# What is asked, and the variants that answer it, in the order of tables and figures; labels are what a reader sees.
+AXES: dict[str, dict[str, str]] = {
+    "confidence reward": {"none": "none", "L1": ANCHOR, "L2": "l2", "KL": "kl", "Brier": "brier", "log": "log"},
+    "target (L2)": {"group": "l2", ".25": "mix-0.25", ".5": "mix-0.5", ".75": "mix-0.75", "sample": "brier"},
+    "rollouts a group": {"4": "rollouts-4", "8": ANCHOR, "16": "rollouts-16", "32": "rollouts-32"},
+    "normalisation": {"by group std": ANCHOR, "no std": "no-std", "each reward": "normalised-apart"},
+    "confidence weight": {"0": "none", ".3": "weight-0.3", "1": ANCHOR, "3": "weight-3"},
+    "KL to the base": {"0": "beta-0.0", ".01": "beta-0.01", ".03": ANCHOR, ".1": "beta-0.1"},
+    "honest texts": {"0": "honest-0", ".1": "honest-0.1", ".33": "honest-0.33", ".4": ANCHOR},
+    "backbone": {"tiny": "tiny", "small": "small", "shipped": ANCHOR, "Llama": "llama"},
+}
+
+
+def base_folder(profile: Profile, base: str | None) -> Path:
+    """Where the base SLM of a variant lies, or will."""
+    return Path(profile.slm) if base is None else profile.data / "bases" / base
+
+
+def make_base(profile: Profile, base: str) -> Path:
+    """Train a base SLM of `pretrain.VARIANTS` where it does not lie there yet; returns its folder."""
+    folder = base_folder(profile, base)
+    if not (folder / "manifest.json").exists():
+        pretrain.make_base(pretrain.VARIANTS[base], folder, profile.data.parent / "work")
+    return folder
+
+
+def variant(name: str) -> Variant:
+    """The variant of that name.  Raises ValueError for an unknown one."""
+    if name not in VARIANTS:
+        raise ValueError(f"unknown ablation {name!r}; use one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def train(profile: Profile, name: str, *, show_progress: bool = True) -> grpo.Run:
+    """Train one variant; does nothing where that is done already, and goes on where a run was cut off."""
+    chosen = variant(name)
+    base = make_base(profile, chosen.base) if chosen.base else base_folder(profile, None)
+    return grpo.train(
+        base,
+        chosen.reward,
+        load_questions("drill", "train", size=profile.train_size, seed=profile.seed),
+        chosen.settings(profile),
+        run_folder(profile, name),
+        name=name,
+        use_cpu=profile.use_cpu,
+        instruction=profile.instruction,
+        show_progress=show_progress,
+    )
+
+
+def run_folder(profile: Profile, name: str) -> Path:
+    """Where the training run of a variant lies."""
+    return profile.data / "ablations" / name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; one clear line and exit status 1 for wrong input."""
+    cli = argparse.ArgumentParser(prog="python -m corea.ablations", description=__doc__.splitlines()[0])
+    cli.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)}; all where none is given")
+    cli.add_argument("--profile", default="cpu", choices=sorted(PROFILES))
+    given = cli.parse_args(arguments)
+    profile = load_profile(given.profile)
+    try:
+        for name in given.names or VARIANTS:
+            train(profile, name)
+    except (ValueError, OSError, grpo.CollapseError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

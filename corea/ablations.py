@@ -13,12 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corea import grpo, pretrain
+import pandas as pd
+
+from corea import grpo, pipeline, pretrain
+from corea.files import atomic_write
 from corea.profiles import PROFILES, Profile, load_profile
+from corea.records import read_records
 from corea.rewards import REWARDS, RewardSpec
-from corea.tasks import load_questions
+from corea.tasks import load_questions, test_datasets
 
 ANCHOR = "anchor"
+SAMPLES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,39 @@ def run_folder(profile: Profile, name: str) -> Path:
     return profile.data / "ablations" / name
 
 
+def generate(profile: Profile, name: str) -> None:
+    """Write the records of a finished variant, `SAMPLES` a question (as many as the profile for the seeds of main systems).
+
+    The base SLM of a variant that has its own is asked too: what training adds is seen beside where it began.
+    """
+    chosen = variant(name)
+    asked = profile if chosen.full else profile.replace(samples=min(SAMPLES, profile.samples))
+    run = run_folder(profile, name)
+    models = {name: run / "model"}
+    if chosen.base:
+        models[f"{name} base"] = base_folder(profile, chosen.base)
+    for system, folder in models.items():
+        engine = pipeline.engine_at(asked, folder, system)
+        settings = "base" if system.endswith(" base") else grpo.run_settings(run)
+        sets = (pipeline.CALIBRATION, *test_datasets())
+        paths = {dataset: run / "records" / system.replace(" ", "-") / f"{dataset}.parquet" for dataset in sets}
+        pipeline.answer_sets(asked, engine, grpo.fingerprint(folder), settings, paths)
+
+
+def load_records(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.DataFrame:
+    """The records of the variants that were run, and of their base SLMs ("tiny base")."""
+    paths = [path for name in names for path in sorted(run_folder(profile, name).glob("records/*/*.parquet"))]
+    if not paths:
+        raise FileNotFoundError(f"no ablation was run under {profile.data / 'ablations'}; run `make ablations`")
+    return read_records(paths)
+
+
+def load_logs(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.DataFrame:
+    """The training logs of the variants that were run, one under the other."""
+    found = [run_folder(profile, name) / "log.csv" for name in names]
+    return pd.concat([pd.read_csv(path) for path in found if path.exists()], ignore_index=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; one clear line and exit status 1 for wrong input."""
     cli = argparse.ArgumentParser(prog="python -m corea.ablations", description=__doc__.splitlines()[0])
@@ -142,11 +180,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = load_profile(given.profile)
     try:
         for name in given.names or VARIANTS:
-            train(profile, name)
-    except (ValueError, OSError, grpo.CollapseError) as error:
+            _run(profile, name)
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _run(profile: Profile, name: str) -> None:
+    """Train and record one variant; one that collapses says so, leaves a note in its folder, and is not tried again."""
+    note = run_folder(profile, name) / "collapsed.txt"
+    if note.exists():
+        print(f"{name}: {note.read_text().strip()} (remove {note} to try again)")
+        return
+    try:
+        train(profile, name)
+    except grpo.CollapseError as error:
+        with atomic_write(note) as file:
+            file.write(f"{error}\n")
+        print(f"{name}: {error}")
+        return
+    generate(profile, name)
 
 
 if __name__ == "__main__":

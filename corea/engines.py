@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,13 +24,19 @@ from corea.tasks import Question
 class Completion:
     """What a model wrote for one prompt.  `finish` is "stop", or "length" where the token limit cut it off.
 
-    Token counts are the model's own: the prompt without padding, the completion with its end token.
+    Token counts are the model's own: the prompt without padding, the completion with its end token.  An engine that keeps
+    log-probabilities gives, at temperature 1: `logprobs`, natural, one for each completion token; `answer_span`, the first
+    and the end index of the answer's tokens among them; `numerals`, the probability of each numeral that could stand where
+    the confidence stands (see `numerals_of_path`).  None where they are not kept, or the completion has no such place.
     """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     finish: str
+    logprobs: tuple[float, ...] | None = None
+    answer_span: tuple[int, int] | None = None
+    numerals: dict[str, float] | None = None
 
 
 class Engine(Protocol):
@@ -50,7 +57,8 @@ class TransformersEngine:
     """A causal language model run in this process by `transformers`.
 
     model, tokenizer: as loaded by `load_model` and `prompts.load_tokenizer`.  temperature 0 is greedy decoding.
-    instruction: the system turn, for models that were not taught the response format.
+    instruction: the system turn, for models that were not taught the response format.  keep_logprobs: fill the fields of
+    `Completion` that estimators of confidence read, from the `top_logprobs` likeliest tokens of each step.
     """
 
     def __init__(
@@ -63,6 +71,8 @@ class TransformersEngine:
         temperature: float = 1.0,
         batch_size: int = 256,
         instruction: str | None = None,
+        keep_logprobs: bool = False,
+        top_logprobs: int = 20,
     ):
         if temperature < 0 or max_new_tokens < 1 or batch_size < 1:
             raise ValueError(
@@ -73,6 +83,7 @@ class TransformersEngine:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.batch_size, self.instruction = batch_size, instruction
+        self.top_logprobs = top_logprobs if keep_logprobs else 0
 
     def complete(
         self,
@@ -90,7 +101,9 @@ class TransformersEngine:
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
             keys = [f"{seed}/{questions[q].id}/{s}" for q, s in batch]
-            found.update(zip(batch, self._generate([texts[q] for q, _ in batch], keys), strict=True))
+            asked = [texts[q] for q, _ in batch]
+            completions = list(self._generate(asked, keys))
+            found.update(zip(batch, self._explored(asked, completions), strict=True))
             if progress:
                 progress(len(batch))
         return [[found[q, s] for s in range(samples)] for q in range(len(questions))]
@@ -102,51 +115,200 @@ class TransformersEngine:
         inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(self.model.device)
         width = inputs.input_ids.shape[1]
-        choose = [_InverseCdf(keys, self.max_new_tokens, width, self.temperature)]
+        choose = _Sampler(keys, self.max_new_tokens, width, self.temperature, self.top_logprobs)
         with torch.no_grad():
             output = self.model.generate(
                 **inputs,
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,  # `choose` leaves one token, drawn from the model's distribution
-                logits_processor=LogitsProcessorList(choose if self.temperature > 0 else []),
+                logits_processor=LogitsProcessorList([choose]),
                 eos_token_id=self.tokenizer.eos_token_id,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         prompt_tokens = inputs.attention_mask.sum(dim=1).tolist()
-        for tokens, asked in zip(output[:, width:].tolist(), prompt_tokens, strict=True):
-            yield self._completion(tokens, asked)
+        kept = choose.kept()
+        for row, (tokens, asked) in enumerate(zip(output[:, width:].tolist(), prompt_tokens, strict=True)):
+            yield self._completion(tokens, asked, kept, row)
 
-    def _completion(self, tokens: list[int], prompt_tokens: int) -> Completion:
+    def _completion(self, tokens: list[int], prompt_tokens: int, kept, row: int) -> Completion:
         end = self.tokenizer.eos_token_id
         finish = "stop" if end in tokens else "length"
         used = tokens.index(end) + 1 if finish == "stop" else len(tokens)
         text = self.tokenizer.decode(tokens[:used], skip_special_tokens=True)
-        return Completion(text, prompt_tokens, used, finish)
+        if kept is None:
+            return Completion(text, prompt_tokens, used, finish)
+        chosen, likely, names = (column[row, :used] for column in kept)
+        pieces = [self.tokenizer.decode([token]) for token in tokens[:used]]
+        place = _span(pieces, "<confidence>", "</confidence>")
+        numerals = None
+        if place is not None:
+            numerals = numerals_of_path([
+                (pieces[n], float(chosen[n]),
+                 [(self.tokenizer.decode([i]), float(p)) for i, p in zip(names[n], likely[n], strict=True)])
+                for n in range(*place)
+            ])  # fmt: skip
+        logprobs = tuple(chosen.tolist())
+        return Completion(text, prompt_tokens, used, finish, logprobs, _span(pieces, "<answer>", "</answer>"), numerals)
 
 
-class _InverseCdf:
+    def _explored(self, texts: list[str], completions: list[Completion]) -> list[Completion]:
+        """Completions with the branch "0." read too, where "1" was written: one more forward pass for those."""
+        begun = [None if c.numerals is None else c.text.rfind("<confidence>") + len("<confidence>") for c in completions]
+        rows = [
+            n for n, c in enumerate(completions)
+            if c.numerals is not None and c.text[begun[n] :].lstrip().startswith("1") and sum(c.numerals.values()) < 0.999
+        ]  # fmt: skip
+        if not rows:
+            return completions
+        branch = self.tokenizer("0.", add_special_tokens=False).input_ids
+        ids = self._ids([texts[n] + completions[n].text[: begun[n]] for n in rows])
+        logits = self._forward([i + branch for i in ids])[0]
+        found = list(completions)
+        for n, own, scores in zip(rows, ids, logits, strict=True):
+            steps = scores[len(own) - 1 : len(own) + len(branch)].log_softmax(dim=-1)
+            reached = sum(float(steps[k, token]) for k, token in enumerate(branch))
+            likely = steps[len(branch)].topk(min(self.top_logprobs, steps.shape[-1]))
+            numerals = dict(completions[n].numerals)
+            for token, logprob in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+                numeral = "0." + self.tokenizer.decode([token])
+                if _is_probability(numeral):
+                    _add(numerals, numeral, math.exp(reached + logprob))
+            found[n] = replace(completions[n], numerals=dict(sorted(numerals.items())))
+        return found
+
+    def hidden_states(self, questions: Sequence[Question], texts: Sequence[str]):
+        """What the model holds just before it states a confidence, an array (rows, layers + 1, hidden size) of float32.
+
+        questions, texts: one a row, a question and what this model completed it with.  Read at the last token of the last
+        `<confidence>` tag, or at the last token of a completion without one.  The first layer is the embeddings.
+        """
+        import numpy as np
+
+        asked = prompts.render(questions, self.tokenizer, instruction=self.instruction)
+        whole = [t.rfind("<confidence>") + len("<confidence>") if "<confidence>" in t else len(t) for t in texts]
+        ids = self._ids([q + t[:end] for q, t, end in zip(asked, texts, whole, strict=True)])
+        order, found = sorted(range(len(ids)), key=lambda n: len(ids[n])), {}
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            for n, states in zip(rows, self._forward([ids[n] for n in rows], states=True)[1], strict=True):
+                found[n] = states[:, len(ids[n]) - 1].float().cpu().numpy()
+        return np.stack([found[n] for n in range(len(ids))])
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False).input_ids
+
+    def _forward(self, ids: list[list[int]], states: bool = False):
+        """Logits (rows, tokens, vocabulary) and, if asked, hidden states (rows, layers + 1, tokens, hidden size)."""
+        import torch
+
+        width = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id
+        # Padding on the right: no token sees what comes after it, and positions need no correction.
+        inputs = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self.model.device)
+        with torch.no_grad():
+            output = self.model(inputs, output_hidden_states=states, use_cache=False)
+        return output.logits, torch.stack(output.hidden_states, dim=1) if states else None
+
+
+def _span(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
+    """First and end index of the tokens between the last `opening` and the next `closing` (or the end); None without any.
+
+    A tag may be one token or several; a token that a tag shares with what it encloses counts as the tag's.
+    """
+    text, starts = "", []
+    for piece in pieces:
+        starts.append(len(text))
+        text += piece
+    at = text.rfind(opening)
+    if at < 0:
+        return None
+    begin = at + len(opening)
+    found = text.find(closing, begin)
+    stop = len(text) if found < 0 else found
+    first = next((n for n, start in enumerate(starts) if start >= begin), len(pieces))
+    last = next((n for n, start in enumerate(starts) if start >= stop), len(pieces))
+    return (first, last) if first < last else None
+
+
+def numerals_of_path(path: Sequence[tuple[str, float, Sequence[tuple[str, float]]]]) -> dict[str, float]:
+    """Probability of each numeral in [0, 1] that could have been written at one place, from the tokens written there.
+
+    path: a token written there, its log-probability, and the likeliest (token, log-probability) at its step, as engines and
+    OpenAI-compatible servers (`top_logprobs`) give them.  What was not written is known by its first differing token
+    alone: a digit in the place of the last one gives a whole numeral, a "1" in the place of a leading "0" can only be 1.
+    Any other branch ("0" where "1" was written, alternatives cut off by `top_logprobs`) is left out, so the values may
+    sum to less than 1; the missing sum is the truncated mass.
+    """
+    found: dict[str, float] = {}
+    before, mass = "", 1.0
+    for n, (token, logprob, likely) in enumerate(path):
+        is_last = n == len(path) - 1
+        for other, other_logprob in likely:
+            ends = other.lstrip().startswith("<")  # the numeral ends where the next tag begins
+            numeral = before.strip() if ends else (before + other).strip()
+            whole = is_last or ends or numeral in ("1", "1.")
+            if other != token and whole and _is_probability(numeral):
+                _add(found, numeral, mass * math.exp(other_logprob))
+        before, mass = before + token, mass * math.exp(logprob)
+    if _is_probability(before.strip()):
+        _add(found, before.strip(), mass)
+    return dict(sorted(found.items()))
+
+
+def _add(found: dict[str, float], numeral: str, probability: float) -> None:
+    key = "1" if float(numeral) == 1 else numeral
+    found[key] = min(1.0, found.get(key, 0.0) + probability)
+
+
+def _is_probability(text: str) -> bool:
+    """Whether the text is a plain decimal in [0, 1]."""
+    digits = text.replace(".", "", 1)
+    return len(text) < 20 and digits.isascii() and digits.isdigit() and 0 <= float(text) <= 1
+
+
+class _Sampler:
     """Logits processor that samples by inverting the cumulative distribution at one uniform number a row and step.
 
-    Each row's numbers come from its own key, so a row draws the same tokens whatever batch it stands in.
+    Each row's numbers come from its own key, so a row draws the same tokens whatever batch it stands in.  Temperature 0
+    takes the likeliest token.  With `top` > 0 it keeps the log-probabilities of what was chosen and of the `top` likeliest.
     """
 
-    def __init__(self, keys: Sequence[str], steps: int, width: int, temperature: float):
+    def __init__(self, keys: Sequence[str], steps: int, width: int, temperature: float, top: int = 0):
         import numpy as np
         import torch
 
         seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big") for key in keys]
         draws = [np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds]
         self.uniform = torch.from_numpy(np.stack(draws))
-        self.width, self.temperature = width, temperature
+        self.width, self.temperature, self.top = width, temperature, top
+        self.steps: list[tuple] = []
 
     def __call__(self, input_ids, scores):
         import torch
 
-        step = input_ids.shape[1] - self.width
+        chosen = self._chosen(input_ids.shape[1] - self.width, scores)
+        if self.top:
+            logprobs = scores.log_softmax(dim=-1)
+            likely = logprobs.topk(min(self.top, scores.shape[-1]), dim=-1)
+            self.steps.append((logprobs.gather(1, chosen)[:, 0], likely.values, likely.indices))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+    def _chosen(self, step: int, scores):
+        import torch
+
+        if self.temperature == 0:
+            return scores.argmax(dim=-1, keepdim=True)
         cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         target = self.uniform[:, step : step + 1].to(scores.device) * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+        return torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[-1] - 1)
+
+    def kept(self):
+        """Arrays (rows, steps) of the chosen tokens' log-probabilities, (rows, steps, top) of likely ones and their ids."""
+        import torch
+
+        if not self.steps:
+            return None
+        return [torch.stack(column, dim=1).cpu().numpy() for column in zip(*self.steps, strict=True)]
 
 
 def load_model(folder: str | Path, *, dtype: str = "float32"):

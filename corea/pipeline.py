@@ -6,20 +6,22 @@ Each stage does nothing, and says so, where its result already lies on disk made
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from corea import grpo, parser, prompts
+from corea import estimators, grpo, parser, prompts
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
-from corea.engines import TransformersEngine, load_model
-from corea.files import git_commit, settings_hash
+from corea.engines import Completion, TransformersEngine, load_model
+from corea.files import atomic_write, git_commit, settings_hash
 from corea.grader import Grader
 from corea.profiles import SYSTEMS, TRAINED, Profile, load_profile
-from corea.records import read_records, write_records
+from corea.records import KEY, read_records, write_records
 from corea.tasks import Question, group_of, load_questions, test_datasets
 
 CALIBRATION = "calibration"
@@ -55,16 +57,21 @@ def model_folder(profile: Profile, system: str) -> str:
 
 def engine_for(profile: Profile, system: str) -> TransformersEngine:
     """An engine that answers as one system of the profile."""
-    folder = model_folder(profile, system)
+    return engine_at(profile, model_folder(profile, system), system)
+
+
+def engine_at(profile: Profile, folder: str | Path, name: str) -> TransformersEngine:
+    """An engine for the model in a folder, with the profile's settings of generation."""
     model = load_model(folder)
     return TransformersEngine(
         model if profile.use_cpu else model.to("cuda"),
         prompts.load_tokenizer(folder),
-        name=system,
+        name=name,
         max_new_tokens=profile.max_new_tokens,
         temperature=profile.temperature,
         batch_size=profile.batch_size,
         instruction=profile.instruction,
+        keep_logprobs=True,
     )
 
 
@@ -79,23 +86,60 @@ def evaluation_questions(profile: Profile, dataset: str) -> list[Question]:
 def generate_records(profile: Profile, system: str) -> list[Path]:
     """Ask one system every evaluation question and write its records, one file a dataset; returns the files.
 
-    A file made from the same model, questions and settings is kept, so a run that was killed goes on from there.
+    A file made from the same model, questions and settings is kept, so a run that was killed goes on from there.  An SLM's
+    probe is fitted then, see `probe_system`.
     """
-    engine, written = engine_for(profile, system), []
+    engine = engine_for(profile, system)
+    run = grpo.run_settings(profile.run_folder(system)) if system in TRAINED else "base"
     model = grpo.fingerprint(model_folder(profile, system))
+    paths = {dataset: profile.records_path(system, dataset) for dataset in (CALIBRATION, *test_datasets())}
+    answer_sets(profile, engine, model, run, paths)
+    if system != "LLM":
+        probe_system(profile, engine, system)
+    return list(paths.values())
+
+
+def answer_sets(profile: Profile, engine: TransformersEngine, model: str, run: str, paths: Mapping[str, Path]) -> None:
+    """Write the records of one engine on each dataset of `paths`, and keep those that lie there from the same settings.
+
+    model: the fingerprint of the engine's weights; run: the settings hash of their training run, or "base".
+    """
     with Grader() as grader:
-        for dataset in (CALIBRATION, *test_datasets()):
-            path = profile.records_path(system, dataset)
+        for dataset, path in paths.items():
             questions = evaluation_questions(profile, dataset)
-            settings = settings_hash([model, questions, profile.samples, profile.temperature,
-                                      profile.max_new_tokens, profile.instruction, profile.seed])  # fmt: skip
+            settings = settings_hash([model, questions, profile.samples, profile.temperature, profile.max_new_tokens,
+                                      profile.instruction, profile.seed, "log-probabilities"])  # fmt: skip
             if _settings_of(path) == settings:
-                print(f"{system} {dataset}: records of these settings are there, kept")
-            else:
-                rows = _answer(profile, engine, grader, dataset, questions)
-                write_records(_named(rows, profile, system, settings), path)
-            written.append(path)
-    return written
+                print(f"{engine.name} {dataset}: records of these settings are there, kept")
+                continue
+            rows = pd.DataFrame(_answer(profile, engine, grader, dataset, questions))
+            named = {"profile": profile.name, "system": engine.name, "run": run, "seed": profile.seed}
+            write_records(rows.assign(**named, settings=settings, commit=git_commit()[0]), path)
+
+
+def probe_system(profile: Profile, engine: TransformersEngine, system: str) -> Path:
+    """Fit a probe on an SLM's hidden states and write its confidences, a row for each record; returns the file.
+
+    Fitted on the calibration split alone.  Columns: the key of a record, probe, layer, epochs, settings.
+    """
+    sets = (CALIBRATION, *test_datasets())
+    records = {d: read_records(profile.records_path(system, d)) for d in sets}
+    path = profile.data / "probes" / f"{system}.parquet"
+    settings = settings_hash(["probe", [frame["settings"].iloc[0] for frame in records.values()]])
+    if _settings_of(path) == settings:
+        print(f"{system}: the probe of these records is there, kept")
+        return path
+    states = {}
+    for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
+        asked = {question.id: question for question in evaluation_questions(profile, dataset)}
+        states[dataset] = engine.hidden_states([asked[q] for q in frame["question_id"]], list(frame["text"]))
+    probe, found = estimators.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
+    rows = pd.concat([records[d][list(KEY)].assign(probe=np.round(found[d], 6)) for d in sets], ignore_index=True)
+    rows = rows.assign(layer=probe.layer, epochs=probe.epochs, settings=settings)
+    with atomic_write(path, "wb") as stream:
+        rows.to_parquet(stream, compression="zstd", index=False)
+    print(f"{system}: probe on layer {probe.layer} after {probe.epochs} epochs, held-out log loss {probe.loss:.3f}")
+    return path
 
 
 def decisions(questions: list[Question], answers: list[CascadeAnswer]) -> pd.DataFrame:
@@ -134,8 +178,22 @@ def records_paths(profile: Profile, systems=SYSTEMS) -> list[Path]:
 
 
 def load_records(profile: Profile, systems=SYSTEMS) -> pd.DataFrame:
-    """All records of the profile's systems, calibration split included (group "calibration")."""
-    return read_records(records_paths(profile, systems))
+    """All records of the profile's systems, calibration split included (group "calibration").
+
+    A column `probe` holds the confidences of the SLMs' probes, NaN for the LLM.
+    """
+    records = read_records(records_paths(profile, systems))
+    probes = [pd.read_parquet(profile.data / "probes" / f"{system}.parquet") for system in systems if system != "LLM"]
+    if not probes:
+        return records.assign(probe=np.nan)
+    found = pd.concat(probes)[[*KEY, "probe"]]
+    return records.merge(found, on=list(KEY), how="left", validate="one_to_one")
+
+
+def question_texts(profile: Profile) -> dict[str, str]:
+    """The text of every evaluation question, by its id."""
+    sets = (CALIBRATION, *test_datasets())
+    return {question.id: question.text for dataset in sets for question in evaluation_questions(profile, dataset)}
 
 
 def load_logs(profile: Profile) -> pd.DataFrame:
@@ -172,26 +230,32 @@ def _answer(profile, engine, grader, dataset: str, questions: list[Question]) ->
             "answer": r.answer, "gold": q.gold, "answer_type": q.answer_type, "correct": right,
             "confidence": r.confidence, "well_formed": r.well_formed, "problems": " ".join(r.problems),
             "prompt_tokens": c.prompt_tokens, "completion_tokens": c.completion_tokens, "finish": c.finish, "text": c.text,
+            **_estimates(c),
         }
         for (q, n, c), r, right in zip(asked, responses, correct, strict=True)
     ]  # fmt: skip
 
 
-def _named(rows: list[dict], profile: Profile, system: str, settings: str) -> pd.DataFrame:
-    """Rows with the names of what they came from."""
-    run = "base"
-    if system in TRAINED:
-        run = grpo.run_settings(profile.run_folder(system))
-    return pd.DataFrame(rows).assign(
-        profile=profile.name, system=system, run=run, seed=profile.seed, settings=settings, commit=git_commit()[0]
-    )
+def _estimates(completion: Completion) -> dict:
+    """What a record keeps of a completion's log-probabilities."""
+    probabilities = None if completion.logprobs is None else np.exp(completion.logprobs)
+    found = {"mean_probability": None, "answer_probability": None, "numerals": None}
+    if probabilities is None:
+        return found
+    found["mean_probability"] = round(min(1.0, float(probabilities.mean())), 6)
+    if completion.answer_span is not None:
+        answer = probabilities[slice(*completion.answer_span)]
+        found["answer_probability"] = round(min(1.0, float(answer.mean())), 6)
+    return found | {"numerals": estimators.format_numerals(completion.numerals)}
 
 
 def save_reference(profile: Profile) -> None:
     """Copy a finished run's records, logs and L1-SLM to the folder of the tracked reference run."""
     target = profile.reference().data
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(profile.data / "records", target / "records")
+    for folder in ("records", "probes", "ablations"):
+        if (profile.data / folder).is_dir():
+            shutil.copytree(profile.data / folder, target / folder, ignore=shutil.ignore_patterns("model", "checkpoints"))
     for system in TRAINED:
         kept = ("log.csv", grpo.COMPLETE, grpo.SETTINGS)
         for name in kept:

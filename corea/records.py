@@ -41,6 +41,9 @@ SCHEMA = pa.schema(
         _required("completion_tokens", pa.int32()),
         _required("finish", pa.string()),
         _required("text", pa.string()),
+        pa.field("mean_probability", pa.float64()),  # of all completion tokens; null: log-probabilities were not kept
+        pa.field("answer_probability", pa.float64()),  # of the answer's tokens
+        pa.field("numerals", pa.string()),  # "0.7:0.6312 0.8:0.21": what could stand for the confidence, see `engines`
         _required("seed", pa.int64()),
         _required("settings", pa.string()),  # hash, see `settings_hash`
         _required("commit", pa.string()),
@@ -53,6 +56,7 @@ _ALLOWED = {
     "answer_type": ("math", "choice", "text"),
     "finish": ("stop", "length"),
 }
+_PROBABILITIES = ("confidence", "mean_probability", "answer_probability")
 _NOT_NEGATIVE = ("sample", "prompt_tokens", "completion_tokens")
 
 
@@ -148,9 +152,9 @@ def _check_values(rows: pd.DataFrame, path: str | Path) -> None:
     for field in SCHEMA:
         if not field.nullable:
             _refuse(rows, rows[field.name].isna(), path, field.name, "must not be null")
-    stated = rows["confidence"].dropna()
-    outside = ~stated.between(0, 1)
-    _refuse(stated.to_frame(), outside, path, "confidence", "must be in [0, 1] or null")
+    for name in _PROBABILITIES:
+        stated = rows[name].dropna()
+        _refuse(stated.to_frame(), ~stated.between(0, 1), path, name, "must be in [0, 1] or null")
     for name in _NOT_NEGATIVE:
         _refuse(rows, rows[name] < 0, path, name, "must be at least 0")
     for name, allowed in _ALLOWED.items():

@@ -1,6 +1,6 @@
 """Ablations: what each choice in the recipe is worth, one change at a time.
 
-A variant is one run that differs from `ANCHOR`, a COREA run of half the length, in the settings named.  An axis is a question
+A variant is one run that differs from `ANCHOR`, a COREA run of two fifths the length, in the settings named.  An axis is a question
 asked of several variants; variants that answer two questions are trained once.  `python -m corea.ablations NAME ...` runs them.
 """
 
@@ -40,17 +40,17 @@ class Variant:
     full: bool = False
 
     def settings(self, profile: Profile) -> grpo.GRPOSettings:
-        """The run's GRPO settings: the profile's, and half as many steps on three quarters of the questions unless full."""
+        """The run's GRPO settings: the profile's; unless full, two fifths of its steps on three quarters of its questions."""
         main = profile.grpo
         if self.full:
             return dataclasses.replace(main, **self.changes)
-        half = dataclasses.replace(
-            main, steps=max(1, main.steps // 2), questions_per_step=max(1, main.questions_per_step * 3 // 4)
+        short = dataclasses.replace(
+            main, steps=max(1, main.steps * 2 // 5), questions_per_step=max(1, main.questions_per_step * 3 // 4)
         )
         changes = dict(self.changes)
         if "num_generations" in changes:  # the same number of completions a step
-            changes["questions_per_step"] = max(1, half.questions_per_step * half.num_generations // changes["num_generations"])
-        return dataclasses.replace(half, **changes)
+            changes["questions_per_step"] = max(1, short.questions_per_step * short.num_generations // changes["num_generations"])
+        return dataclasses.replace(short, **changes)
 
 
 def _l2(target) -> Variant:

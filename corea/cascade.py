@@ -115,13 +115,16 @@ def _complete(
 # --- offline: one threshold, or all ---------------------------------------------------------------
 
 
-def sweep(confidence, slm_correct, llm_correct, slm_cost, llm_cost) -> pd.DataFrame:
+def sweep(
+    confidence, slm_correct, llm_correct, slm_cost, llm_cost, *, before_generation: bool = False
+) -> pd.DataFrame:
     """The whole cost-accuracy curve of a cascade, from rows that both models answered.
 
     All arguments have shape (rows,).  One row for each threshold at which something changes: 0
     (every stated confidence kept), each distinct confidence, and infinity (all deferred).  Columns:
     threshold, pass1 and cost (means over rows), llm_share (share deferred), kept (rows).  The
     result does not depend on the order of the rows, to the last bit.  One sort and running sums.
+    before_generation: the decision is a router's, so that a deferred question pays the LLM alone.
     With `slm_correct` as the confidence it gives the curve of an oracle.
     """
     confidence, slm_right, llm_right, slm_spent, llm_spent, unit = _columns(
@@ -135,24 +138,28 @@ def sweep(confidence, slm_correct, llm_correct, slm_cost, llm_cost) -> pd.DataFr
     if not stated or thresholds[0] > 0:
         thresholds, first = np.append(0.0, thresholds), np.append(0, first)
     thresholds, first = np.append(thresholds, DEFER_ALL), np.append(first, stated)
+    deferred = llm_spent if before_generation else slm_spent + llm_spent
     return _curve(
         thresholds,
         kept=stated - first,
         right=llm_right.sum() + _from(first, (slm_right - llm_right)[order[:stated]]),
-        spent=slm_spent.sum() + llm_spent.sum() - _from(first, llm_spent[order[:stated]]),
+        spent=deferred.sum() + _from(first, (slm_spent - deferred)[order[:stated]]),
         rows=len(order),
         unit=unit,
     )
 
 
-def at_threshold(confidence, slm_correct, llm_correct, slm_cost, llm_cost, threshold: float) -> dict[str, float]:
+def at_threshold(
+    confidence, slm_correct, llm_correct, slm_cost, llm_cost, threshold: float, *, before_generation: bool = False
+) -> dict[str, float]:
     """The row of `sweep` for any one threshold, as a dict."""
     confidence, slm_right, llm_right, slm_spent, llm_spent, unit = _columns(
         confidence, slm_correct, llm_correct, slm_cost, llm_cost
     )
     kept = keeps(confidence, _checked_threshold(threshold))
     right = np.where(kept, slm_right, llm_right).sum()
-    spent = slm_spent.sum() + llm_spent[~kept].sum()
+    deferred = llm_spent if before_generation else slm_spent + llm_spent
+    spent = np.where(kept, slm_spent, deferred).sum()
     row = _curve([threshold], kept=kept.sum(), right=right, spent=spent, rows=len(kept), unit=unit)
     return row.iloc[0].to_dict()
 
@@ -190,6 +197,44 @@ def _curve(thresholds, *, kept, right, spent, rows: int, unit: float) -> pd.Data
     return pd.DataFrame(table)
 
 
+def cost_at_pass1(rows: pd.DataFrame, weights, target, *, before_generation: bool = False) -> np.ndarray:
+    """The least cost at which a cascade reaches a Pass@1, one for each set of weights; NaN where it never does.
+
+    rows: as from `replay`, any threshold.  weights: (draws, rows), each summing to 1.  target: a number or (draws,).
+    Read from the whole curve, between two thresholds on the straight line that tossing a coin between them gives, so that
+    sources of many and of few distinct confidences compare fairly.  In the unit of the rows' costs.
+    """
+    weights = np.atleast_2d(np.asarray(weights, dtype=float))
+    confidence = rows["confidence"].to_numpy(dtype=float)
+    order = np.argsort(-confidence, kind="stable")  # NaN, never kept, goes last
+    stated = order[: len(order) - int(np.isnan(confidence).sum())]
+    ends = np.flatnonzero(np.diff(confidence[stated], append=-np.inf))  # the last row of each level
+    slm, llm, slm_cost, llm_cost = (
+        rows[name].to_numpy(dtype=float) for name in ("slm_correct", "llm_correct", "slm_cost", "llm_cost")
+    )
+    deferred = llm_cost if before_generation else slm_cost + llm_cost
+    gains = []
+    for all_deferred, gained in ((llm, slm - llm), (deferred, slm_cost - deferred)):
+        kept = np.cumsum(weights[:, stated] * gained[stated], axis=1)[:, ends]
+        start = (weights @ all_deferred)[:, None]
+        gains.append(np.concatenate([start, start + kept], axis=1))
+    return _cheapest(*gains, np.broadcast_to(np.asarray(target, dtype=float), len(weights)))
+
+
+def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least cost over the points, and the segments between neighbours, that reach the target (last axis: thresholds)."""
+    slack = 1e-12  # sums of the same rows in another order
+    reaches = pass1 >= target[:, None] - slack
+    best = np.where(reaches, cost, np.inf).min(axis=1)
+    left, right = pass1[:, :-1], pass1[:, 1:]
+    crosses = reaches[:, :-1] != reaches[:, 1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (target[:, None] - left) / (right - left)
+        between = cost[:, :-1] + share * (cost[:, 1:] - cost[:, :-1])
+    best = np.minimum(best, np.where(crosses, between, np.inf).min(axis=1, initial=np.inf))
+    return np.where(np.isfinite(best), best, np.nan)
+
+
 def random_deferral(
     slm_pass1: float, llm_pass1: float, slm_cost: float, llm_cost: float, points: int = 11
 ) -> pd.DataFrame:
@@ -214,10 +259,11 @@ def replay(
     prices: PriceList,
     *,
     confidence: str = "confidence",
+    before_generation: bool = False,
 ) -> pd.DataFrame:
     """What `Cascade.answer` would have given, row by row, from the records of both models.
 
-    confidence: the column of `slm_records` that decides.  Columns: dataset, question_id, sample,
+    confidence: the column of `slm_records` that decides; before_generation: as in `sweep`.  Columns: dataset, question_id, sample,
     answer, correct, confidence, source, cost, and slm_correct, llm_correct, slm_cost, llm_cost
     (arguments of `sweep`).  Raises ValueError where a (dataset, question_id, sample) is doubled, or
     on one side only.
@@ -229,7 +275,8 @@ def replay(
     for name in ("answer", "correct"):
         rows[name] = rows[f"slm_{name}"].where(kept, rows[f"llm_{name}"])
     rows["source"] = np.where(kept, "slm", "llm")
-    rows["cost"] = rows["slm_cost"].where(kept, rows["slm_cost"] + rows["llm_cost"])
+    deferred = rows["llm_cost"] if before_generation else rows["slm_cost"] + rows["llm_cost"]
+    rows["cost"] = rows["slm_cost"].where(kept, deferred)
     both = ["slm_correct", "llm_correct", "slm_cost", "llm_cost"]
     return rows[[*KEY, "answer", "correct", "confidence", "source", "cost", *both]]
 
@@ -241,6 +288,7 @@ def evaluate_cascade(
     prices: PriceList,
     *,
     confidence: str = "confidence",
+    before_generation: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -252,7 +300,8 @@ def evaluate_cascade(
     cost_reduction, 1 - cost / the LLM's cost alone; llm_share.  Arguments and errors as in
     `replay`.
     """
-    rows = replay(slm_records, llm_records, threshold, prices, confidence=confidence)
+    options = {"confidence": confidence, "before_generation": before_generation}
+    rows = replay(slm_records, llm_records, threshold, prices, **options)
     sets = {
         dataset: _draws(part, resamples, metrics.dataset_seed(seed, dataset))
         for dataset, part in rows.groupby("dataset", sort=False)
@@ -362,6 +411,19 @@ def best_under_budget(curve: pd.DataFrame, budget: float) -> float:
     best = affordable.sort_values(["pass1", "cost"], ascending=[False, True], kind="stable").iloc[0]
     if (curve["pass1"] == 1).all():
         _warn("the calibration split holds no error: every threshold is as good there")
+    _warn_degenerate(best["threshold"], best["kept"], curve["kept"].max())
+    return float(best["threshold"])
+
+
+def cheapest_at_pass1(curve: pd.DataFrame, pass1: float) -> float:
+    """The threshold of least cost that reaches a Pass@1; of equals, the more accurate.
+
+    curve: `sweep` of a calibration split.  Raises ValueError where no threshold is that accurate.
+    """
+    good = curve[curve["pass1"] >= pass1 - 1e-12]
+    if good.empty:
+        raise ValueError(f"no threshold reaches a Pass@1 of {pass1:g}; the best has {curve['pass1'].max():g}")
+    best = good.sort_values(["cost", "pass1"], ascending=[True, False], kind="stable").iloc[0]
     _warn_degenerate(best["threshold"], best["kept"], curve["kept"].max())
     return float(best["threshold"])
 

@@ -145,7 +145,7 @@ def evaluate_sets(records: pd.DataFrame, **options) -> dict[str, dict[str, Inter
     """
     return {
         dataset: {name: interval(draws) for name, draws in metrics.items()}
-        for dataset, metrics in _bootstrap_sets(records, options).items()
+        for dataset, metrics in set_draws(records, options).items()
     }
 
 
@@ -160,7 +160,7 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, **options) -> d
     if questions[0] != questions[1]:
         odd = min(questions[0] ^ questions[1], key=str)
         raise ValueError(f"paired difference: question {odd[1]!r} of {odd[0]!r} is on one side only")
-    ours, theirs = _bootstrap_sets(first, options), _bootstrap_sets(second, options)
+    ours, theirs = set_draws(first, options), set_draws(second, options)
     return {
         dataset: {name: interval(draws - theirs[dataset][name]) for name, draws in metrics.items()}
         for dataset, metrics in ours.items()
@@ -185,7 +185,7 @@ def bootstrap(
     same ones, so draws can be subtracted.
     """
     correct, confidence = checked(correct, confidence)
-    question, questions = _numbered(question_id, len(correct))
+    question, questions = numbered(question_id, len(correct))
     stated = ~np.isnan(confidence)
     levels, level = np.unique(confidence[stated], return_inverse=True)
     cells = (question[stated], level + len(levels) * correct[stated])
@@ -194,7 +194,7 @@ def bootstrap(
     rates = np.column_stack([hits / samples, *(pass_at_k(samples, hits, k) for k in ks)])
     edges = _edges(confidence[stated], bins, "width")
     blocks = []
-    for weights in _weights(questions, resamples, seed):
+    for weights in question_weights(questions, resamples, seed):
         wrong, right = np.split(weights @ histograms, 2, axis=-1)
         means = weights @ rates / questions
         blocks.append(
@@ -226,10 +226,10 @@ def paired_bootstrap(
     `interval(draws["ours"] - draws["theirs"])`.
     """
     names, values = list(columns), [np.asarray(column, dtype=float) for column in columns.values()]
-    question, questions = _numbered(question_id, len(values[0]))
+    question, questions = numbered(question_id, len(values[0]))
     samples = np.bincount(question, minlength=questions)
     rates = np.column_stack([np.bincount(question, value, questions) / samples for value in values])
-    draws = np.concatenate([weights @ rates for weights in _weights(questions, resamples, seed)]) / questions
+    draws = np.concatenate([weights @ rates for weights in question_weights(questions, resamples, seed)]) / questions
     return dict(zip(names, draws.T, strict=True))
 
 
@@ -247,7 +247,8 @@ def dataset_seed(seed: int, dataset: str) -> list[int]:
     return [seed, zlib.crc32(dataset.encode())]
 
 
-def _bootstrap_sets(records: pd.DataFrame, options: dict) -> dict[str, dict[str, np.ndarray]]:
+def set_draws(records: pd.DataFrame, options: dict) -> dict[str, dict[str, np.ndarray]]:
+    """`bootstrap` for each dataset, then "mean": the draws behind `evaluate_sets`."""
     options = dict(options)
     seed = options.pop("seed", 0)
     sets = {
@@ -269,7 +270,7 @@ def _bootstrap_sets(records: pd.DataFrame, options: dict) -> dict[str, dict[str,
     }
 
 
-def _weights(questions: int, resamples: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+def question_weights(questions: int, resamples: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
     """How often each question counts (rows, questions): once each, then as resamples drew it."""
     yield np.ones((1, questions))
     rng = np.random.default_rng(seed)
@@ -368,7 +369,7 @@ def checked(correct, confidence) -> tuple[np.ndarray, np.ndarray]:
     return correct.astype(int), confidence
 
 
-def _numbered(question_id, rows: int) -> tuple[np.ndarray, int]:
+def numbered(question_id, rows: int) -> tuple[np.ndarray, int]:
     """Each row's question as a number, by sorted id so that the order of rows cannot matter."""
     numbers, ids = pd.factorize(np.asarray(question_id), sort=True)
     if len(numbers) != rows or not rows or numbers.min() < 0:

@@ -237,7 +237,7 @@ def _style() -> dict:
     }
 
 
-def _styled(build: Callable) -> Callable:
+def styled(build: Callable) -> Callable:
     """Builds a figure in the one style, laid out before the style is left again."""
 
     @functools.wraps(build)
@@ -252,7 +252,7 @@ def _styled(build: Callable) -> Callable:
     return styled
 
 
-@_styled
+@styled
 def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM")) -> tuple[Figure, pd.DataFrame]:
     """Accuracy against stated confidence, before and after training; a panel for each group.
 
@@ -285,11 +285,11 @@ def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM"
         axes.set(xticks=_TICKS, yticks=_TICKS, xlabel="stated confidence (probability)")
     first = next(iter(panels.values()))
     first.set_ylabel("accuracy (share of answers)")
-    _legend(figure, first)
+    legend(figure, first)
     return figure, pd.concat(drawn, ignore_index=True)
 
 
-@_styled
+@styled
 def cost_accuracy(
     records: pd.DataFrame, thresholds: Mapping[str, float] | float, prices: PriceList
 ) -> tuple[Figure, pd.DataFrame]:
@@ -305,7 +305,7 @@ def cost_accuracy(
     for system, group, part, llm in cells:
         colour, line, marker = _look(system)
         threshold = _threshold(thresholds, system)
-        curve = _mean_curve(part, llm, prices, threshold)
+        curve = mean_curve(part, llm, prices, threshold)
         curve = curve.assign(marked=curve["threshold"] == threshold)
         panels[group].plot(
             curve["cost"], curve["pass1"], marker, ls=line, color=colour, ms=6, mec="white",
@@ -317,16 +317,16 @@ def cost_accuracy(
             drawn.append(_draw_alone(panels[group], part, llm, prices).assign(group=group))
     for axes in panels.values():
         axes.set_xlabel("cost (% of the LLM alone)")
-        axes.xaxis.set_major_formatter(_percent())
-        axes.yaxis.set_major_formatter(_percent())
+        axes.xaxis.set_major_formatter(percent())
+        axes.yaxis.set_major_formatter(percent())
     first = next(iter(panels.values()))
     first.set_ylabel("Pass@1 (%)")
-    _legend(figure, first, "marker on a curve: the threshold used")
+    legend(figure, first, "marker on a curve: the threshold used")
     columns = ["group", "series", "threshold", "marked", "cost", "pass1", "llm_share"]
     return figure, pd.concat(drawn, ignore_index=True)[columns]
 
 
-@_styled
+@styled
 def confidence_histograms(records: pd.DataFrame, systems: Sequence[str] = SYSTEMS[:-1]) -> tuple[Figure, pd.DataFrame]:
     """How often each confidence is stated, by right and wrong; systems down, groups across.
 
@@ -336,7 +336,7 @@ def confidence_histograms(records: pd.DataFrame, systems: Sequence[str] = SYSTEM
     rows = list(dict.fromkeys(system for system, _, _ in cells))
     groups = [group for group in GROUPS if group in {group for _, group, _ in cells}]
     height = 0.75 + 1.05 * len(rows)
-    figure, grid = _figure(height, len(rows), len(groups), sharex=True, sharey=True)
+    figure, grid = figure_grid(height, len(rows), len(groups), sharex=True, sharey=True)
     drawn = []
     for system, group, part in cells:
         axes = grid[rows.index(system), groups.index(group)]
@@ -349,15 +349,15 @@ def confidence_histograms(records: pd.DataFrame, systems: Sequence[str] = SYSTEM
         axes.set_title(group)
     for axes, system in zip(grid[:, 0], rows, strict=True):
         axes.set_ylabel(f"{system}\nanswers (%)")
-        axes.yaxis.set_major_formatter(_percent())
+        axes.yaxis.set_major_formatter(percent())
     for axes in grid[-1]:
         axes.set_xticks([-0.15, *_TICKS], ["none", *map(str, _TICKS)])
         axes.set_xlabel("stated confidence (probability)")
-    _legend(figure, grid[0, 0])
+    legend(figure, grid[0, 0])
     return figure, pd.concat(drawn, ignore_index=True)
 
 
-@_styled
+@styled
 def training_curves(log: pd.DataFrame, window: int = 15) -> tuple[Figure, pd.DataFrame]:
     """Each logged metric of training against the step; a line for each run.
 
@@ -371,7 +371,7 @@ def training_curves(log: pd.DataFrame, window: int = 15) -> tuple[Figure, pd.Dat
         raise ValueError(f"the log holds none of the metrics {', '.join(_UNITS)}")
     across = min(4, len(names))
     down = -(-len(names) // across)
-    figure, grid = _figure(0.6 + 1.5 * down, down, across, sharex=True)
+    figure, grid = figure_grid(0.6 + 1.5 * down, down, across, sharex=True)
     smooth = log.groupby(["metric", "run"])["value"].transform(
         lambda values: values.rolling(window, center=True, min_periods=1).mean()
     )
@@ -388,7 +388,7 @@ def training_curves(log: pd.DataFrame, window: int = 15) -> tuple[Figure, pd.Dat
         axes.set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("GRPO step")
-    _legend(figure, grid[0, 0], f"strong lines: mean over {window} logged steps")
+    legend(figure, grid[0, 0], f"strong lines: mean over {window} logged steps")
     return figure, log.reset_index(drop=True)
 
 
@@ -396,12 +396,14 @@ _RIGHT = {"facecolor": _BLUE, "edgecolor": _BLUE, "linewidth": 0.5}
 _WRONG = {"facecolor": "white", "edgecolor": "#b5541c", "linewidth": 0.5, "hatch": "//////"}
 
 
-def _mean_curve(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float) -> pd.DataFrame:
-    """The sweeps of a group's datasets at all their thresholds and the given one, averaged."""
+def mean_curve(
+    slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float, before_generation: bool = False
+) -> pd.DataFrame:
+    """The sweeps of a group's datasets at all their thresholds and the given one, averaged; cost as a share of the LLM's."""
     sweeps = []
     for _, rows in cascade.replay(slm, llm, threshold, prices).groupby("dataset", sort=False):
         columns = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
-        sweep = cascade.sweep(*(rows[name] for name in columns))
+        sweep = cascade.sweep(*(rows[name] for name in columns), before_generation=before_generation)
         sweeps.append(sweep.assign(cost=sweep["cost"] / rows["llm_cost"].mean()))
     grid = np.unique([threshold, *(at for sweep in sweeps for at in sweep["threshold"])])
     # Between two thresholds of a sweep nothing changes: the upper one keeps the same answers.
@@ -462,13 +464,14 @@ def _only(records: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
 def _panels(cells: Sequence[tuple], *, height: float, **options):
     """A figure and its panels, a titled one for each group of the cells."""
     groups = [group for group in GROUPS if group in {cell[1] for cell in cells}]
-    figure, grid = _figure(height, 1, len(groups), **options)
+    figure, grid = figure_grid(height, 1, len(groups), **options)
     for axes, group in zip(grid[0], groups, strict=True):
         axes.set_title(group)
     return figure, dict(zip(groups, grid[0], strict=True))
 
 
-def _figure(height: float, rows: int, columns: int, **options):
+def figure_grid(height: float, rows: int, columns: int, **options):
+    """A figure of the one width, `height` inches high, and its array of axes (rows, columns)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height))  # not by pyplot, which would keep it alive
@@ -488,13 +491,14 @@ def _area(share):
     return 4 + 260 * np.asarray(share)
 
 
-def _percent():
+def percent():
+    """Tick labels of fractions as percent."""
     from matplotlib.ticker import PercentFormatter
 
     return PercentFormatter(1.0, decimals=0, symbol="")
 
 
-def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
+def legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
     """A legend of what the axes hold, below the panels, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     columns = len(labels) if len(labels) <= 5 else -(-len(labels) // 2)

@@ -1,0 +1,191 @@
+"""The cascades by name: which SLM answers, where its confidence comes from, and who is paid.
+
+A system turns the records of its SLM into the rows that `corea.cascade` takes, with the system's own confidence in the column
+`confidence`.  `COREA_PLUS` has no fixed recipe: it is the candidate that is cheapest on the calibration split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from corea import cascade, estimators
+from corea.costs import PriceList
+
+CALIBRATION = "calibration"
+PAPER_RULE, BUDGET_RULE, EQUAL_RULE = "LLM Pass@1", "equal budget", "equal Pass@1"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A cascade: `slm` answers, `source` (of `SOURCES`) says how sure it is, `recalibrated` maps that (or None).
+
+    A router decides before generation, so that what it defers pays the LLM alone.
+    """
+
+    name: str
+    slm: str
+    source: str
+    recalibrated: str | None = None
+
+    @property
+    def before_generation(self) -> bool:
+        """Whether it decides before the SLM is paid."""
+        return self.source == "Router"
+
+
+def _system(name: str, recalibrated: str | None = None) -> System:
+    slm, source = name.rsplit("-", 1)
+    return System(name if recalibrated is None else f"{name}-{recalibrated.title()}", slm, source, recalibrated)
+
+
+PAPER = (
+    _system("SLM-Verb"),
+    _system("RLVR-SLM-Verb"),
+    _system("RLVR-SLM-AvgProb"),
+    _system("RLVR-SLM-Probe"),
+    System("Router+RLVR-SLM", "RLVR-SLM", "Router"),
+    _system("Brier-SLM-Verb"),
+    _system("L1-SLM-Verb"),
+)
+OURS = (
+    _system("L1-SLM-Digits"),
+    _system("L1-SLM-Probe"),
+    _system("L1-SLM-AvgProb"),
+    _system("RLVR-SLM-Digits"),
+    _system("RLVR-SLM-Consistency"),
+    _system("L1-SLM-Verb", "isotonic"),
+    _system("L1-SLM-Verb", "platt"),
+    _system("L1-SLM-Verb", "temperature"),
+    System("Random", "L1-SLM", "Random"),
+    System("Oracle", "L1-SLM", "Oracle"),
+)
+COREA, COREA_PLUS = "L1-SLM-Verb", "COREA+"
+# What COREA+ may be: every trained SLM with every source that costs no more than its one answer.
+CANDIDATES = tuple(
+    _system(f"{slm}-{source}") for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM") for source in ("Verb", "Digits", "AvgProb", "Probe")
+)
+
+
+def _replaced(name: str) -> Callable[..., pd.DataFrame]:
+    def confidence(slm: pd.DataFrame, **_) -> pd.DataFrame:
+        return slm.assign(confidence=slm[name])
+
+    return confidence
+
+
+SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
+    "Verb": lambda slm, **_: slm,
+    "AvgProb": lambda slm, **_: slm.assign(confidence=estimators.average_probability(slm)),
+    "AnswerProb": lambda slm, **_: slm.assign(confidence=estimators.average_probability(slm, "answer")),
+    "Digits": lambda slm, **_: slm.assign(confidence=estimators.digit_expectation(slm)["digits"]),
+    "Probe": _replaced("probe"),
+    "Router": lambda slm, *, texts, **_: slm.assign(
+        confidence=estimators.router_confidences(texts, slm, CALIBRATION)
+    ),
+    "Consistency": lambda slm, **_: estimators.self_consistency(slm),
+    "Random": lambda slm, **_: slm.assign(confidence=estimators.random_confidence(slm)),
+    "Oracle": lambda slm, *, llm, **_: slm.assign(confidence=estimators.oracle_confidence(slm, llm)),
+}
+
+
+def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> pd.DataFrame:
+    """The records of a system's SLM, its confidence in the column `confidence`; fitted on group `calibration` alone.
+
+    records: of its SLM and, for the oracle, the LLM, with the calibration split; texts: the question of each id.  Raises
+    ValueError where the SLM has no records.
+    """
+    slm = records[records["system"] == system.slm]
+    if slm.empty:
+        raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
+    found = SOURCES[system.source](slm, texts=texts, llm=records[records["system"] == "LLM"])
+    if system.recalibrated is not None:
+        known = found[found["group"] == CALIBRATION]
+        fitted = estimators.recalibration(system.recalibrated, known["confidence"], known["correct"])
+        found = found.assign(confidence=fitted(found["confidence"].to_numpy()))
+    return found.assign(system=system.name)
+
+
+def all_rows(
+    records: pd.DataFrame, texts: Mapping[str, str], systems: Sequence[System] = (*PAPER, *OURS)
+) -> dict[str, pd.DataFrame]:
+    """`rows_of` for each system, by name."""
+    return {system.name: rows_of(system, records, texts) for system in systems}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Thresholds of every system by each rule, all from the calibration split.
+
+    PAPER_RULE: the LLM's Pass@1.  BUDGET_RULE: highest Pass@1 at no more than COREA's cost under the paper's rule.
+    EQUAL_RULE: least cost at no less than COREA's Pass@1 under the paper's rule; NaN where a system never reaches it.
+    """
+
+    budget: float
+    pass1: float
+    thresholds: Mapping[str, Mapping[str, float]]  # rule -> system -> threshold
+
+
+def choose_thresholds(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList, routers=()) -> Rules:
+    """The thresholds of every system.
+
+    rows: by system, as from `all_rows`, COREA among them; llm: the LLM's records, with the calibration split; routers:
+    names of the systems that decide before generation.
+    """
+    known = llm[llm["group"] == CALIBRATION]
+    fixed = cascade.llm_pass1(known)
+    curves = {
+        name: _calibration_curve(part, known, prices, name in routers) for name, part in rows.items()
+    }
+    ours = rows[COREA]
+    at = cascade.replay(ours[ours["group"] == CALIBRATION], known, fixed, prices)
+    budget, pass1 = float(at["cost"].mean()), float(at["correct"].mean())
+    return Rules(
+        budget,
+        pass1,
+        {
+            PAPER_RULE: dict.fromkeys(rows, fixed),
+            BUDGET_RULE: {name: _quietly(cascade.best_under_budget, curve, budget) for name, curve in curves.items()},
+            EQUAL_RULE: {name: _quietly(cascade.cheapest_at_pass1, curve, pass1) for name, curve in curves.items()},
+        },
+    )
+
+
+def choose_plus(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList) -> pd.DataFrame:
+    """The candidates for COREA+, cheapest first: cost on the calibration split at COREA's Pass@1 there.
+
+    rows: by candidate, COREA among them.  Columns: system, cost (a share of COREA's), and pass1, the target.  The first
+    row's system is COREA+.
+    """
+    known = llm[llm["group"] == CALIBRATION]
+    fixed = cascade.llm_pass1(known)
+    parts = {
+        name: cascade.replay(part[part["group"] == CALIBRATION], known, fixed, prices) for name, part in rows.items()
+    }
+    target, spent = (float(parts[COREA][column].mean()) for column in ("correct", "cost"))
+    table = [
+        (name, float(cascade.cost_at_pass1(part, [[1 / len(part)] * len(part)], target)[0]) / spent, target)
+        for name, part in parts.items()
+    ]
+    found = pd.DataFrame(table, columns=["system", "cost", "pass1"])
+    return found.sort_values(["cost", "system"], ignore_index=True)
+
+
+def _calibration_curve(rows: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, router: bool) -> pd.DataFrame:
+    part = cascade.replay(rows[rows["group"] == CALIBRATION], llm, 0.5, prices)
+    columns = [part[name] for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")]
+    return cascade.sweep(*columns, before_generation=router)
+
+
+def _quietly(rule: Callable[[pd.DataFrame, float], float], curve: pd.DataFrame, bound: float) -> float:
+    """A threshold, or NaN where the rule finds none; that it keeps or defers all shows in the table's LLM share."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            return rule(curve, bound)
+        except ValueError:
+            return float("nan")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from corea import grpo, pipeline, pretrain
 from corea.files import atomic_write
-from corea.profiles import PROFILES, Profile, load_profile
+from corea.profiles import PROFILES, TRAINED, Profile, load_profile
 from corea.records import read_records
 from corea.rewards import REWARDS, RewardSpec
 from corea.tasks import load_questions, test_datasets
@@ -82,6 +82,9 @@ VARIANTS: dict[str, Variant] = {
         for system, reward in (("L1-SLM", "L1"), ("RLVR-SLM", "RLVR"), ("Brier-SLM", "Brier"))
     },
 }
+
+# Those that `make paper` runs; the others come from `make ablations` or the tracked reference run.
+IN_PAPER = (ANCHOR, "l2", "brier")
 
 # What is asked, and the variants that answer it, in the order of tables and figures; labels are what a reader sees.
 AXES: dict[str, dict[str, str]] = {
@@ -157,18 +160,54 @@ def generate(profile: Profile, name: str) -> None:
         pipeline.answer_sets(asked, engine, grpo.fingerprint(folder), settings, paths)
 
 
-def load_records(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.DataFrame:
-    """The records of the variants that were run, and of their base SLMs ("tiny base")."""
-    paths = [path for name in names for path in sorted(run_folder(profile, name).glob("records/*/*.parquet"))]
+def results_folder(profile: Profile, name: str) -> Path | None:
+    """Where a variant's results lie: in the run made here or, where none was made, in the tracked reference run; or None."""
+    for folder in (run_folder(profile, name), run_folder(profile.reference(), name)):
+        if any(folder.glob("records/*/*.parquet")):
+            return folder
+    return None
+
+
+def records_paths(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> list[Path]:
+    """The files of records of the variants that were run, here or in the tracked reference run.
+
+    Raises FileNotFoundError where there are none.
+    """
+    found = [results_folder(profile, name) for name in names]
+    paths = [path for folder in found if folder for path in sorted(folder.glob("records/*/*.parquet"))]
     if not paths:
         raise FileNotFoundError(f"no ablation was run under {profile.data / 'ablations'}; run `make ablations`")
-    return read_records(paths)
+    return paths
+
+
+def load_records(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.DataFrame:
+    """The records of `records_paths`: of the variants, and of their own base SLMs ("tiny base")."""
+    return read_records(records_paths(profile, names))
 
 
 def load_logs(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.DataFrame:
     """The training logs of the variants that were run, one under the other."""
-    found = [run_folder(profile, name) / "log.csv" for name in names]
-    return pd.concat([pd.read_csv(path) for path in found if path.exists()], ignore_index=True)
+    found = [folder / "log.csv" for name in names if (folder := results_folder(profile, name))]
+    return pd.concat([pd.read_csv(path) for path in found], ignore_index=True)
+
+
+def where_from(profile: Profile) -> pd.DataFrame:
+    """Where each variant's results come from: columns variant, results ("made here", "reference run" or "not run")."""
+    kinds = {None: "not run"}
+    kinds |= {run_folder(p, name): kind for p, kind in ((profile.reference(), "reference run"), (profile, "made here")) for name in VARIANTS}
+    return pd.DataFrame([(name, kinds[results_folder(profile, name)]) for name in VARIANTS], columns=["variant", "results"])
+
+
+def seeds_of(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
+    """The records of each main system for each training seed: the main run's, then those of `records` ("L1-SLM-seed-1").
+
+    Seeds whose runs are not there are left out.
+    """
+    found = {}
+    for system in TRAINED:
+        names = [name for name in VARIANTS if name.startswith(f"{system}-seed-") and name in set(records["system"])]
+        found[system] = [main[main["system"] == system], *(records[records["system"] == name] for name in names)]
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,14 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = load_profile(given.profile)
     try:
         for name in given.names or VARIANTS:
-            _run(profile, name)
+            run(profile, name)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _run(profile: Profile, name: str) -> None:
+def run(profile: Profile, name: str) -> None:
     """Train and record one variant; one that collapses says so, leaves a note in its folder, and is not tried again."""
     note = run_folder(profile, name) / "collapsed.txt"
     if note.exists():

@@ -302,12 +302,8 @@ def evaluate_cascade(
     """
     options = {"confidence": confidence, "before_generation": before_generation}
     rows = replay(slm_records, llm_records, threshold, prices, **options)
-    sets = {
-        dataset: _draws(part, resamples, metrics.dataset_seed(seed, dataset))
-        for dataset, part in rows.groupby("dataset", sort=False)
-    }
-    names = list(next(iter(sets.values())))
-    sets["mean"] = {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in names}
+    sets = set_draws(rows, resamples=resamples, seed=seed)
+    names = list(sets["mean"])
     table = []
     for dataset, draws in sets.items():
         part = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
@@ -320,6 +316,16 @@ def evaluate_cascade(
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         table.append(row)
     return pd.DataFrame(table)
+
+
+def set_draws(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """The draws behind `evaluate_cascade`, from the rows of `replay`: for each dataset, then their "mean"."""
+    sets = {
+        dataset: _draws(part, resamples, metrics.dataset_seed(seed, dataset))
+        for dataset, part in rows.groupby("dataset", sort=False)
+    }
+    names = next(iter(sets.values()))
+    return {**sets, "mean": {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in names}}
 
 
 def _draws(rows: pd.DataFrame, resamples: int, seed) -> dict[str, np.ndarray]:

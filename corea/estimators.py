@@ -167,55 +167,50 @@ def probe_confidences(states: Mapping[str, np.ndarray], records: Mapping[str, pd
 def router_confidences(texts: Mapping[str, str], records: pd.DataFrame, calibration: str, *, seed: int = 0) -> pd.Series:
     """P(the SLM is right) from the question alone, before the SLM is asked.
 
-    texts: the question of each id.  Logistic regression on character 1- to 4-grams, counts and length, its strength chosen
-    by cross-validation over questions; fitted on the records of group `calibration`, out-of-fold there.
+    texts: the question of each id.  Logistic regression on counts of character 1- to 3-grams, its strength chosen on held-out
+    questions; fitted on the records of group `calibration`, out-of-fold there.
     """
     is_known = (records["group"] == calibration).to_numpy()
-    asked = [texts[question] for question in records["question_id"]]
-    known = [text for text, inside in zip(asked, is_known, strict=True) if inside]
-    correct = records.loc[is_known, "correct"].to_numpy().astype(int)
+    asked = np.array([texts[question] for question in records["question_id"]], dtype=object)
+    known, correct = asked[is_known], records.loc[is_known, "correct"].to_numpy().astype(int)
     fold_of = folds(records.loc[is_known, "question_id"], seed)
+    strength = _router_strength(known, correct, fold_of == 0)
     found = np.empty(len(records))
     if not is_known.all():
-        model = _fit_router(known, correct, fold_of)
-        found[~is_known] = _by_text(model, [t for t, inside in zip(asked, is_known, strict=True) if not inside])
+        found[~is_known] = _by_text(_fit_router(known, correct, strength), asked[~is_known])
     inner = np.empty(len(known))
     for fold in range(_FOLDS):
         inside = fold_of != fold
-        model = _fit_router([t for t, i in zip(known, inside, strict=True) if i], correct[inside], fold_of[inside])
-        inner[~inside] = _by_text(model, [t for t, i in zip(known, inside, strict=True) if not i])
+        inner[~inside] = _by_text(_fit_router(known[inside], correct[inside], strength), known[~inside])
     found[is_known] = inner
     return pd.Series(found, index=records.index)
 
 
-def _fit_router(texts: Sequence[str], correct: np.ndarray, fold_of: np.ndarray):
+def _router_strength(texts: np.ndarray, correct: np.ndarray, held: np.ndarray) -> float:
+    """The inverse regularisation of least log loss on the held-out rows."""
+    from sklearn.metrics import log_loss
+
+    losses = {
+        strength: log_loss(
+            correct[held], _by_text(_fit_router(texts[~held], correct[~held], strength), texts[held]), labels=[0, 1]
+        )
+        for strength in (1e-3, 1e-2, 1e-1)
+    }
+    return min(losses, key=losses.get)
+
+
+def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float):
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
     from sklearn.pipeline import make_pipeline
 
     # One row a question and outcome, weighted: the same fit as one row a sample, at a fraction of the time.
-    rows = pd.DataFrame({"text": texts, "correct": correct, "fold": fold_of})
-    rows = rows.groupby(["text", "correct", "fold"], as_index=False).size()
-
-    def fitted(part: pd.DataFrame, strength: float):
-        model = make_pipeline(
-            TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True, norm=None, lowercase=False),
-            LogisticRegression(C=strength, max_iter=2000),
-        )
-        return model.fit(part["text"], part["correct"], logisticregression__sample_weight=part["size"])
-
-    held = rows["fold"] == rows["fold"].min()
-    losses = {
-        strength: log_loss(
-            rows.loc[held, "correct"],
-            fitted(rows[~held], strength).predict_proba(rows.loc[held, "text"])[:, 1],
-            sample_weight=rows.loc[held, "size"],
-            labels=[0, 1],
-        )
-        for strength in (1e-4, 1e-3, 1e-2, 1e-1)
-    }
-    return fitted(rows, min(losses, key=losses.get))
+    rows = pd.DataFrame({"text": texts, "correct": correct}).groupby(["text", "correct"], as_index=False).size()
+    model = make_pipeline(
+        TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True, norm=None, lowercase=False),
+        LogisticRegression(C=strength, max_iter=1000, tol=1e-3),
+    )
+    return model.fit(rows["text"], rows["correct"], logisticregression__sample_weight=rows["size"])
 
 
 def _by_text(model, texts: Sequence[str]) -> np.ndarray:
@@ -227,6 +222,60 @@ def _by_text(model, texts: Sequence[str]) -> np.ndarray:
 def folds(question_id, seed: int = 0) -> np.ndarray:
     """The fold of each row, 0 to 4: all rows of a question are in one, whatever else is in the table."""
     return np.array([_draw(f"{seed}/fold/{question}") % _FOLDS for question in question_id])
+
+
+# --- what asking the LLM is worth -----------------------------------------------------------------
+
+
+def deferral_gain(slm: pd.DataFrame, llm: pd.DataFrame, calibration: str, *, seed: int = 0) -> pd.Series:
+    """How little there is to gain, for each token paid, from asking the LLM: a score in [0, 1], high where to keep.
+
+    A cascade that keeps what is likely right still pays for questions that neither model solves, and as much for a long
+    question as for a short one.  Here the score falls with (P(LLM right) - P(SLM right)) / tokens.  Both probabilities are
+    logistic in what the SLM's answer shows (`_shown`), fitted on the records of group `calibration`, out-of-fold there; the
+    LLM's tokens are taken to grow as the SLM's own.  A score of a half means nothing to gain; it is no probability.
+    llm: records of the same questions and samples.  Raises ValueError where some are missing.
+    """
+    known = (slm["group"] == calibration).to_numpy()
+    theirs = _of_llm(slm[known], llm)
+    ours = slm.loc[known, "correct"].to_numpy().astype(int)
+    shown = _shown(slm)
+    fold_of = folds(slm.loc[known, "question_id"], seed)
+    gain = _out_of_fold(shown, theirs, known, fold_of) - _out_of_fold(shown, ours, known, fold_of)
+    tokens = (slm["prompt_tokens"] + slm["completion_tokens"]).to_numpy()
+    return pd.Series(_sigmoid(-gain * tokens[known].mean() / tokens), index=slm.index)
+
+
+def _shown(slm: pd.DataFrame) -> np.ndarray:
+    """What the SLM's answer shows of itself, (rows, 5): doubt in all tokens and in the answer's, stated odds, lengths."""
+    tokens = slm["completion_tokens"].to_numpy(dtype=float)
+    doubt = (1 - average_probability(slm).fillna(0).to_numpy()) * tokens  # expected number of tokens that differ
+    answer = 1 - average_probability(slm, "answer").fillna(0).to_numpy()
+    stated = digit_expectation(slm)["digits"].fillna(0).to_numpy()
+    columns = (np.log(doubt + 1e-3), np.log(answer + 1e-4), _log_odds(stated), np.log(tokens), np.log(slm["prompt_tokens"]))
+    return np.column_stack(columns)
+
+
+def _out_of_fold(features: np.ndarray, right: np.ndarray, known: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """P(right) by logistic regression fitted on the known rows; each known row is judged by a fit without its question."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fitted(rows: np.ndarray, outcome: np.ndarray):
+        if len(np.unique(outcome)) < 2:
+            raise ValueError("the calibration split has no right, or no wrong, answers of one of the models")
+        return make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, outcome)
+
+    found, inner = np.empty(len(features)), np.empty(known.sum())
+    if not known.all():
+        found[~known] = fitted(features[known], right).predict_proba(features[~known])[:, 1]
+    for fold in np.unique(fold_of):
+        inside = fold_of != fold
+        model = fitted(features[known][inside], right[inside])
+        inner[~inside] = model.predict_proba(features[known][~inside])[:, 1]
+    found[known] = inner
+    return found
 
 
 # --- on top of any other --------------------------------------------------------------------------
@@ -307,12 +356,17 @@ def random_confidence(records: pd.DataFrame, seed: int = 0) -> pd.Series:
 
 def oracle_confidence(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
     """1 where the SLM is right or the LLM is not, else 0: what a deferral that knows both answers would keep."""
+    kept = slm["correct"].to_numpy(dtype=bool) | (_of_llm(slm, llm) == 0)
+    return pd.Series(kept.astype(float), index=slm.index)
+
+
+def _of_llm(slm: pd.DataFrame, llm: pd.DataFrame) -> np.ndarray:
+    """Whether the LLM was right, 0 or 1, on the question and sample of each row of the SLM's."""
     keys = ["dataset", "question_id", "sample"]
     other = llm.set_index(keys)["correct"].reindex(pd.MultiIndex.from_frame(slm[keys]))
     if other.isna().any():
-        raise ValueError("the LLM's records lack a question that the SLM answered; the oracle needs both")
-    kept = slm["correct"].to_numpy(dtype=bool) | ~other.to_numpy(dtype=bool)
-    return pd.Series(kept.astype(float), index=slm.index)
+        raise ValueError("the LLM's records lack a question that the SLM answered; this estimator needs both")
+    return other.to_numpy(dtype=int)
 
 
 def _draw(key: str) -> int:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from filelock import FileLock
+
 from corea import mini, prompts
 from corea.files import atomic_write, settings_hash, sha256_of
 from corea.mini import Sketch
@@ -261,7 +263,9 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     tokenizer = prompts.build_mini_tokenizer()
     model, stages = build_model(spec, len(tokenizer)), {}
     texts = reading_texts(spec, spec.steps * spec.batch_size)
-    stages["reading"] = _stage(read / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path))
+    read.mkdir(parents=True, exist_ok=True)
+    with FileLock(read / "lock"):  # recipes that share stage 1 may be trained side by side
+        stages["reading"] = _stage(read / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path))
     if spec.own_steps:
         started = time.monotonic()
         answered = _kept(work / "answers.json", lambda: answer_own(model, tokenizer, spec))

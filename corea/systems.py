@@ -51,21 +51,24 @@ PAPER = (
     _system("L1-SLM-Verb"),
 )
 OURS = (
+    _system("SLM-Digits"),
     _system("L1-SLM-Digits"),
     _system("L1-SLM-Probe"),
     _system("L1-SLM-AvgProb"),
+    _system("RLVR-SLM-AnswerProb"),
     _system("RLVR-SLM-Digits"),
     _system("RLVR-SLM-Consistency"),
     _system("L1-SLM-Verb", "isotonic"),
     _system("L1-SLM-Verb", "platt"),
     _system("L1-SLM-Verb", "temperature"),
+    _system("L1-SLM-Gain"),
     System("Random", "L1-SLM", "Random"),
     System("Oracle", "L1-SLM", "Oracle"),
 )
 COREA, COREA_PLUS = "L1-SLM-Verb", "COREA+"
 # What COREA+ may be: every trained SLM with every source that costs no more than its one answer.
 CANDIDATES = tuple(
-    _system(f"{slm}-{source}") for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM") for source in ("Verb", "Digits", "AvgProb", "Probe")
+    _system(f"{slm}-{source}") for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM") for source in ("Verb", "Digits", "AvgProb", "Probe", "Gain")
 )
 
 
@@ -85,6 +88,7 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
     "Router": lambda slm, *, texts, **_: slm.assign(
         confidence=estimators.router_confidences(texts, slm, CALIBRATION)
     ),
+    "Gain": lambda slm, *, llm, **_: slm.assign(confidence=estimators.deferral_gain(slm, llm, CALIBRATION)),
     "Consistency": lambda slm, **_: estimators.self_consistency(slm),
     "Random": lambda slm, **_: slm.assign(confidence=estimators.random_confidence(slm)),
     "Oracle": lambda slm, *, llm, **_: slm.assign(confidence=estimators.oracle_confidence(slm, llm)),
@@ -157,7 +161,7 @@ def choose_plus(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: Pri
     """The candidates for COREA+, cheapest first: cost on the calibration split at COREA's Pass@1 there.
 
     rows: by candidate, COREA among them.  Columns: system, cost (a share of COREA's), and pass1, the target.  The first
-    row's system is COREA+.
+    row's system is COREA+.  It looks at no question of a test set.
     """
     known = llm[llm["group"] == CALIBRATION]
     fixed = cascade.llm_pass1(known)
@@ -171,6 +175,16 @@ def choose_plus(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: Pri
     ]
     found = pd.DataFrame(table, columns=["system", "cost", "pass1"])
     return found.sort_values(["cost", "system"], ignore_index=True)
+
+
+def with_plus(
+    rows: Mapping[str, pd.DataFrame], records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """The rows with `COREA_PLUS` among them, and the table by which it was chosen."""
+    candidates = {s.name: rows.get(s.name, rows_of(s, records, texts)) for s in CANDIDATES}
+    chosen = choose_plus(candidates, records[records["system"] == "LLM"], prices)
+    plus = candidates[chosen["system"].iloc[0]]
+    return {**rows, COREA_PLUS: plus.assign(system=COREA_PLUS)}, chosen
 
 
 def _calibration_curve(rows: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, router: bool) -> pd.DataFrame:
@@ -189,3 +203,37 @@ def _quietly(rule: Callable[[pd.DataFrame, float], float], curve: pd.DataFrame, 
             return rule(curve, bound)
         except ValueError:
             return float("nan")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All systems of one run, side by side.
+
+    rows: by system, COREA+ among them; llm: the LLM's records; rules: thresholds of each by each rule; chosen: the table by
+    which COREA+ was chosen; routers: the systems that decide before generation.
+    """
+
+    rows: Mapping[str, pd.DataFrame]
+    llm: pd.DataFrame
+    prices: PriceList
+    rules: Rules
+    chosen: pd.DataFrame
+    routers: tuple[str, ...]
+
+    @property
+    def threshold(self) -> float:
+        """The paper's threshold: the LLM's Pass@1 on the calibration split."""
+        return self.rules.thresholds[PAPER_RULE][COREA]
+
+    def of(self, *names: str) -> dict[str, pd.DataFrame]:
+        """The rows of the systems named, in that order."""
+        return {name: self.rows[name] for name in names}
+
+
+def compare(records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList) -> Comparison:
+    """Every system of `PAPER` and `OURS`, and COREA+, with thresholds from the calibration split."""
+    systems = (*PAPER, *OURS)
+    llm = records[records["system"] == "LLM"]
+    routers = tuple(system.name for system in systems if system.before_generation)
+    rows, chosen = with_plus(all_rows(records, texts, systems), records, texts, prices)
+    return Comparison(rows, llm, prices, choose_thresholds(rows, llm, prices, routers), chosen, routers)

@@ -6,6 +6,11 @@ PYTHON ?= python3
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 5 ? 5 : n )))
 TRAINED := L1-SLM RLVR-SLM Brier-SLM
 SYSTEMS := LLM $(TRAINED) SLM
+# Ablation runs: those of `make paper`, then the longest first, so that the end is not spent waiting for one.
+IN_PAPER := anchor l2 brier
+SEEDS := $(foreach s,L1-SLM RLVR-SLM Brier-SLM,$(s)-seed-1 $(s)-seed-2)
+ABLATIONS := $(IN_PAPER) $(SEEDS) llama honest-0 honest-0.1 honest-0.33 small tiny none kl log mix-0.25 mix-0.5 mix-0.75 \
+	rollouts-4 rollouts-16 rollouts-32 no-std normalised-apart weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -27,7 +32,7 @@ export HF_HUB_OFFLINE ?= 1
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help paper records figures base test bench setup lock lint clean reference check-profile
+.PHONY: help paper ablations records figures base test bench setup lock lint clean reference check-profile
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -37,11 +42,18 @@ paper: setup check-profile  ## train, generate, and draw every table and figure 
 	@$(MAKE) --no-print-directory figures
 	@echo "done: tables and figures are in $(ROOT)figures/$(PROFILE)/"
 
-records: $(SYSTEMS:%=$(EXECUTED)/05_generate-%.ipynb)
+records: $(SYSTEMS:%=$(EXECUTED)/05_generate-%.ipynb) $(IN_PAPER:%=$(EXECUTED)/09_ablate-%.ipynb)
+
+ablations: setup check-profile  ## run every ablation and seed (about 3 hours on two cores), then draw the figures
+	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none all-ablations
+	@$(MAKE) --no-print-directory figures
+
+all-ablations: $(ABLATIONS:%=$(EXECUTED)/09_ablate-%.ipynb)
 
 figures: setup check-profile  ## draw tables and figures from the records that lie there; no model is run
-	$(NOTEBOOK) notebooks/06_calibration.ipynb $(EXECUTED)/06_calibration.ipynb -p profile $(PROFILE)
-	$(NOTEBOOK) notebooks/07_cascade.ipynb $(EXECUTED)/07_cascade.ipynb -p profile $(PROFILE)
+	@for n in $(DRAWN); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb -p profile $(PROFILE) || exit 1; done
+
+DRAWN := 06_calibration 07_cascade 08_confidence_sources 10_ablations 11_claims
 
 # An executed notebook appears only when its last cell has run, so it is what tells that a stage is done.
 $(EXECUTED)/04_train-%.ipynb: notebooks/04_train.ipynb $(LIBRARY) $(BASE)
@@ -56,6 +68,10 @@ endef
 $(foreach s,SLM LLM,$(eval $(call RECORDS_RULE,$(s),$(BASE))))
 $(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(EXECUTED)/04_train-$(s).ipynb)))
 
+$(EXECUTED)/09_ablate-%.ipynb: notebooks/09_ablate.ipynb $(LIBRARY) corea/ablations.py corea/pretrain.py $(BASE)
+	@echo "ablate $*: $(if $(wildcard $@),older than what it is made from: checked again,no whole $@)"
+	@$(NOTEBOOK) $< $@ -p profile $(PROFILE) -p variant $*
+
 base: setup  ## retrain the base models of the mini world (about 40 minutes on two cores)
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm -p retrain true & slm=$$!; \
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
@@ -65,7 +81,7 @@ test: setup  ## run pytest and nbval
 	$(PY) -m pytest tests
 	COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
 
-CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb notebooks/06_calibration.ipynb notebooks/07_cascade.ipynb
+CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb)
 
 bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench
@@ -76,7 +92,7 @@ reference: setup  ## (for maintainers) make the finished cpu run the tracked ref
 	for n in $(ALONE) $(SHOWN); do $(NOTEBOOK) --publish $(EXECUTED)/$$n.ipynb notebooks/$${n%%-*}.ipynb || exit 1; done
 
 ALONE := 01_meet_the_cascade 02_base_models 03_rewards
-SHOWN := 04_train-L1-SLM 05_generate-SLM 06_calibration 07_cascade
+SHOWN := 04_train-L1-SLM 05_generate-SLM 09_ablate-anchor $(DRAWN)
 
 setup: $(VENV)/complete  ## make .venv from the pinned lock file; does nothing the second time
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 KEY = ["dataset", "question_id", "sample"]
 DEFER_ALL = math.inf
+_POINTS = 256  # of a curve whose every draw is kept in memory
 
 
 # --- online ---------------------------------------------------------------------------------------
@@ -197,28 +198,32 @@ def _curve(thresholds, *, kept, right, spent, rows: int, unit: float) -> pd.Data
     return pd.DataFrame(table)
 
 
-def cost_at_pass1(rows: pd.DataFrame, weights, target, *, before_generation: bool = False) -> np.ndarray:
-    """The least cost at which a cascade reaches a Pass@1, one for each set of weights; NaN where it never does.
+def cost_at_pass1(rows: pd.DataFrame, weights, *targets, before_generation: bool = False) -> list[np.ndarray]:
+    """The least cost at which a cascade reaches each target Pass@1, one for each set of weights; NaN where it never does.
 
-    rows: as from `replay`, any threshold.  weights: (draws, rows), each summing to 1.  target: a number or (draws,).
+    rows: as from `replay`, any threshold.  weights: (draws, rows), each summing to 1.  targets: numbers or (draws,).
     Read from the whole curve, between two thresholds on the straight line that tossing a coin between them gives, so that
-    sources of many and of few distinct confidences compare fairly.  In the unit of the rows' costs.
+    sources of many and of few distinct confidences compare fairly.  Of a source of many, every n-th threshold is used, 256
+    or fewer in all.  In the unit of the rows' costs.
     """
     weights = np.atleast_2d(np.asarray(weights, dtype=float))
     confidence = rows["confidence"].to_numpy(dtype=float)
     order = np.argsort(-confidence, kind="stable")  # NaN, never kept, goes last
     stated = order[: len(order) - int(np.isnan(confidence).sum())]
-    ends = np.flatnonzero(np.diff(confidence[stated], append=-np.inf))  # the last row of each level
+    starts = np.flatnonzero(np.diff(confidence[stated], prepend=np.inf))  # the first row of each level
+    starts = starts[:: 1 + len(starts) // _POINTS]
     slm, llm, slm_cost, llm_cost = (
         rows[name].to_numpy(dtype=float) for name in ("slm_correct", "llm_correct", "slm_cost", "llm_cost")
     )
     deferred = llm_cost if before_generation else slm_cost + llm_cost
-    gains = []
+    ordered, curve = weights[:, stated], []
     for all_deferred, gained in ((llm, slm - llm), (deferred, slm_cost - deferred)):
-        kept = np.cumsum(weights[:, stated] * gained[stated], axis=1)[:, ends]
         start = (weights @ all_deferred)[:, None]
-        gains.append(np.concatenate([start, start + kept], axis=1))
-    return _cheapest(*gains, np.broadcast_to(np.asarray(target, dtype=float), len(weights)))
+        if len(starts):
+            kept = np.add.reduceat(ordered * gained[stated], starts, axis=1).cumsum(axis=1)
+            start = np.concatenate([start, start + kept], axis=1)
+        curve.append(start)
+    return [_cheapest(*curve, np.broadcast_to(np.asarray(target, dtype=float), len(weights))) for target in targets]
 
 
 def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ class Evidence:
         ours, theirs = self._replayed(COREA, scope), self._replayed(system, scope)
         weights = comparisons.row_weights(ours, **self.options)
         target = weights @ ours["correct"].to_numpy(dtype=float)
-        cost = cascade.cost_at_pass1(theirs, weights, target, before_generation=system.startswith("Router"))
+        cost = cascade.cost_at_pass1(theirs, weights, target, before_generation=system.startswith("Router"))[0]
         return (cost - weights @ ours["cost"].to_numpy()) / (weights @ ours["llm_cost"].to_numpy())
 
     def both_ways(self, scope: str) -> np.ndarray:

@@ -120,15 +120,14 @@ def table_plus(
         weights = row_weights(ours, resamples=resamples, seed=seed)
         spent = weights @ ours["llm_cost"].to_numpy()
         target, before = weights @ ours["correct"].to_numpy(dtype=float), weights @ ours["cost"].to_numpy() / spent
+        near = weights @ ours["llm_correct"].to_numpy(dtype=float) - NEAR
         cost = {
-            name: cascade.cost_at_pass1(part, weights, target, before_generation=name in routers) / spent
+            name: [c / spent for c in cascade.cost_at_pass1(part, weights, target, near, before_generation=name in routers)]
             for name, part in replayed.items()
         }
-        near = weights @ ours["llm_correct"].to_numpy(dtype=float) - NEAR
-        for name, draws in cost.items():
-            close = cascade.cost_at_pass1(replayed[name], weights, near, before_generation=name in routers) / spent
+        for name, (draws, close) in cost.items():
             with np.errstate(divide="ignore", invalid="ignore"):
-                closed = (before - draws) / (before - cost["Oracle"])
+                closed = (before - draws) / (before - cost["Oracle"][0])
             row = {"system": name, "group": group, "questions": _sizes(parts[name][group])["questions"], "pass1": target[0]}
             for column, values in (("cost", draws), ("saving", before - draws), ("closed", closed), ("cost_near", close)):
                 row |= _flat({column: metrics.interval(values)}, (column,))
@@ -177,7 +176,7 @@ def _cost_close(part: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, option
     rows = cascade.replay(_sorted(part), _sorted(asked), 0.5, prices)
     weights = row_weights(rows, **options)
     target = weights @ rows["llm_correct"].to_numpy(dtype=float) - CLOSE
-    return metrics.interval(cascade.cost_at_pass1(rows, weights, target) / (weights @ rows["llm_cost"].to_numpy()))
+    return metrics.interval(cascade.cost_at_pass1(rows, weights, target)[0] / (weights @ rows["llm_cost"].to_numpy()))
 
 
 def _entropies(logs: pd.DataFrame, run: str) -> dict[str, float]:

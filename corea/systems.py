@@ -170,7 +170,7 @@ def choose_plus(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: Pri
     }
     target, spent = (float(parts[COREA][column].mean()) for column in ("correct", "cost"))
     table = [
-        (name, float(cascade.cost_at_pass1(part, [[1 / len(part)] * len(part)], target)[0]) / spent, target)
+        (name, float(cascade.cost_at_pass1(part, [[1 / len(part)] * len(part)], target)[0][0]) / spent, target)
         for name, part in parts.items()
     ]
     found = pd.DataFrame(table, columns=["system", "cost", "pass1"])
@@ -183,8 +183,9 @@ def with_plus(
     """The rows with `COREA_PLUS` among them, and the table by which it was chosen."""
     candidates = {s.name: rows.get(s.name, rows_of(s, records, texts)) for s in CANDIDATES}
     chosen = choose_plus(candidates, records[records["system"] == "LLM"], prices)
-    plus = candidates[chosen["system"].iloc[0]]
-    return {**rows, COREA_PLUS: plus.assign(system=COREA_PLUS)}, chosen
+    plus = candidates[chosen["system"].iloc[0]].assign(system=COREA_PLUS)
+    lines = {name: rows[name] for name in ("Random", "Oracle") if name in rows}
+    return {**{name: part for name, part in rows.items() if name not in lines}, COREA_PLUS: plus, **lines}, chosen
 
 
 def _calibration_curve(rows: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, router: bool) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-from corea.engines import ModelFilesError, TransformersEngine, _Sampler, load_model
+from corea.engines import ModelFilesError, TransformersEngine, _Sampler, load_model, numerals_of_path
 from corea.files import sha256_of
 from corea.prompts import load_tokenizer
 from corea.tasks import load_questions
@@ -110,3 +110,97 @@ def test_a_flipped_bit_is_told_from_the_weights_of_the_manifest(tmp_path):
 def test_wrong_settings_are_refused(folder):
     with pytest.raises(ValueError, match="temperature=-1"):
         TransformersEngine(load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=8, temperature=-1)
+
+
+@pytest.fixture(scope="module")
+def keeping(folder):
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    return TransformersEngine(model, tokenizer, name="tiny", max_new_tokens=8, batch_size=5, keep_logprobs=True)
+
+
+def test_keeping_logprobs_changes_no_completion(engine, keeping, questions):
+    plain, kept = engine.complete(questions, samples=2), keeping.complete(questions, samples=2)
+    assert [[c.text for c in group] for group in plain] == [[c.text for c in group] for group in kept]
+    assert plain[0][0].logprobs is None
+    assert all(len(c.logprobs) == c.completion_tokens for group in kept for c in group)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """An engine of the shipped SLM, keeping log-probabilities."""
+    from corea.profiles import load_profile
+
+    folder = load_profile("cpu").slm
+    return TransformersEngine(
+        load_model(folder), load_tokenizer(folder), name="SLM", max_new_tokens=96, keep_logprobs=True
+    )  # fmt: skip
+
+
+def test_logprobs_are_those_of_a_plain_forward_pass(shipped, questions):
+    from corea.prompts import render
+
+    (found,) = shipped.complete(questions[:1])[0]
+    prompt, written = shipped._ids([render(questions[:1], shipped.tokenizer)[0], found.text])
+    with torch.no_grad():
+        logits = shipped.model(torch.tensor([prompt + written])).logits[0].log_softmax(-1)
+    expected = [float(logits[len(prompt) - 1 + n, token]) for n, token in enumerate(written)]
+    assert found.logprobs[: len(written)] == pytest.approx(expected, abs=1e-3)
+    first, last = found.answer_span
+    answer = found.text.split("<answer>")[1].split("</answer>")[0]
+    assert shipped.tokenizer.decode(written[first:last]) == answer
+
+
+def step(token: str, p: float, **others: float) -> tuple:
+    """One step of a path: the token written, and all likely ones by their probability."""
+    likely = {token: p} | {name.strip("_"): value for name, value in others.items()}
+    return token, math.log(p), [(name, math.log(value)) for name, value in likely.items()]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected", "reason"),
+    [
+        ([("1", 0.0, [("1", 0.0)])], {"1": 1.0}, "a sure 1"),
+        (
+            [step("0", 0.8, _1=0.2), step(".", 1.0), step("7", 0.5, _6=0.3, x=0.2)],
+            {"0.6": 0.24, "0.7": 0.4, "1": 0.2},
+            "a 1 in the first place can only be 1; a letter is no numeral",
+        ),
+        (
+            [step("1", 0.6, _0=0.4), step(".", 1.0), step("0", 1.0)],
+            {"1": 0.6},
+            "what would have followed the 0 is not known",
+        ),
+        (
+            [step("0", 1.0), step(".", 1.0), step("8", 0.9, _7=0.1), step("5", 0.5, **{"</": 0.5})],
+            {"0.8": 0.45, "0.85": 0.45},
+            "the numeral may end where the tag begins; 0.7 may go on and is left out",
+        ),
+        ([step("high", 1.0)], {}, "no numeral at all"),
+        ([step("2", 0.5, _1=0.5)], {"1": 0.5}, "2 is no probability"),
+        ([], {}, "nothing was written"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_numerals_of_a_path(path, expected, reason):
+    assert numerals_of_path(path) == pytest.approx(expected), reason
+
+
+def test_where_a_1_was_stated_the_other_branch_is_read_too(shipped, questions):
+    """With the branch "0." read, the numerals' probabilities sum to nearly 1."""
+    found = [group[0] for group in shipped.complete(questions)]
+    stated = [c for c in found if c.numerals]
+    assert len(stated) >= 5
+    ones = [c for c in stated if "<confidence>1" in c.text]
+    assert ones and all(sum(c.numerals.values()) > 0.97 and len(c.numerals) > 3 for c in ones)
+    assert all(sum(c.numerals.values()) <= 1 + 1e-6 for c in stated)
+
+
+def test_hidden_states_do_not_depend_on_what_is_asked_beside_them(keeping, questions):
+    texts = ["<answer>1</answer><confidence>0.5</confidence>", "no tag", "<confidence>", "", "x" * 40, "<answer>"]
+    together = keeping.hidden_states(questions, texts)
+    assert together.shape == (6, 2, 32)
+    for n, (question, text) in enumerate(zip(questions, texts, strict=True)):
+        assert keeping.hidden_states([question], [text])[0] == pytest.approx(together[n], abs=1e-5)
+    assert keeping.hidden_states(questions[:1], [texts[0] + "junk"])[0] == pytest.approx(together[0], abs=1e-5), (
+        "what follows the tag is not read"
+    )

@@ -56,7 +56,8 @@ def test_honest_texts_state_the_own_success_rate_and_the_rest_bluff():
 def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "answer_own", lambda *_: ANSWERED)
     whole = pretrain.make_base(SPEC, tmp_path / "whole", tmp_path / "work")
-    assert not list((tmp_path / "work").iterdir()), "nothing is left to start a second training from"
+    left = [path.name.split("-")[1] for path in (tmp_path / "work").iterdir()]
+    assert left == ["reading"], "stage 1 stays, for recipes that share it; stage 2 is gone"
     assert set(whole["loss"]) == {"reading", "self-knowledge"} and whole["seconds"] >= 0
 
     def cut(*_):
@@ -64,12 +65,12 @@ def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(tmp_path, monkey
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pretrain, "answer_own", cut)
-        pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "work")
+        pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "other")
     with monkeypatch.context() as patch:
         fitted = []
         fit = pretrain.fit
         patch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1].stem) or fit(*a))
-        again = pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "work")
+        again = pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "other")
     assert fitted == ["self-knowledge"], "the finished stage was not trained again"
     assert again["sha256"] == whole["sha256"] and pretrain.read_manifest(tmp_path / "again") == again
 
@@ -79,6 +80,27 @@ def test_another_recipe_does_not_go_on_from_this_ones_checkpoints(tmp_path, monk
     one = pretrain.make_base(SPEC, tmp_path / "one", tmp_path / "work")
     other = pretrain.make_base(dataclasses.replace(SPEC, slip=0.4), tmp_path / "other", tmp_path / "work")
     assert one["sha256"] != other["sha256"]
+
+
+def test_recipes_that_differ_in_stage_2_alone_share_stage_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "answer_own", lambda *_: ANSWERED)
+    pretrain.make_base(SPEC, tmp_path / "one", tmp_path / "work")
+    fitted, fit = [], pretrain.fit
+    monkeypatch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1].stem) or fit(*a))
+    pretrain.make_base(dataclasses.replace(SPEC, honest=0.0), tmp_path / "other", tmp_path / "work")
+    assert fitted == ["self-knowledge"]
+
+
+@pytest.mark.parametrize("architecture", ["Qwen2", "Llama"])
+def test_each_architecture_is_the_one_asked_for(architecture):
+    model = pretrain.build_model(dataclasses.replace(SPEC, architecture=architecture), 300)
+    assert model.config.architectures is None and type(model).__name__ == f"{architecture}ForCausalLM"
+    assert model.config.tie_word_embeddings
+
+
+def test_an_unknown_architecture_is_one_clear_line():
+    with pytest.raises(ValueError, match="architecture='GPT' of 'tiny' is not one of Qwen2, Llama"):
+        pretrain.build_model(dataclasses.replace(SPEC, architecture="GPT"), 300)
 
 
 def test_a_model_that_wrote_nothing_well_formed_is_one_clear_line():

@@ -26,6 +26,7 @@ def toy(rows: int = 4, **columns) -> pd.DataFrame:
         "answer_type": "math", "correct": [True, False] * (rows // 2),
         "confidence": [0.9, None] * (rows // 2), "well_formed": True, "problems": "",
         "prompt_tokens": 10, "completion_tokens": 20, "finish": "stop", "text": "some",
+        "mean_probability": 0.9, "answer_probability": [0.8, None] * (rows // 2), "numerals": "0.9:0.8 1:0.1",
         "seed": 0, "settings": "0" * 12, "commit": "unknown",
     })  # fmt: skip
     return frame.assign(**columns)

@@ -10,42 +10,7 @@ import pandas as pd
 import pytest
 
 from corea import report
-from corea.costs import Price, PriceList
-
-PRICES = PriceList(Price(0.2, 0.2), Price(1.0, 1.0), "test")
-SETS = {
-    "drill": "in-domain",
-    "shopping": "ood-math",
-    "weave": "ood-nonmath",
-    "shell-game": "ood-nonmath",
-}
-# (mean of P(correct), how much the stated confidence knows of it, shift towards overconfidence)
-SKILL = {"SLM": (0.45, 0.2, 0.35), "RLVR-SLM": (0.52, 0.3, 0.3), "Brier-SLM": (0.5, 0.8, 0.05),
-         "L1-SLM": (0.52, 0.95, 0.03), "LLM": (0.8, 0.3, 0.1)}  # fmt: skip
-
-
-def fake_records(questions: int = 40, samples: int = 4, seed: int = 0) -> pd.DataFrame:
-    """Records of five systems on four datasets and a calibration split, with believable numbers."""
-    rng = np.random.default_rng(seed)
-    parts = []
-    for system, (mean, knowledge, shift) in SKILL.items():
-        for dataset, group in {**SETS, "calibration": "calibration"}.items():
-            ease = np.repeat(rng.beta(4 * mean, 4 * (1 - mean), questions), samples)
-            told = knowledge * ease + (1 - knowledge) * mean + shift + rng.normal(0, 0.08, len(ease))
-            confidence = np.clip(told, 0, 1).round(1)
-            confidence[rng.random(len(ease)) < 0.03] = np.nan
-            parts.append(pd.DataFrame({
-                "profile": "test", "system": system, "run": "base", "dataset": dataset,
-                "group": group,
-                "question_id": np.repeat([f"{dataset}/{n}" for n in range(questions)], samples),
-                "family": dataset, "level": 1, "sample": np.tile(np.arange(samples), questions),
-                "answer": "1", "gold": "1", "answer_type": "math",
-                "correct": rng.random(len(ease)) < ease,
-                "confidence": confidence, "well_formed": True, "problems": "", "prompt_tokens": 30,
-                "completion_tokens": rng.integers(20, 60, len(ease)), "finish": "stop", "text": "x",
-                "seed": seed, "settings": "0" * 12, "commit": "unknown",
-            }))  # fmt: skip
-    return pd.concat(parts, ignore_index=True)
+from tests.fakes import PRICES, SKILL, fake_records
 
 
 def fake_log(steps: int = 120) -> pd.DataFrame:

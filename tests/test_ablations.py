@@ -1,0 +1,123 @@
+"""Ablation variants differ from the anchor in what they name, and a run is trained, kept and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from corea import ablations, grpo, pipeline
+from corea.profiles import TRAINED, load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILE = load_profile("smoke")
+
+
+def test_every_axis_names_variants_that_exist_and_one_that_is_the_anchor_or_shares_its_length():
+    for name, axis in ablations.AXES.items():
+        assert len(axis) >= 3 and set(axis.values()) <= set(ablations.VARIANTS), name
+    steps = {ablations.variant(run).settings(PROFILE).steps for axis in ablations.AXES.values() for run in axis.values()}
+    assert len(steps) == 1, "runs that are compared are equally long"
+
+
+def test_a_variant_differs_from_the_anchor_in_what_it_names_alone():
+    anchor = ablations.VARIANTS[ablations.ANCHOR].settings(load_profile("cpu"))
+    for name, variant in ablations.VARIANTS.items():
+        if variant.full:
+            continue
+        settings = variant.settings(load_profile("cpu"))
+        differs = {f.name for f in dataclasses.fields(settings) if getattr(settings, f.name) != getattr(anchor, f.name)}
+        assert differs - {"questions_per_step"} == set(variant.changes), name
+        completions = settings.questions_per_step * settings.num_generations
+        assert completions == anchor.questions_per_step * anchor.num_generations, "equal total completions a step"
+
+
+def test_no_two_variants_are_the_same_run():
+    cpu = load_profile("cpu")
+    made_of = [(v.reward, tuple(v.settings(cpu).made_of().items()), v.base) for v in ablations.VARIANTS.values()]
+    assert len(set(made_of)) == len(made_of)
+
+
+def test_main_systems_have_three_seeds_of_full_length():
+    cpu = load_profile("cpu")
+    for system, reward in TRAINED.items():
+        for seed in (1, 2):
+            variant = ablations.variant(f"{system}-seed-{seed}")
+            assert variant.reward == reward
+            assert variant.settings(cpu) == dataclasses.replace(cpu.grpo, seed=seed)
+
+
+def test_make_knows_the_same_variants():
+    made = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    in_paper, rest = (re.search(rf"^{name} := (.*)$", made, re.M)[1].split() for name in ("IN_PAPER", "ABLATIONS"))
+    seeds = [f"{system}-seed-{seed}" for system in TRAINED for seed in (1, 2)]
+    named = [name for name in rest if not name.startswith("$")]
+    assert tuple(in_paper) == ablations.IN_PAPER
+    assert set(in_paper) | set(named) | set(seeds) == set(ablations.VARIANTS)
+
+
+def test_an_unknown_variant_is_one_clear_line(capsys):
+    assert ablations.main(["l3", "--profile", "smoke"]) == 1
+    assert capsys.readouterr().err.strip().startswith("unknown ablation 'l3'; use one of anchor, none, l2")
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    small = PROFILE.replace(
+        root=str(tmp_path_factory.mktemp("root")), calibration_size=6, in_domain_size=6, ood_size=4, samples=2, train_size=32
+    )
+    ablations.run(small, "l2")
+    return small
+
+
+def test_a_run_is_trained_recorded_and_read_back(profile):
+    records = ablations.load_records(profile, ["l2"])
+    assert set(records["system"]) == {"l2"} and records["numerals"].notna().any()
+    assert set(records["run"]) == {grpo.run_settings(ablations.run_folder(profile, "l2"))}
+    assert set(ablations.load_logs(profile, ["l2"])["run"]) == {"l2"}
+    where = ablations.where_from(profile).set_index("variant")["results"]
+    assert where["l2"] == "made here" and where["kl"] == "not run"
+
+
+def test_a_finished_run_is_neither_trained_nor_asked_again(profile, monkeypatch):
+    folder = ablations.run_folder(profile, "l2")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    monkeypatch.setattr(grpo, "build_trainer", lambda *a, **k: pytest.fail("trained again"))
+    ablations.run(profile, "l2")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
+
+
+def test_a_collapse_leaves_a_note_and_is_not_tried_again(profile, monkeypatch, capsys):
+    def collapse(*_, **__):
+        raise grpo.CollapseError("stopped at step 40: accuracy fell")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grpo, "train", collapse)
+        ablations.run(profile, "kl")
+    ablations.run(profile, "kl")
+    told = capsys.readouterr().out.strip().splitlines()
+    assert len(told) == 2 and all("accuracy fell" in line for line in told)
+    assert "collapsed.txt to try again" in told[1]
+
+
+def test_without_any_run_the_error_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run `make ablations`"):
+        ablations.load_records(PROFILE.replace(root=str(tmp_path)))
+
+
+def test_seeds_of_the_main_systems_are_found_by_name():
+    main = pd.DataFrame({"system": ["L1-SLM", "RLVR-SLM", "Brier-SLM"]})
+    extra = pd.DataFrame({"system": ["L1-SLM-seed-1", "L1-SLM-seed-2", "anchor"]})
+    found = ablations.seeds_of(extra, main)
+    assert {system: len(runs) for system, runs in found.items()} == {"RLVR-SLM": 1, "Brier-SLM": 1, "L1-SLM": 3}
+
+
+def test_a_setting_that_came_later_does_not_make_finished_runs_strangers():
+    """The hash of the main runs is the one they were trained under, before rewards could be normalised apart."""
+    settings = load_profile("cpu").grpo
+    assert "aggregation" not in settings.made_of()
+    assert dataclasses.replace(settings, aggregation="normalize_then_sum").made_of()["aggregation"] == "normalize_then_sum"
+    assert pipeline.CALIBRATION == "calibration"

@@ -226,20 +226,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(profile: Profile, name: str) -> None:
-    """Train and record one variant; one that collapses says so, leaves a note in its folder, and is not tried again."""
+def run(profile: Profile, name: str) -> bool:
+    """Train and record one variant; returns whether its records are there.
+
+    One that collapses says so, leaves a note in its folder, and is not tried again.
+    """
     note = run_folder(profile, name) / "collapsed.txt"
     if note.exists():
         print(f"{name}: {note.read_text().strip()} (remove {note} to try again)")
-        return
+        return False
     try:
         train(profile, name)
     except grpo.CollapseError as error:
         with atomic_write(note) as file:
             file.write(f"{error}\n")
         print(f"{name}: {error}")
-        return
+        return False
     generate(profile, name)
+    return True
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from corea.costs import PriceList
 from corea.systems import COREA
 from corea.tasks import GROUPS
 
-COLUMNS = ["claim", "source", "scope", "paper_value", "value", "low", "high", "bound", "n", "verdict", "certainty"]
+COLUMNS = ["claim", "source", "scope", "paper_value", "value", "low", "high", "n", "verdict", "certainty"]
 SCOPES = {**{group: (group,) for group in GROUPS}, "ood": ("ood-math", "ood-nonmath"), "all": tuple(GROUPS)}
 CANNOT_SAY = (
     "the absolute Pass@1, ECE, AUROC and cost of 7B and 32B models: a mini world has its own;",
@@ -200,7 +200,7 @@ CLAIMS: tuple[Claim, ...] = (
 def table_claims(evidence: Evidence, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
     """Every claim with its value, 95% interval and verdict; a claim whose runs are not there is undecided, without a value.
 
-    Columns `COLUMNS`; n is the number of questions behind the value.
+    Columns `COLUMNS`, and bound ("above 0"); n is the number of questions behind the value.
     """
     table = []
     for claim in claims:
@@ -212,7 +212,8 @@ def table_claims(evidence: Evidence, claims: tuple[Claim, ...] = CLAIMS) -> pd.D
         side = "above" if claim.above else "below"
         table.append({
             "claim": claim.claim, "source": claim.source, "scope": claim.scope, "paper_value": claim.paper_value,
-            "value": found.value, "low": found.low, "high": found.high, "bound": f"{side} {claim.bound:g}", "n": questions,
+            "value": found.value, "low": found.low, "high": found.high, "n": questions,
             "verdict": verdict(found.low, found.high, claim.bound, claim.above), "certainty": claim.certainty,
+            "bound": f"{side} {claim.bound:g}",
         })  # fmt: skip
-    return pd.DataFrame(table, columns=COLUMNS)
+    return pd.DataFrame(table, columns=[*COLUMNS, "bound"])

@@ -13,7 +13,7 @@ import pandas as pd
 
 from corea import cascade, metrics, report
 from corea.costs import PriceList
-from corea.systems import COREA, Rules
+from corea.systems import COREA, COREA_PLUS, Rules
 from corea.tasks import GROUPS
 
 if TYPE_CHECKING:
@@ -255,17 +255,13 @@ def curves_figure(
     theirs, drawn = dict(_groups(llm)), []
     groups = [group for group in GROUPS if group in theirs]
     figure, grid = report.figure_grid(2.9, 1, len(groups))
-    named = [name for name in rows if name not in ("Random", "Oracle")]
+    named = [name for name in rows if name not in _FIXED_LOOKS]
     for axes, group in zip(grid[0], groups, strict=True):
         for name, records in rows.items():
             part = dict(_groups(records))[group]
             curve = report.mean_curve(part, theirs[group], prices, threshold, name in routers)
             drawn.append(curve.assign(series=name, group=group))
-            if name in named:
-                look = {"color": _COLOURS[named.index(name) % 7], "ls": _LINES[named.index(name) % 7]}
-            else:
-                look = {"color": "#8a8a8a", "lw": 0.8, "ls": "--" if name == "Random" else "-"}
-            axes.plot(curve["cost"], curve["pass1"], label=name, **look)
+            axes.plot(curve["cost"], curve["pass1"], label=_shown(name), **_curve_look(name, named))
         alone = theirs[group].groupby("dataset")["correct"].mean().mean()
         axes.plot(1, alone, "*", color="#222222", mec="white", mew=0.5, ms=9, zorder=5, ls="", label="LLM alone")
         axes.set(title=group, xlabel="cost (% of the LLM alone)")
@@ -275,6 +271,27 @@ def curves_figure(
     report.legend(figure, grid[0, 0])
     columns = ["group", "series", "threshold", "cost", "pass1", "llm_share"]
     return figure, pd.concat(drawn, ignore_index=True)[columns]
+
+
+_FIXED_LOOKS = {
+    COREA: {"color": "#0a4f8f", "ls": "-", "lw": 1.8},
+    COREA_PLUS: {"color": "#a05195", "ls": (0, (6, 1.2)), "lw": 1.8},
+    "Random": {"color": "#8a8a8a", "ls": "--", "lw": 0.8},
+    "Oracle": {"color": "#8a8a8a", "ls": "-", "lw": 0.8},
+}
+
+
+def _curve_look(name: str, others: Sequence[str]) -> dict:
+    """COREA, COREA+ and the two lines look the same in every figure; the others take turns."""
+    if name in _FIXED_LOOKS:
+        return _FIXED_LOOKS[name]
+    colours, lines = ("#b5541c", "#d3951b", "#3a9e8c", "#222222", "#7a6a4f", "#c77ca8"), (*_LINES[1:], "-.")
+    n = others.index(name)
+    return {"color": colours[n % 6], "ls": lines[n % 7], "lw": 1}
+
+
+def _shown(name: str) -> str:
+    return f"{name} (COREA)" if name == COREA else name
 
 
 @report.styled

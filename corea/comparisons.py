@@ -108,31 +108,38 @@ def table_plus(
     saving (COREA's cost less this one), closed (that over COREA's cost less the oracle's), and cost_near, the cost at a
     Pass@1 of 2 points under the LLM's.  NaN where a system never reaches that Pass@1.
     """
-    table = []
-    theirs = dict(_groups(llm))
+    table, theirs = [], dict(_groups(llm))
     parts = {name: dict(_groups(records)) for name, records in rows.items()}
     for group in parts[baseline]:
         replayed = {
             name: cascade.replay(_sorted(own[group]), _sorted(theirs[group]), threshold, prices, before_generation=name in routers)
             for name, own in parts.items()
         }
-        ours = replayed[baseline]
-        weights = row_weights(ours, resamples=resamples, seed=seed)
-        spent = weights @ ours["llm_cost"].to_numpy()
-        target, before = weights @ ours["correct"].to_numpy(dtype=float), weights @ ours["cost"].to_numpy() / spent
-        near = weights @ ours["llm_correct"].to_numpy(dtype=float) - NEAR
-        cost = {
-            name: [c / spent for c in cascade.cost_at_pass1(part, weights, target, near, before_generation=name in routers)]
-            for name, part in replayed.items()
-        }
-        for name, (draws, close) in cost.items():
-            with np.errstate(divide="ignore", invalid="ignore"):
-                closed = (before - draws) / (before - cost["Oracle"][0])
-            row = {"system": name, "group": group, "questions": _sizes(parts[name][group])["questions"], "pass1": target[0]}
-            for column, values in (("cost", draws), ("saving", before - draws), ("closed", closed), ("cost_near", close)):
-                row |= _flat({column: metrics.interval(values)}, (column,))
-            table.append(row)
+        weights = row_weights(replayed[baseline], resamples=resamples, seed=seed)
+        sizes = {"group": group, "questions": _sizes(parts[baseline][group])["questions"]}
+        table += [{"system": name, **sizes, **row} for name, row in _costs(replayed, baseline, weights, routers).items()]
     return pd.DataFrame(table)
+
+
+def _costs(
+    replayed: Mapping[str, pd.DataFrame], baseline: str, weights: np.ndarray, routers: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The columns of `table_plus` from pass1 on, by system, for one group."""
+    ours = replayed[baseline]
+    spent = weights @ ours["llm_cost"].to_numpy()
+    target, before = weights @ ours["correct"].to_numpy(dtype=float), weights @ ours["cost"].to_numpy() / spent
+    near = weights @ ours["llm_correct"].to_numpy(dtype=float) - NEAR
+    cost = {
+        name: [c / spent for c in cascade.cost_at_pass1(part, weights, target, near, before_generation=name in routers)]
+        for name, part in replayed.items()
+    }
+    found = {}
+    for name, (equal, close) in cost.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            closed = (before - equal) / (before - cost["Oracle"][0])
+        draws = {"cost": equal, "saving": before - equal, "closed": closed, "cost_near": close}
+        found[name] = {"pass1": target[0]} | _flat({n: metrics.interval(d) for n, d in draws.items()}, list(draws))
+    return found
 
 
 # --- ablations and seeds --------------------------------------------------------------------------

@@ -22,6 +22,8 @@ COLUMNS = ["claim", "source", "scope", "paper_value", "value", "low", "high", "n
 SCOPES = {**{group: (group,) for group in GROUPS}, "ood": ("ood-math", "ood-nonmath"), "all": tuple(GROUPS)}
 CANNOT_SAY = (
     "the absolute Pass@1, ECE, AUROC and cost of 7B and 32B models: a mini world has its own;",
+    "how much the token probabilities of a large model tell: here many an error is an unlikely token drawn at temperature 1,"
+    " which AvgProb sees at once;",
     "how 0.69 would do as a threshold on DeepMath500: thresholds do not carry over;",
     "what reasoning text a large model writes, and whether its length follows its confidence;",
     "how much knowledge, other than arithmetic and string handling, a confidence carries over;",

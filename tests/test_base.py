@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import cascade, engines, metrics, mini, pipeline, pretrain, report, tasks
+from corea import (
+    ablations, cascade, claims, engines, metrics, mini, pipeline, pretrain, report, systems, tasks,
+)  # fmt: skip
 from corea.grader import Grader
 from corea.grpo import fingerprint
 from corea.profiles import load_profile
@@ -83,17 +85,28 @@ def test_the_flat_families_are_named():
 
 
 def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
-    """Every number of `figures/cpu/` comes out of the reference records again, to the byte."""
+    """The numbers of `figures/cpu/` come out of the reference records again, to the byte: also the page of claims."""
     options = {"resamples": PROFILE.resamples, "seed": PROFILE.seed}
     calibration = records[(records["group"] == pipeline.CALIBRATION) & (records["system"] == "LLM")]
     threshold = cascade.llm_pass1(calibration)
+    compared = systems.compare(records, pipeline.question_texts(PROFILE), pipeline.prices_of(PROFILE))
+    variants = dict(tuple(ablations.load_records(REFERENCE).groupby("system")))
+    evidence = claims.Evidence(compared.rows, compared.llm, variants, threshold, compared.prices, **options)
     tables = {
         "table_slm": report.table_slm(records, **options),
-        "table_cascade": report.table_cascade(records, threshold, pipeline.prices_of(PROFILE), **options),
+        "table_verbalized": report.table_cascade(records, threshold, compared.prices, **options),
+        "table_candidates": compared.chosen,
+        "claims": claims.table_claims(evidence)[claims.COLUMNS],
     }
     for name, table in tables.items():
         report.save_table(table, tmp_path / name, {})
         assert (tmp_path / f"{name}.csv").read_bytes() == (PROFILE.figures / f"{name}.csv").read_bytes(), name
+
+
+def test_every_ablation_is_in_the_reference_run():
+    assert (ablations.where_from(REFERENCE)["results"] != "not run").all()
+    tracked = sum(path.stat().st_size for path in Path(REFERENCE.data).rglob("*") if path.is_file())
+    assert tracked < 30 * 2**20
 
 
 def test_records_name_what_they_came_from(records):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from corea import ablations, claims, systems
 from corea.report import CASCADE_COLUMNS, SLM_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,12 +71,24 @@ def test_a_run_killed_three_times_ends_with_the_same_bytes(whole, interrupted):
 def test_the_tables_have_the_promised_rows_and_columns(whole):
     slm = pd.read_csv(whole / "figures/smoke/table_slm.csv")
     together = pd.read_csv(whole / "figures/smoke/table_cascade.csv")
-    assert list(slm) == SLM_COLUMNS and list(together) == CASCADE_COLUMNS
+    verbalized = pd.read_csv(whole / "figures/smoke/table_verbalized.csv")
+    assert list(slm) == SLM_COLUMNS and list(verbalized) == CASCADE_COLUMNS
+    assert list(together) == ["rule", *CASCADE_COLUMNS]
     assert set(slm["system"]) == {"SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM", "LLM"}
-    assert set(together["system"]) == {"SLM-Verb", "RLVR-SLM-Verb", "Brier-SLM-Verb", "L1-SLM-Verb", "LLM"}
-    for table in (slm, together):
+    assert set(verbalized["system"]) == {"SLM-Verb", "RLVR-SLM-Verb", "Brier-SLM-Verb", "L1-SLM-Verb", "LLM"}
+    assert {system.name for system in (*systems.PAPER, *systems.OURS)} | {"COREA+"} == set(together["system"])
+    assert {"LLM Pass@1", "equal budget", "equal Pass@1"} == set(together["rule"])
+    for table in (slm, verbalized, together[together["rule"] == "LLM Pass@1"]):
         assert set(table["group"]) == {"in-domain", "ood-math", "ood-nonmath"}
         assert (table.groupby(["system", "group"])["dataset"].apply(lambda names: "mean" in set(names))).all()
+
+
+def test_the_small_set_of_ablations_ran_and_the_claims_are_there(whole):
+    runs = {path.parent.name for path in whole.glob("data/smoke/ablations/*/complete.json")}
+    assert runs == set(ablations.IN_PAPER)
+    table = pd.read_csv(whole / "figures/smoke/claims.csv")
+    assert list(table) == claims.COLUMNS and len(table) == len(claims.CLAIMS)
+    assert pd.read_csv(whole / "figures/smoke/table_ablation_target.csv")["value"].unique().tolist() == ["group", "sample"]
 
 
 def test_a_finished_run_does_nothing_but_draw_again(whole):

@@ -10,7 +10,17 @@ import pandas as pd
 import pytest
 
 from corea import (
-    ablations, cascade, claims, engines, metrics, mini, pipeline, pretrain, report, systems, tasks,
+    ablations,
+    cascade,
+    claims,
+    engines,
+    metrics,
+    mini,
+    pipeline,
+    pretrain,
+    report,
+    systems,
+    tasks,
 )  # fmt: skip
 from corea.grader import Grader
 from corea.grpo import fingerprint

@@ -315,7 +315,8 @@ def ablation_figure(
         for offset, (group, part) in zip((-0.2, 0, 0.2), table.groupby("group", sort=False), strict=False):
             at = [labels.index(label) + offset for label in part["value"]]
             _marks(axes, part[metric], at, part[f"{metric}_low"], part[f"{metric}_high"], group)
-        axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 5 else 0)
+        crowded = sum(map(len, labels)) > 22
+        axes.set_xticks(range(len(labels)), labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
         axes.set(title=_TITLES[metric], xlabel=name, xlim=(-0.6, len(labels) - 0.4))
     drawn = logs[(logs["metric"] == "confidence entropy") & logs["run"].isin(axis.values())]
     for n, label in enumerate(labels):

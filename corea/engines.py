@@ -139,7 +139,7 @@ class TransformersEngine:
             return Completion(text, prompt_tokens, used, finish)
         chosen, likely, names = (column[row, :used] for column in kept)
         pieces = [self.tokenizer.decode([token]) for token in tokens[:used]]
-        place = _span(pieces, "<confidence>", "</confidence>")
+        place = span_of(pieces, "<confidence>", "</confidence>")
         numerals = None
         if place is not None:
             numerals = numerals_of_path([
@@ -148,7 +148,7 @@ class TransformersEngine:
                 for n in range(*place)
             ])  # fmt: skip
         logprobs = tuple(chosen.tolist())
-        return Completion(text, prompt_tokens, used, finish, logprobs, _span(pieces, "<answer>", "</answer>"), numerals)
+        return Completion(text, prompt_tokens, used, finish, logprobs, span_of(pieces, "<answer>", "</answer>"), numerals)
 
 
     def _explored(self, texts: list[str], completions: list[Completion]) -> list[Completion]:
@@ -210,7 +210,7 @@ class TransformersEngine:
         return output.logits, torch.stack(output.hidden_states, dim=1) if states else None
 
 
-def _span(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
+def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
     """First and end index of the tokens between the last `opening` and the next `closing` (or the end); None without any.
 
     A tag may be one token or several; a token that a tag shares with what it encloses counts as the tag's.

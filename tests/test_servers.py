@@ -1,0 +1,182 @@
+"""The engine behind an OpenAI-compatible server, with a real client, real sockets, and a server that fails on purpose."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from corea import parser
+from corea.costs import Price
+from corea.servers import Budget, BudgetError, ServerEngine, ServerError
+from corea.tasks import load_questions
+from tests.faulty import FaultyServer
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return load_questions("drill", "test", size=12)
+
+
+def engine(server: FaultyServer, **options) -> ServerEngine:
+    options = {"name": "tiny", "max_new_tokens": 40, "pause": 0.01, "timeout": 1.0, "concurrency": 4, "instruction": None} | options
+    return ServerEngine(server.url, options.pop("model", "tiny"), **options)
+
+
+def test_completions_come_in_order_with_the_servers_own_token_counts(questions):
+    done = []
+    with FaultyServer() as server:
+        found = engine(server).complete(questions, samples=2, progress=done.append)
+    assert sum(done) == 24 and server.asked.total() == 24
+    for question, group in zip(questions, found, strict=True):
+        assert len(group) == 2
+        for completion in group:
+            response = parser.parse(completion.text)
+            assert response.answer == question.text.strip() and response.confidence == 0.7
+            assert (completion.prompt_tokens, completion.completion_tokens, completion.finish) == (20, 30, "stop")
+            assert completion.logprobs is None
+
+
+def test_requests_under_way_are_bounded(questions):
+    with FaultyServer() as server:
+        engine(server, concurrency=3).complete(questions, samples=3)
+    assert 1 <= server.most <= 3
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, "malformed", "cut", "stalled", "empty"])
+def test_what_passes_is_tried_again_and_paid_once(questions, fault):
+    with FaultyServer(lambda question, nth: fault if nth <= 2 and question == questions[3].text else None) as server:
+        found = engine(server, timeout=0.4).complete(questions)
+    assert len(found) == 12 and all(group[0].text for group in found)
+    assert server.asked[questions[3].text] == 3 and server.paid[questions[3].text] == 1
+    assert server.paid.total() == 12
+
+
+def test_a_storm_of_429_passes(questions):
+    with FaultyServer(lambda question, nth: 429 if nth <= 3 else None) as server:
+        engine(server).complete(questions)
+    assert server.paid.total() == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api_key": "wrong"}, r"refused the key \(HTTP 401\); set OPENAI_API_KEY or api_key"),
+        ({"api_key": "right", "model": "huge"}, r"knows no model 'huge', or serves no chat completions \(HTTP 404\)"),
+    ],
+    ids=["key", "model"],
+)
+def test_what_does_not_pass_is_one_line_at_once(questions, options, message):
+    with FaultyServer(key="right") as server:
+        with pytest.raises(ServerError, match=message) as caught:
+            engine(server, **options).complete(questions)
+        assert "\n" not in str(caught.value) and max(server.asked.values()) == 1
+
+
+def test_a_bad_request_is_not_repeated(questions):
+    with FaultyServer(lambda *_: 400) as server, pytest.raises(ServerError, match=r"refused the request \(HTTP 400\)"):
+        engine(server).complete(questions)
+    assert max(server.asked.values()) == 1
+
+
+def test_a_server_that_never_answers_is_one_line(questions):
+    with FaultyServer(lambda *_: 503) as server, pytest.raises(ServerError, match="no answer in 2 tries, last: HTTP 503; is the server up"):
+        engine(server, tries=2).complete(questions[:1])
+
+
+def test_no_server_is_one_line(questions):
+    with FaultyServer() as server:
+        url = server.url
+    client = ServerEngine(url, "tiny", name="tiny", max_new_tokens=4, tries=2, pause=0)
+    with pytest.raises(ServerError, match=r"gave no answer in 2 tries, last: Connection error"):
+        client.complete(questions[:1])
+
+
+def test_what_was_finished_is_not_paid_again_after_a_failure(questions, tmp_path):
+    """The server breaks after a few answers; the second run asks for what is missing alone, and gives what one run gives."""
+    journal = tmp_path / "journal.jsonl"
+    broken = {q.text for q in questions[6:]}
+    with FaultyServer(lambda question, nth: 400 if question in broken else None) as server:
+        with pytest.raises(ServerError):
+            engine(server, journal=journal, concurrency=2).complete(questions)
+        first = server.paid.total()
+        assert 0 < first == len(journal.read_text().splitlines())
+        server.faults = lambda *_: None
+        found = engine(server, journal=journal).complete(questions)
+        assert server.paid.total() == 12 and max(server.paid.values()) == 1
+        assert found == engine(server).complete(questions)
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_asked_again(questions, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    with FaultyServer() as server:
+        whole = engine(server, journal=journal).complete(questions)
+        text = journal.read_bytes()
+        journal.write_bytes(text[:-17])
+        assert engine(server, journal=journal).complete(questions) == whole
+        assert server.asked.total() == 13
+    assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 12
+
+
+def test_a_foreign_journal_is_one_clear_line(questions, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"key": "a", "text": "b"}\n')
+    with FaultyServer() as server, pytest.raises(ServerError, match="line 1: not a completion of this engine"):
+        engine(server, journal=journal).complete(questions)
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_new_tokens": 41}, {"temperature": 0.5}, {"instruction": "Reply."}, {"top_logprobs": 2}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_other_settings_are_other_completions(questions, tmp_path, change):
+    journal = tmp_path / "journal.jsonl"
+    with FaultyServer() as server:
+        engine(server, journal=journal).complete(questions[:2])
+        engine(server, journal=journal, **change).complete(questions[:2])
+    assert server.asked.total() == 4
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_the_budget_is_never_passed_and_nothing_is_lost(questions, tmp_path, concurrency):
+    price, journal = Price(1000.0, 1000.0), tmp_path / "journal.jsonl"  # a completion costs .05
+    with FaultyServer() as server:
+        budget = Budget(0.4, price)
+        with pytest.raises(BudgetError, match="stopped before the budget of 0.4 could be passed"):
+            engine(server, journal=journal, budget=budget, concurrency=concurrency).complete(questions)
+        assert 0 < budget.spent <= 0.4 and budget.reserved == pytest.approx(0)
+        assert budget.spent == pytest.approx(0.05 * server.paid.total())
+        engine(server, journal=journal, budget=Budget(1.0, price)).complete(questions)
+        assert server.paid.total() == 12
+
+
+def test_failed_tries_cost_nothing(questions):
+    budget = Budget(10.0, Price(1000.0, 1000.0))
+    with FaultyServer(lambda question, nth: 500 if nth == 1 else None) as server:
+        engine(server, budget=budget).complete(questions)
+    assert budget.spent == pytest.approx(0.05 * 12)
+
+
+def test_logprobs_of_a_server_give_the_numerals_and_their_mass(questions):
+    with FaultyServer() as server:
+        ((found,),) = engine(server, top_logprobs=2).complete(questions[:1])
+    assert found.numerals == pytest.approx({"0.7": 0.8187 * 0.6065, "0.8": 0.8187 * 0.3012, "1": 0.1653}, abs=1e-3)
+    assert 0.8 < sum(found.numerals.values()) < 1, "what top_logprobs cut off is missing"
+    first, last = found.answer_span
+    assert last - first == len(questions[0].text) and len(found.logprobs) > last
+
+
+def test_the_cascade_runs_over_two_servers(questions):
+    from corea.cascade import Cascade
+
+    with FaultyServer() as small, FaultyServer() as large:
+        kept = Cascade(engine(small), engine(large), threshold=0.5).answer(questions)
+        assert {answer.source for answer in kept} == {"slm"} and large.asked.total() == 0
+        deferred = Cascade(engine(small), engine(large), threshold=0.8).answer(questions)
+        assert {answer.source for answer in deferred} == {"llm"} and large.asked.total() == 12
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"temperature": -1}, {"max_new_tokens": 0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+        ServerEngine("http://127.0.0.1:1/v1", "tiny", **({"name": "tiny", "max_new_tokens": 4} | wrong))

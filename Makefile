@@ -22,6 +22,7 @@ DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
 NOTEBOOK := $(PY) -m corea.notebooks
 LIBRARY := corea/profiles.py corea/tasks.py corea/mini.py corea/grpo.py corea/rewards.py
+ASKING := corea/engines.py corea/parser.py corea/grader.py corea/pipeline.py corea/estimators.py
 BASE := data/base/slm/model.safetensors data/base/llm/model.safetensors
 
 # One thread a process: the same bytes however many processes run side by side.
@@ -61,14 +62,14 @@ $(EXECUTED)/04_train-%.ipynb: notebooks/04_train.ipynb $(LIBRARY) $(BASE)
 	@$(NOTEBOOK) $< $@ -p profile $(PROFILE) -p system $*
 
 define RECORDS_RULE
-$(EXECUTED)/05_generate-$(1).ipynb: notebooks/05_generate.ipynb $(LIBRARY) corea/engines.py corea/parser.py corea/grader.py $(2)
+$(EXECUTED)/05_generate-$(1).ipynb: notebooks/05_generate.ipynb $(LIBRARY) $(ASKING) $(2)
 	@echo "generate $(1): $$(if $$(wildcard $$@),older than what it is made from: checked again,no whole $$@)"
 	@$(NOTEBOOK) $$< $$@ -p profile $(PROFILE) -p system $(1)
 endef
 $(foreach s,SLM LLM,$(eval $(call RECORDS_RULE,$(s),$(BASE))))
 $(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(EXECUTED)/04_train-$(s).ipynb)))
 
-$(EXECUTED)/09_ablate-%.ipynb: notebooks/09_ablate.ipynb $(LIBRARY) corea/ablations.py corea/pretrain.py $(BASE)
+$(EXECUTED)/09_ablate-%.ipynb: notebooks/09_ablate.ipynb $(LIBRARY) $(ASKING) corea/ablations.py corea/pretrain.py $(BASE)
 	@echo "ablate $*: $(if $(wildcard $@),older than what it is made from: checked again,no whole $@)"
 	@$(NOTEBOOK) $< $@ -p profile $(PROFILE) -p variant $*
 

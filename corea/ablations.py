@@ -1,7 +1,8 @@
 """Ablations: what each choice in the recipe is worth, one change at a time.
 
-A variant is one run that differs from `ANCHOR`, a COREA run of two fifths the length, in the settings named.  An axis is a question
-asked of several variants; variants that answer two questions are trained once.  `python -m corea.ablations NAME ...` runs them.
+A variant is one run that differs from `ANCHOR` in the settings named.  The anchor is COREA's recipe on two fifths of the steps and
+three quarters of the questions a step; the seeds of the main systems are as long as these.  An axis is a question asked of
+several variants; variants that answer two questions are trained once.  `python -m corea.ablations NAME ...` runs them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 import pandas as pd
 
 from corea import grpo, pipeline, pretrain
-from corea.files import atomic_write
 from corea.profiles import PROFILES, TRAINED, Profile, load_profile
 from corea.records import read_records
 from corea.rewards import REWARDS, RewardSpec
@@ -98,6 +98,8 @@ AXES: dict[str, dict[str, str]] = {
     "backbone": {"tiny": "tiny", "small": "small", "shipped": ANCHOR, "Llama": "llama"},
 }
 
+REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, where that is not the anchor
+
 
 def base_folder(profile: Profile, base: str | None) -> Path:
     """Where the base SLM of a variant lies, or will."""
@@ -161,11 +163,18 @@ def generate(profile: Profile, name: str) -> None:
 
 
 def results_folder(profile: Profile, name: str) -> Path | None:
-    """Where a variant's results lie: in the run made here or, where none was made, in the tracked reference run; or None."""
+    """Where a variant's results lie whole: in the run made here or, where none was, in the tracked reference run; or None."""
     for folder in (run_folder(profile, name), run_folder(profile.reference(), name)):
-        if any(folder.glob("records/*/*.parquet")):
+        if all(path.exists() for path in _paths(folder, name)):
             return folder
     return None
+
+
+def _paths(folder: Path, name: str) -> list[Path]:
+    """The files of a whole variant: its log, and the records of the run and of its own base SLM."""
+    systems = [name, *([f"{name}-base"] if variant(name).base else [])]
+    sets = (pipeline.CALIBRATION, *test_datasets())
+    return [folder / "log.csv", *(folder / "records" / system / f"{d}.parquet" for system in systems for d in sets)]
 
 
 def records_paths(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> list[Path]:
@@ -174,7 +183,7 @@ def records_paths(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> l
     Raises FileNotFoundError where there are none.
     """
     found = [results_folder(profile, name) for name in names]
-    paths = [path for folder in found if folder for path in sorted(folder.glob("records/*/*.parquet"))]
+    paths = [path for name, folder in zip(names, found, strict=True) if folder for path in _paths(folder, name)[1:]]
     if not paths:
         raise FileNotFoundError(f"no ablation was run under {profile.data / 'ablations'}; run `make ablations`")
     return paths
@@ -229,18 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(profile: Profile, name: str) -> bool:
     """Train and record one variant; returns whether its records are there.
 
-    One that collapses says so, leaves a note in its folder, and is not tried again.
+    One that collapses says so and has none.  Run again, it goes on from its last checkpoint and collapses once more.
     """
-    note = run_folder(profile, name) / "collapsed.txt"
-    if note.exists():
-        print(f"{name}: {note.read_text().strip()} (remove {note} to try again)")
-        return False
     try:
         train(profile, name)
     except grpo.CollapseError as error:
-        with atomic_write(note) as file:
-            file.write(f"{error}\n")
-        print(f"{name}: {error}")
+        print(f"{name}: {error}; there are no records of it")
         return False
     generate(profile, name)
     return True

@@ -13,7 +13,7 @@ import pandas as pd
 
 from corea import cascade, metrics, report
 from corea.costs import PriceList
-from corea.systems import COREA, COREA_PLUS, Rules
+from corea.systems import COREA, COREA_PLUS, EQUAL_RULE, Comparison, Rules
 from corea.tasks import GROUPS
 
 if TYPE_CHECKING:
@@ -31,17 +31,23 @@ CLOSE = 0.05  # "within 5 points of the LLM": where the ablations' cascades are 
 # --- systems --------------------------------------------------------------------------------------
 
 
-def table_sources(rows: Mapping[str, pd.DataFrame], *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def table_sources(
+    rows: Mapping[str, pd.DataFrame], *, scores: Sequence[str] = (), resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
     """How good each system's confidence is: the mean over the sets of each group, with 95% intervals over questions.
 
-    rows: by system, as from `systems.all_rows`.
+    rows: by system, as from `systems.all_rows`; scores: names of those that are no probabilities, whose ECE and Brier score
+    mean nothing and are left out.
     """
     table = []
     for name, records in rows.items():
         for group, part in _groups(records):
             found = metrics.evaluate_sets(part, resamples=resamples, seed=seed)["mean"]
             table.append({"system": name, "group": group, **_sizes(part), **_flat(found, (*METRICS, "aurc", "levels", "parse_rate"))})
-    return pd.DataFrame(table)[SOURCE_COLUMNS]
+    found = pd.DataFrame(table)[SOURCE_COLUMNS]
+    of_probability = [name for name in found if name.startswith(("ece", "brier"))]
+    found.loc[found["system"].isin(scores), of_probability] = np.nan
+    return found
 
 
 def table_cascade(
@@ -89,56 +95,64 @@ def row_weights(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> 
     return found
 
 
-def table_plus(
-    rows: Mapping[str, pd.DataFrame],
-    llm: pd.DataFrame,
-    threshold: float,
-    prices: PriceList,
-    *,
-    routers: Sequence[str] = (),
-    baseline: str = COREA,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What each system costs at COREA's Pass@1, how much of COREA's gap to the oracle line that closes, and what it takes
-    to be within 2 points of the LLM.
+def table_equal_pass1(compared: Comparison, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """What each system costs at COREA's Pass@1, how much of COREA's gap to the oracle line that closes, and more.
 
-    rows: by system, COREA and "Oracle" among them; threshold: COREA's.  Costs are shares of the LLM's alone, read from the
-    whole curve (`cascade.cost_at_pass1`).  Columns: system, group, questions, pass1 (COREA's), and with intervals cost,
-    saving (COREA's cost less this one), closed (that over COREA's cost less the oracle's), and cost_near, the cost at a
-    Pass@1 of 2 points under the LLM's.  NaN where a system never reaches that Pass@1.
+    Costs are shares of the LLM's alone.  Columns, with intervals over questions: system, group, questions, pass1, COREA's at
+    its threshold.  Read from the whole *test* curve, COREA's too, so that sources and not thresholds are compared
+    (`cascade.cost_at_pass1`): cost; saving, COREA's cost less this one; closed, that over COREA's cost less the oracle's, the
+    lower of the oracles; cost_near, the cost 2 points under the LLM's Pass@1; reached, the share of resamples in which the
+    system reaches that Pass@1 at all (intervals are over those).  At the threshold chosen on calibration questions
+    (`systems.EQUAL_RULE`), as one would run it: set_cost_saving and set_pass1_gain, against COREA.
     """
-    table, theirs = [], dict(_groups(llm))
-    parts = {name: dict(_groups(records)) for name, records in rows.items()}
-    for group in parts[baseline]:
+    table, theirs = [], dict(_groups(compared.llm))
+    parts = {name: dict(_groups(records)) for name, records in compared.rows.items()}
+    for group in parts[COREA]:
         replayed = {
-            name: cascade.replay(_sorted(own[group]), _sorted(theirs[group]), threshold, prices, before_generation=name in routers)
+            name: cascade.replay(
+                _sorted(own[group]), _sorted(theirs[group]), _threshold(compared, name), compared.prices,
+                before_generation=name in compared.routers,
+            )
             for name, own in parts.items()
-        }
-        weights = row_weights(replayed[baseline], resamples=resamples, seed=seed)
-        sizes = {"group": group, "questions": _sizes(parts[baseline][group])["questions"]}
-        table += [{"system": name, **sizes, **row} for name, row in _costs(replayed, baseline, weights, routers).items()]
+        }  # fmt: skip
+        weights = row_weights(replayed[COREA], resamples=resamples, seed=seed)
+        sizes = {"group": group, "questions": _sizes(parts[COREA][group])["questions"]}
+        table += [{"system": name, **sizes, **row} for name, row in _costs(replayed, weights, compared).items()]
     return pd.DataFrame(table)
 
 
-def _costs(
-    replayed: Mapping[str, pd.DataFrame], baseline: str, weights: np.ndarray, routers: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """The columns of `table_plus` from pass1 on, by system, for one group."""
-    ours = replayed[baseline]
-    spent = weights @ ours["llm_cost"].to_numpy()
-    target, before = weights @ ours["correct"].to_numpy(dtype=float), weights @ ours["cost"].to_numpy() / spent
+def _threshold(compared: Comparison, name: str) -> float:
+    """COREA's is the paper's; the others' are the cheapest that reach its Pass@1 on calibration questions."""
+    if name == COREA:
+        return compared.threshold
+    found = compared.rules.thresholds[EQUAL_RULE][name]
+    return cascade.DEFER_ALL if np.isnan(found) else found
+
+
+def _costs(replayed: Mapping[str, pd.DataFrame], weights: np.ndarray, compared: Comparison) -> dict[str, dict[str, float]]:
+    """The columns of `table_equal_pass1` from pass1 on, by system, for one group."""
+    ours = replayed[COREA]
+    spent, target = weights @ ours["llm_cost"].to_numpy(), weights @ ours["correct"].to_numpy(dtype=float)
+    paid = weights @ ours["cost"].to_numpy() / spent
     near = weights @ ours["llm_correct"].to_numpy(dtype=float) - NEAR
     cost = {
-        name: [c / spent for c in cascade.cost_at_pass1(part, weights, target, near, before_generation=name in routers)]
+        name: [c / spent for c in cascade.cost_at_pass1(part, weights, target, near, before_generation=name in compared.routers)]
         for name, part in replayed.items()
     }
+    before = cost[COREA][0]
+    oracle = np.minimum.reduce([each[0] for name, each in cost.items() if name.startswith("Oracle")])
     found = {}
     for name, (equal, close) in cost.items():
+        part = replayed[name]
         with np.errstate(divide="ignore", invalid="ignore"):
-            closed = (before - equal) / (before - cost["Oracle"][0])
-        draws = {"cost": equal, "saving": before - equal, "closed": closed, "cost_near": close}
-        found[name] = {"pass1": target[0]} | _flat({n: metrics.interval(d) for n, d in draws.items()}, list(draws))
+            closed = (before - equal) / (before - oracle)
+        draws = {
+            "cost": equal, "saving": before - equal, "closed": closed, "cost_near": close,
+            "set_cost_saving": paid - weights @ part["cost"].to_numpy() / spent,
+            "set_pass1_gain": weights @ part["correct"].to_numpy(dtype=float) - target,
+        }  # fmt: skip
+        found[name] = {"pass1": target[0], "reached": float(np.mean(~np.isnan(equal)))}
+        found[name] |= _flat({n: metrics.interval(d) for n, d in draws.items()}, list(draws))
     return found
 
 
@@ -163,6 +177,8 @@ def table_ablation(
     5 points under the LLM's (each with interval), and the mean entropy of the stated confidence (nats) over the first and
     the last ten steps of training.
     """
+    if reference not in set(records["system"]):
+        raise ValueError(f"the ablation has no records of its reference run {reference!r}")
     table, options = [], {"resamples": resamples, "seed": seed}
     theirs, whole = dict(_groups(llm)), dict(_groups(records[records["system"] == reference]))
     for label, run in axis.items():
@@ -227,6 +243,7 @@ _GROUP_LOOKS = {  # colour, marker, face: told apart in grey by marker and face
 }
 _LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
 _COLOURS = ("#0a4f8f", "#d3951b", "#b5541c", "#3a9e8c", "#a05195", "#6b6b6b", "#84a59d")
+_POINTS = 256  # of a drawn curve: more cannot be told apart
 _TITLES = {"pass1": "Pass@1", "ece": "ECE", "auroc": "AUROC", "brier": "Brier score"}
 
 
@@ -234,12 +251,13 @@ _TITLES = {"pass1": "Pass@1", "ece": "ECE", "auroc": "AUROC", "brier": "Brier sc
 def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """ECE and AUROC of every confidence source with 95% intervals; a mark for each group.
 
-    table: from `table_sources`.
+    table: from `table_sources`.  Scores that are no probabilities have no ECE.
     """
     names = list(dict.fromkeys(table["system"]))[::-1]
     figure, grid = report.figure_grid(0.9 + 0.22 * len(names), 1, 2, sharey=True)
     for axes, name in zip(grid[0], ("ece", "auroc"), strict=True):
-        for offset, (group, part) in zip((0.22, 0, -0.22), table.groupby("group", sort=False), strict=False):
+        known = table.dropna(subset=[name])
+        for offset, (group, part) in zip((0.22, 0, -0.22), known.groupby("group", sort=False), strict=False):
             at = [names.index(system) + offset for system in part["system"]]
             _marks(axes, part[name], at, part[f"{name}_low"], part[f"{name}_high"], group, sideways=True)
         axes.set_xlabel(f"{_TITLES[name]} ({'fraction, lower is better' if name == 'ece' else 'probability, higher is better'})")
@@ -257,7 +275,7 @@ def curves_figure(
 ) -> tuple[Figure, pd.DataFrame]:
     """Pass@1 against cost for every threshold of several systems; a panel for each group, as `report.cost_accuracy`.
 
-    "Random" and "Oracle", where they are among the rows, are the thin lines below and above.
+    "Random" and "Oracle", where they are among the rows, are the thin lines below and above.  At most 256 thresholds are drawn.
     """
     theirs, drawn = dict(_groups(llm)), []
     groups = [group for group in GROUPS if group in theirs]
@@ -267,6 +285,7 @@ def curves_figure(
         for name, records in rows.items():
             part = dict(_groups(records))[group]
             curve = report.mean_curve(part, theirs[group], prices, threshold, name in routers)
+            curve = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))]
             drawn.append(curve.assign(series=name, group=group))
             axes.plot(curve["cost"], curve["pass1"], label=_shown(name), **_curve_look(name, named))
         alone = theirs[group].groupby("dataset")["correct"].mean().mean()

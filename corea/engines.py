@@ -235,7 +235,8 @@ def numerals_of_path(path: Sequence[tuple[str, float, Sequence[tuple[str, float]
 
     path: a token written there, its log-probability, and the likeliest (token, log-probability) at its step, as engines and
     OpenAI-compatible servers (`top_logprobs`) give them.  What was not written is known by its first differing token
-    alone: a digit in the place of the last one gives a whole numeral, a "1" in the place of a leading "0" can only be 1.
+    alone: a digit in the place of the last one gives a whole numeral (but for a leading 0, which may go on), and a "1" in the
+    place of a leading "0" can only be 1.
     Any other branch ("0" where "1" was written, alternatives cut off by `top_logprobs`) is left out, so the values may
     sum to less than 1; the missing sum is the truncated mass.
     """
@@ -246,7 +247,7 @@ def numerals_of_path(path: Sequence[tuple[str, float, Sequence[tuple[str, float]
         for other, other_logprob in likely:
             ends = other.lstrip().startswith("<")  # the numeral ends where the next tag begins
             numeral = before.strip() if ends else (before + other).strip()
-            whole = is_last or ends or numeral in ("1", "1.")
+            whole = (is_last and numeral != "0") or ends or numeral in ("1", "1.")  # a lone "0" may go on: 0.7
             if other != token and whole and _is_probability(numeral):
                 _add(found, numeral, mass * math.exp(other_logprob))
         before, mass = before + token, mass * math.exp(logprob)

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 _FOLDS = 5
-_EPOCHS, _PATIENCE = 200, 20  # of the probe
+_EPOCHS, _PATIENCE, _RATE, _PENALTY = 400, 20, 1e-3, 1e-3
+PROBE_RECIPE = {"epochs": _EPOCHS, "patience": _PATIENCE, "rate": _RATE, "penalty": _PENALTY, "folds": _FOLDS}
 
 
 # --- from the token probabilities that were kept at generation ------------------------------------
@@ -128,7 +129,7 @@ def _layer(states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int
     scaler = StandardScaler().fit(states[~held])
     inside, outside = scaler.transform(states[~held]), scaler.transform(states[held])
     head = SGDClassifier(
-        loss="log_loss", alpha=1e-3, learning_rate="constant", eta0=3e-3, average=True, random_state=seed
+        loss="log_loss", alpha=_PENALTY, learning_rate="constant", eta0=_RATE, average=True, random_state=seed
     )
     best, kept = (np.inf, 0), None
     for epoch in range(1, _EPOCHS + 1):
@@ -173,6 +174,8 @@ def router_confidences(texts: Mapping[str, str], records: pd.DataFrame, calibrat
     is_known = (records["group"] == calibration).to_numpy()
     asked = np.array([texts[question] for question in records["question_id"]], dtype=object)
     known, correct = asked[is_known], records.loc[is_known, "correct"].to_numpy().astype(int)
+    if len(np.unique(correct)) < 2:
+        raise ValueError("the calibration split has no right, or no wrong, answers to fit a router on")
     fold_of = folds(records.loc[is_known, "question_id"], seed)
     strength = _router_strength(known, correct, fold_of == 0)
     found = np.empty(len(records))
@@ -310,6 +313,20 @@ def recalibration(method: str, confidence, correct) -> Callable[[np.ndarray], np
     return apply
 
 
+def recalibrated(method: str, records: pd.DataFrame, calibration: str, *, seed: int = 0) -> np.ndarray:
+    """The confidences of records mapped by a `recalibration` fitted on group `calibration`, out-of-fold there."""
+    known = (records["group"] == calibration).to_numpy()
+    confidence, correct = records["confidence"].to_numpy(dtype=float), records["correct"].to_numpy()
+    found = recalibration(method, confidence[known], correct[known])(confidence)
+    own, right, fold_of = confidence[known], correct[known], folds(records.loc[known, "question_id"], seed)
+    inner = found[known]
+    for fold in np.unique(fold_of):
+        inside = fold_of != fold
+        inner[~inside] = recalibration(method, own[inside], right[inside])(own[~inside])
+    found[known] = inner
+    return found
+
+
 def _isotonic(given, right):
     from sklearn.isotonic import IsotonicRegression
 
@@ -355,15 +372,20 @@ def random_confidence(records: pd.DataFrame, seed: int = 0) -> pd.Series:
 
 
 def oracle_confidence(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
-    """1 where the SLM is right or the LLM is not, else 0: what a deferral that knows both answers would keep."""
-    kept = slm["correct"].to_numpy(dtype=bool) | (_of_llm(slm, llm) == 0)
-    return pd.Series(kept.astype(float), index=slm.index)
+    """What a deferral that knows both answers and the LLM's price would do: a score, no probability.
+
+    1 where the SLM is right or the LLM is not; else under a half, the lower the fewer tokens the LLM takes: the cheapest
+    rescues come first.
+    """
+    rescued = ~slm["correct"].to_numpy(dtype=bool) & (_of_llm(slm, llm) == 1)
+    tokens = _of_llm(slm, llm, "prompt_tokens") + _of_llm(slm, llm, "completion_tokens")
+    return pd.Series(np.where(rescued, 0.5 * tokens / (tokens + 1000), 1.0), index=slm.index)
 
 
-def _of_llm(slm: pd.DataFrame, llm: pd.DataFrame) -> np.ndarray:
-    """Whether the LLM was right, 0 or 1, on the question and sample of each row of the SLM's."""
+def _of_llm(slm: pd.DataFrame, llm: pd.DataFrame, column: str = "correct") -> np.ndarray:
+    """A column of the LLM's records, as whole numbers, on the question and sample of each row of the SLM's."""
     keys = ["dataset", "question_id", "sample"]
-    other = llm.set_index(keys)["correct"].reindex(pd.MultiIndex.from_frame(slm[keys]))
+    other = llm.set_index(keys)[column].reindex(pd.MultiIndex.from_frame(slm[keys]))
     if other.isna().any():
         raise ValueError("the LLM's records lack a question that the SLM answered; this estimator needs both")
     return other.to_numpy(dtype=int)

@@ -6,7 +6,7 @@ Each stage does nothing, and says so, where its result already lies on disk made
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -124,8 +124,8 @@ def probe_system(profile: Profile, engine: TransformersEngine, system: str) -> P
     """
     sets = (CALIBRATION, *test_datasets())
     records = {d: read_records(profile.records_path(system, d)) for d in sets}
-    path = profile.data / "probes" / f"{system}.parquet"
-    settings = settings_hash(["probe", [frame["settings"].iloc[0] for frame in records.values()]])
+    path = probe_path(profile, system)
+    settings = _probe_settings(frame["settings"].iloc[0] for frame in records.values())
     if _settings_of(path) == settings:
         print(f"{system}: the probe of these records is there, kept")
         return path
@@ -140,6 +140,15 @@ def probe_system(profile: Profile, engine: TransformersEngine, system: str) -> P
         rows.to_parquet(stream, compression="zstd", index=False)
     print(f"{system}: probe on layer {probe.layer} after {probe.epochs} epochs, held-out log loss {probe.loss:.3f}")
     return path
+
+
+def probe_path(profile: Profile, system: str) -> Path:
+    """The confidences of an SLM's probe."""
+    return profile.data / "probes" / f"{system}.parquet"
+
+
+def _probe_settings(records_settings: Iterable[str]) -> str:
+    return settings_hash(["probe", estimators.PROBE_RECIPE, list(records_settings)])
 
 
 def decisions(questions: list[Question], answers: list[CascadeAnswer]) -> pd.DataFrame:
@@ -170,8 +179,12 @@ def with_results(profile: Profile) -> Profile:
 
 
 def records_paths(profile: Profile, systems=SYSTEMS) -> list[Path]:
-    """The files of records of the profile's systems.  Raises FileNotFoundError where one is missing."""
+    """The files of records of the profile's systems, then those of their probes.
+
+    Raises FileNotFoundError where one is missing.
+    """
     paths = [profile.records_path(s, d) for s in systems for d in (CALIBRATION, *test_datasets())]
+    paths += [probe_path(profile, system) for system in systems if system != "LLM"]
     if missing := [path for path in paths if not path.exists()]:
         raise FileNotFoundError(f"no records at {missing[0]}; make them first (`make paper PROFILE={profile.name}`)")
     return paths
@@ -182,12 +195,21 @@ def load_records(profile: Profile, systems=SYSTEMS) -> pd.DataFrame:
 
     A column `probe` holds the confidences of the SLMs' probes, NaN for the LLM.
     """
-    records = read_records(records_paths(profile, systems))
-    probes = [pd.read_parquet(profile.data / "probes" / f"{system}.parquet") for system in systems if system != "LLM"]
+    paths = records_paths(profile, systems)
+    records = read_records([path for path in paths if path.parent.name != "probes"])
+    probes = [_probe(profile, system, records) for system in systems if system != "LLM"]
     if not probes:
         return records.assign(probe=np.nan)
-    found = pd.concat(probes)[[*KEY, "probe"]]
-    return records.merge(found, on=list(KEY), how="left", validate="one_to_one")
+    return records.merge(pd.concat(probes), on=list(KEY), how="left", validate="one_to_one")
+
+
+def _probe(profile: Profile, system: str, records: pd.DataFrame) -> pd.DataFrame:
+    """A system's probe, checked to be the one of these records."""
+    own = records[records["system"] == system].groupby("dataset")["settings"].first()
+    found = pd.read_parquet(probe_path(profile, system))
+    if not len(found) or found["settings"].iloc[0] != _probe_settings(own[d] for d in (CALIBRATION, *test_datasets())):
+        raise ValueError(f"{probe_path(profile, system)} is the probe of other records; make it again (`make paper`)")
+    return found[[*KEY, "probe"]]
 
 
 def question_texts(profile: Profile) -> dict[str, str]:

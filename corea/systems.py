@@ -35,6 +35,11 @@ class System:
         """Whether it decides before the SLM is paid."""
         return self.source == "Router"
 
+    @property
+    def is_score(self) -> bool:
+        """Whether its confidence is a score that ranks, and no probability: calibration and the paper's rule do not apply."""
+        return self.source in ("Gain", "Oracle")
+
 
 def _system(name: str, recalibrated: str | None = None) -> System:
     slm, source = name.rsplit("-", 1)
@@ -63,7 +68,8 @@ OURS = (
     _system("L1-SLM-Verb", "temperature"),
     _system("L1-SLM-Gain"),
     System("Random", "L1-SLM", "Random"),
-    System("Oracle", "L1-SLM", "Oracle"),
+    System("Oracle-L1-SLM", "L1-SLM", "Oracle"),
+    System("Oracle", "RLVR-SLM", "Oracle"),
 )
 COREA, COREA_PLUS = "L1-SLM-Verb", "COREA+"
 # What COREA+ may be: every trained SLM with every source that costs no more than its one answer.
@@ -106,9 +112,7 @@ def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> 
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
     found = SOURCES[system.source](slm, texts=texts, llm=records[records["system"] == "LLM"])
     if system.recalibrated is not None:
-        known = found[found["group"] == CALIBRATION]
-        fitted = estimators.recalibration(system.recalibrated, known["confidence"], known["correct"])
-        found = found.assign(confidence=fitted(found["confidence"].to_numpy()))
+        found = found.assign(confidence=estimators.recalibrated(system.recalibrated, found, CALIBRATION))
     return found.assign(system=system.name)
 
 
@@ -123,7 +127,7 @@ def all_rows(
 class Rules:
     """Thresholds of every system by each rule, all from the calibration split.
 
-    PAPER_RULE: the LLM's Pass@1.  BUDGET_RULE: highest Pass@1 at no more than COREA's cost under the paper's rule.
+    PAPER_RULE: the LLM's Pass@1; NaN for scores that are no probabilities.  BUDGET_RULE: highest Pass@1 at no more than COREA's cost under the paper's rule.
     EQUAL_RULE: least cost at no less than COREA's Pass@1 under the paper's rule; NaN where a system never reaches it.
     """
 
@@ -132,11 +136,13 @@ class Rules:
     thresholds: Mapping[str, Mapping[str, float]]  # rule -> system -> threshold
 
 
-def choose_thresholds(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList, routers=()) -> Rules:
+def choose_thresholds(
+    rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList, routers: Sequence[str] = (), scores: Sequence[str] = ()
+) -> Rules:
     """The thresholds of every system.
 
-    rows: by system, as from `all_rows`, COREA among them; llm: the LLM's records, with the calibration split; routers:
-    names of the systems that decide before generation.
+    rows: by system, as from `all_rows`, COREA among them; llm: the LLM's records, with the calibration split; routers,
+    scores: names of the systems that decide before generation, and of those whose confidence is no probability.
     """
     known = llm[llm["group"] == CALIBRATION]
     fixed = cascade.llm_pass1(known)
@@ -150,7 +156,7 @@ def choose_thresholds(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, price
         budget,
         pass1,
         {
-            PAPER_RULE: dict.fromkeys(rows, fixed),
+            PAPER_RULE: {name: float("nan") if name in scores else fixed for name in rows},
             BUDGET_RULE: {name: _quietly(cascade.best_under_budget, curve, budget) for name, curve in curves.items()},
             EQUAL_RULE: {name: _quietly(cascade.cheapest_at_pass1, curve, pass1) for name, curve in curves.items()},
         },
@@ -181,10 +187,10 @@ def with_plus(
     rows: Mapping[str, pd.DataFrame], records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The rows with `COREA_PLUS` among them, and the table by which it was chosen."""
-    candidates = {s.name: rows.get(s.name, rows_of(s, records, texts)) for s in CANDIDATES}
+    candidates = {s.name: rows[s.name] if s.name in rows else rows_of(s, records, texts) for s in CANDIDATES}
     chosen = choose_plus(candidates, records[records["system"] == "LLM"], prices)
     plus = candidates[chosen["system"].iloc[0]].assign(system=COREA_PLUS)
-    lines = {name: rows[name] for name in ("Random", "Oracle") if name in rows}
+    lines = {name: rows[name] for name in ("Random", "Oracle-L1-SLM", "Oracle") if name in rows}
     return {**{name: part for name, part in rows.items() if name not in lines}, COREA_PLUS: plus, **lines}, chosen
 
 
@@ -211,7 +217,7 @@ class Comparison:
     """All systems of one run, side by side.
 
     rows: by system, COREA+ among them; llm: the LLM's records; rules: thresholds of each by each rule; chosen: the table by
-    which COREA+ was chosen; routers: the systems that decide before generation.
+    which COREA+ was chosen; routers: the systems that decide before generation; scores: those whose confidence is none.
     """
 
     rows: Mapping[str, pd.DataFrame]
@@ -220,6 +226,7 @@ class Comparison:
     rules: Rules
     chosen: pd.DataFrame
     routers: tuple[str, ...]
+    scores: tuple[str, ...]
 
     @property
     def threshold(self) -> float:
@@ -237,4 +244,8 @@ def compare(records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList) 
     llm = records[records["system"] == "LLM"]
     routers = tuple(system.name for system in systems if system.before_generation)
     rows, chosen = with_plus(all_rows(records, texts, systems), records, texts, prices)
-    return Comparison(rows, llm, prices, choose_thresholds(rows, llm, prices, routers), chosen, routers)
+    is_score = {system.name: system.is_score for system in (*systems, *CANDIDATES)}
+    is_score[COREA_PLUS] = is_score[chosen["system"].iloc[0]]
+    scores = tuple(name for name in rows if is_score[name])
+    rules = choose_thresholds(rows, llm, prices, routers, scores)
+    return Comparison(rows, llm, prices, rules, chosen, routers, scores)

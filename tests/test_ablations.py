@@ -90,17 +90,21 @@ def test_a_finished_run_is_neither_trained_nor_asked_again(profile, monkeypatch)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
 
 
-def test_a_collapse_leaves_a_note_and_is_not_tried_again(profile, monkeypatch, capsys):
+def test_a_collapse_is_told_and_has_no_records(profile, monkeypatch, capsys):
     def collapse(*_, **__):
         raise grpo.CollapseError("stopped at step 40: accuracy fell")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(grpo, "train", collapse)
-        ablations.run(profile, "kl")
-    ablations.run(profile, "kl")
-    told = capsys.readouterr().out.strip().splitlines()
-    assert len(told) == 2 and all("accuracy fell" in line for line in told)
-    assert "collapsed.txt to try again" in told[1]
+    monkeypatch.setattr(grpo, "train", collapse)
+    assert ablations.run(profile, "kl") is False
+    assert "kl: stopped at step 40: accuracy fell; there are no records of it" in capsys.readouterr().out
+
+
+def test_a_run_that_was_cut_off_does_not_stand_for_a_whole_one(profile):
+    path = ablations.run_folder(profile, "l2") / "records" / "l2" / "weave.parquet"
+    aside = path.rename(path.with_suffix(".aside"))
+    assert ablations.results_folder(profile, "l2") is None
+    aside.rename(path)
+    assert ablations.results_folder(profile, "l2") == ablations.run_folder(profile, "l2")
 
 
 def test_without_any_run_the_error_says_what_to_do(tmp_path):

@@ -101,7 +101,7 @@ def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
     threshold = cascade.llm_pass1(calibration)
     compared = systems.compare(records, pipeline.question_texts(PROFILE), pipeline.prices_of(PROFILE))
     variants = dict(tuple(ablations.load_records(REFERENCE).groupby("system")))
-    evidence = claims.Evidence(compared.rows, compared.llm, variants, threshold, compared.prices, **options)
+    evidence = claims.Evidence(compared, variants, **options)
     tables = {
         "table_slm": report.table_slm(records, **options),
         "table_verbalized": report.table_cascade(records, threshold, compared.prices, **options),

@@ -34,7 +34,7 @@ def test_the_rule(low, high, bound, above, expected):
 def evidence(records: pd.DataFrame, ablations: dict | None = None) -> claims.Evidence:
     probe = records["answer_probability"].where(records["system"] != "LLM")
     compared = systems.compare(records.assign(probe=probe), fake_texts(records), PRICES)
-    return claims.Evidence(compared.rows, compared.llm, ablations or {}, compared.threshold, PRICES, resamples=60)
+    return claims.Evidence(compared, ablations or {}, resamples=60)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def table() -> pd.DataFrame:
 
 
 def ece_claim(above: bool) -> claims.Claim:
-    return claims.Claim("ECE", "test", "all", lambda e: e.metric(systems.COREA, "all")["ece"] - e.metric("SLM-Verb", "all")["ece"], 0.0, above)
+    return claims._less("ECE", "test", "all", "ece", systems.COREA, "SLM-Verb", above=above)
 
 
 def test_made_up_records_give_each_verdict():
@@ -62,8 +62,8 @@ def test_made_up_records_give_each_verdict():
 
 
 def test_the_table_has_its_columns_and_at_least_fifteen_claims(table):
-    assert list(table) == [*claims.COLUMNS, "bound"]
-    assert len(table) >= 15 and (table["source"] == "paper").sum() >= 12 and (table["certainty"] == "counter").sum() >= 8
+    assert list(table) == [*claims.COLUMNS, "bound", "seed_sd"]
+    assert len(table) >= 15 and (table["source"] == "paper").sum() >= 20 and (table["certainty"] == "counter").sum() >= 8
     assert not table.duplicated(["claim", "scope"]).any()
     assert set(table["verdict"]) <= {"reproduced", "contradicted", "undecided"}
 
@@ -88,19 +88,69 @@ def test_claims_about_ablations_read_their_runs():
     assert found["verdict"].tolist() == ["reproduced"] and found["n"].iloc[0] == 120
 
 
-def test_a_threshold_that_fits_no_set_fails_both_ways():
-    """Kept answers are right in .9 on one set and in .3 on another, at a threshold of .6: the smaller miss is .3."""
+def with_accuracy(shares: dict[str, int], kept: bool) -> claims.Evidence:
+    """L1-SLM right in so many tenths of each OOD set, all of its answers kept, or all deferred, at a threshold of .6."""
     records = fake_records(questions=50)
     ours = records["system"] == "L1-SLM"
-    number = np.arange(len(records)) % 10
-    correct = records["correct"].to_numpy().copy()
-    for dataset, share in (("shopping", 9), ("weave", 3), ("shell-game", 6)):
+    number, correct = np.arange(len(records)) % 10, records["correct"].to_numpy().copy()
+    for dataset, share in shares.items():
         here = (ours & (records["dataset"] == dataset)).to_numpy()
         correct[here] = number[here] < share
-    made = records.assign(correct=correct, confidence=records["confidence"].where(~ours, 1.0))
-    e = evidence(made)
-    e.threshold = 0.6
-    assert e.both_ways("ood")[0] == pytest.approx(0.3, abs=0.05)
+    confidence = np.where(np.arange(len(records)) % 2, 1.0, 0.99) if kept else 0.1
+    made = records.assign(correct=correct, confidence=records["confidence"].where(~ours, confidence))
+    found = evidence(made)
+    found.threshold = 0.6
+    return found
+
+
+def test_a_threshold_misses_where_kept_answers_are_worse_than_it_says():
+    e = with_accuracy({"shopping": 9, "weave": 3, "shell-game": 6}, kept=True)
+    assert e.misses("ood", kept=True).value == pytest.approx(0.3, abs=0.05)
+    assert e.misses("ood", kept=True).low > 0
+    assert np.isnan(e.misses("ood", kept=False).value), "nothing was deferred"
+
+
+def test_a_threshold_misses_where_deferred_answers_are_better_than_it_says():
+    e = with_accuracy({"shopping": 9, "weave": 3, "shell-game": 6}, kept=False)
+    assert e.misses("ood", kept=False).value == pytest.approx(0.3, abs=0.05)
+    assert e.misses("ood", kept=False).low > 0
+
+
+def test_noise_alone_is_no_miss():
+    """Accuracy at the threshold on every set: the largest of three noisy misses must not count as one."""
+    e = with_accuracy({"shopping": 6, "weave": 6, "shell-game": 6}, kept=True)
+    found = e.misses("ood", kept=True)
+    assert claims.verdict(found.low, found.high, 0, True) != "reproduced"
+
+
+def test_unstated_confidences_do_not_break_the_pairing():
+    """Dropping a question's confidences in one run leaves the draws of every other question the same."""
+    records = fake_records(questions=30)
+    ours = records[records["system"] == "L1-SLM"]
+    silent = ours.assign(confidence=ours["confidence"].where(ours["question_id"] != "drill/3"))
+    e = evidence(records, {"one": ours, "other": silent})
+    difference = e.metric("one", "in-domain")["over"] - e.metric("other", "in-domain")["over"]
+    assert np.abs(difference).max() < 0.05 and np.ptp(difference) < 0.05
+
+
+def test_ranking_within_a_question():
+    rows = pd.DataFrame({
+        "dataset": "d", "question_id": list("aabbccdd"), "correct": [True, False, True, False, True, True, False, True],
+        "confidence": [0.9, 0.1, 0.1, 0.9, 0.5, 0.1, 0.5, 0.5],
+    })  # fmt: skip
+    found = claims._within(rows, np.full((1, 8), 1 / 8))
+    assert found[0] == pytest.approx((1 + 0 + 0.5) / 3), "one ranked well, one badly, one tied; c has no wrong answer"
+
+
+def test_seeds_widen_the_interval_of_a_claim_about_a_training():
+    records = fake_records(questions=30)
+    ours = records[records["system"] == "L1-SLM"]
+    shifted = ours.assign(confidence=(ours["confidence"] * 0.6))
+    claim = next(c for c in claims.CLAIMS if c.claim.startswith("L1-SLM is better calibrated than the SLM"))
+    alone = claims.table_claims(evidence(records), (claim,)).iloc[0]
+    seeded = claims.table_claims(evidence(records, {"L1-SLM-seed-1": shifted}), (claim,)).iloc[0]
+    assert np.isnan(alone["seed_sd"]) and seeded["seed_sd"] > 0
+    assert seeded["low"] < alone["low"] and seeded["high"] > alone["high"] and seeded["value"] == alone["value"]
 
 
 def test_the_page_says_what_it_cannot_say():

@@ -175,6 +175,8 @@ def step(token: str, p: float, **others: float) -> tuple:
             {"0.8": 0.45, "0.85": 0.45},
             "the numeral may end where the tag begins; 0.7 may go on and is left out",
         ),
+        ([step("1", 0.6, _0=0.4)], {"1": 0.6}, "a 0 in the place of a lone 1 may go on, as in 0.9: not a whole numeral"),
+        ([step("0", 0.6, _1=0.4)], {"0": 0.6, "1": 0.4}, "a 0 that was written and ended is one"),
         ([step("high", 1.0)], {}, "no numeral at all"),
         ([step("2", 0.5, _1=0.5)], {"1": 0.5}, "2 is no probability"),
         ([], {}, "nothing was written"),

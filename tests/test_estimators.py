@@ -206,7 +206,10 @@ def test_the_oracle_and_gain_need_the_llms_answer_to_each_question(slm, llm):
 def test_the_oracle_keeps_what_the_llm_could_not_better(slm, llm):
     found = estimators.oracle_confidence(slm, llm)
     assert (found[slm["correct"]] == 1).all()
-    assert (found[~slm["correct"]].to_numpy() == ~llm.loc[~slm["correct"], "correct"]).all()
+    rescued = (~slm["correct"]).to_numpy() & llm["correct"].to_numpy()
+    assert (found[~rescued] == 1).all() and (found[rescued] < 0.5).all()
+    tokens = llm["prompt_tokens"] + llm["completion_tokens"]
+    assert found[rescued].rank().corr(tokens[rescued].rank()) > 0.999, "cheap rescues first"
 
 
 # --- recalibration ---

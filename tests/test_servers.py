@@ -142,7 +142,7 @@ def test_the_budget_is_never_passed_and_nothing_is_lost(questions, tmp_path, con
     price, journal = Price(1000.0, 1000.0), tmp_path / "journal.jsonl"  # a completion costs .05
     with FaultyServer() as server:
         budget = Budget(0.4, price)
-        with pytest.raises(BudgetError, match="stopped before the budget of 0.4 could be passed"):
+        with pytest.raises(BudgetError, match=r"stopped before the budget of 0\.4 could be passed"):
             engine(server, journal=journal, budget=budget, concurrency=concurrency).complete(questions)
         assert 0 < budget.spent <= 0.4 and budget.reserved == pytest.approx(0)
         assert budget.spent == pytest.approx(0.05 * server.paid.total())

@@ -14,9 +14,11 @@ a hash of its text names, so no question asked in a test can be met in training,
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from corea import mini
 
@@ -32,6 +34,8 @@ DATASETS = {
     **{family: (family,) for family in (*mini.OOD_MATH, *mini.OOD_NONMATH)},
 }
 _ALLOWED_SPLITS = {"drill": ("train", "calibration", "test"), "everything": ("pretrain",)}
+ANSWER_TYPES = ("math", "choice", "text")
+_JSONL_KEYS = {"id", "question", "answer", "answer_type"}
 _DRAWS_PER_QUESTION = 2_000
 
 
@@ -85,6 +89,69 @@ def load_questions(dataset: str, split: str, *, size: int, seed: int = 0) -> lis
         Question(f"{dataset}/{split}/{seed}/{n:05d}", dataset, family, level, s.text, s.answer, s.answer_type)
         for n, (family, level, s) in enumerate(sketches)
     ]
+
+
+def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question]:
+    """A user's own questions, one JSON object a line: `question` and `answer`, and, if wished, `id` and `answer_type`.
+
+    question, answer: text (a number counts as text).  answer_type: "math" (the default), "choice" or "text".  id: different on
+    every line; by default the line's number.  dataset: by default the file's name without its ending.  Empty lines are passed
+    over.  Raises ValueError, in one line, that names every wrong line by number and says what is wrong with the first.
+    """
+    path = Path(path)
+    name, found, wrong, ids = dataset or path.stem, [], {}, set()
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                question = _from_json(line, number, name)
+                if question.id in ids:
+                    raise ValueError(f"id {question.id!r} is that of another line")
+                ids.add(question.id)
+                found.append(question)
+            except ValueError as error:
+                wrong[number] = str(error)
+    if wrong:
+        lines = ", ".join(map(str, list(wrong)[:20])) + (", ..." if len(wrong) > 20 else "")
+        first = next(iter(wrong))
+        raise ValueError(f"{path}: {len(wrong)} wrong line{'s' if len(wrong) > 1 else ''} ({lines}); line {first}: {wrong[first]}")
+    if not found:
+        raise ValueError(f"{path} holds no question")
+    return found
+
+
+def _from_json(line: str, number: int, dataset: str) -> Question:
+    """One line of `load_jsonl`.  Raises ValueError with what is wrong."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({str(error)[:60]})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON {type(row).__name__}, not an object")
+    if unknown := sorted(set(row) - _JSONL_KEYS):
+        raise ValueError(f"unknown key {unknown[0]!r}; use {', '.join(sorted(_JSONL_KEYS))}")
+    text = {key: _text(row, key) for key in ("question", "answer")}
+    kind = row.get("answer_type", "math")
+    if kind not in ANSWER_TYPES:
+        raise ValueError(f"answer_type {kind!r} is not one of {', '.join(ANSWER_TYPES)}")
+    own = row.get("id", f"{dataset}/{number}")
+    if isinstance(own, bool) or not isinstance(own, (str, int)) or own == "":
+        raise ValueError(f"id {own!r} is not text or a whole number")
+    return Question(str(own), dataset, dataset, 1, text["question"], text["answer"], kind)
+
+
+def _text(row: dict, key: str) -> str:
+    value = row.get(key)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{key} is {'missing' if value is None else 'not text'}" if value != "" else f"{key} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key} is not valid UTF-8 text") from error
+    return value
 
 
 def draw(

@@ -170,3 +170,58 @@ def test_wrong_names_are_refused_in_one_line(arguments, says):
     with pytest.raises(ValueError, match=says) as caught:
         load_questions(*arguments, size=5)
     assert "\n" not in str(caught.value)
+
+
+# --- a user's own questions ---
+
+
+def jsonl(folder, *lines: str):
+    path = folder / "mine.jsonl"
+    path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    return path
+
+
+def test_a_users_own_questions_are_read(tmp_path):
+    path = jsonl(tmp_path, '{"question": "1+1=?", "answer": 2}', "", '{"question": "A or B?", "answer": "B", "answer_type": "choice", "id": "x"}')
+    one, other = tasks.load_jsonl(path)
+    assert (one.id, one.dataset, one.text, one.gold, one.answer_type) == ("mine/1", "mine", "1+1=?", "2", "math")
+    assert (other.id, other.gold, other.answer_type) == ("x", "B", "choice")
+    assert tasks.load_jsonl(path, dataset="quiz")[0].id == "quiz/1"
+
+
+GOOD = '{"question": "q", "answer": "a"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "q"', "not JSON"),
+        ("[1, 2]", "a JSON list, not an object"),
+        ("[" * 100_000, "not JSON"),
+        ('{"answer": "a"}', "question is missing"),
+        ('{"question": "q", "answer": null}', "answer is missing"),
+        ('{"question": "q", "answer": ""}', "answer is empty"),
+        ('{"question": "q", "answer": true}', "answer is not text"),
+        ('{"question": ["q"], "answer": "a"}', "question is not text"),
+        ('{"question": "q", "answer": "a", "level": 3}', "unknown key 'level'; use answer, answer_type, id, question"),
+        ('{"question": "q", "answer": "a", "answer_type": "essay"}', "answer_type 'essay' is not one of math, choice, text"),
+        ('{"question": "q", "answer": "a", "id": ""}', "id '' is not text or a whole number"),
+        ('{"question": "q", "answer": "a", "id": "mine/1"}', "id 'mine/1' is that of another line"),
+        ('{"question": "\udcff", "answer": "a"}', "question is not valid UTF-8 text"),
+    ],
+)
+def test_a_wrong_line_is_told_by_its_number(tmp_path, line, message):
+    path = jsonl(tmp_path, GOOD, line, GOOD)
+    with pytest.raises(ValueError, match=rf"mine\.jsonl: 1 wrong line \(2\); line 2: .*{re.escape(message)}") as caught:
+        tasks.load_jsonl(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_wrong_lines_are_named_up_to_twenty(tmp_path):
+    with pytest.raises(ValueError, match=r"25 wrong lines \(1, 2, .*20, \.\.\.\); line 1"):
+        tasks.load_jsonl(jsonl(tmp_path, *["{}"] * 25))
+
+
+def test_a_file_without_questions_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"mine\.jsonl holds no question"):
+        tasks.load_jsonl(jsonl(tmp_path, "", ""))

@@ -13,7 +13,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -37,33 +37,29 @@ class BudgetError(RuntimeError):
 
 @dataclass
 class Budget:
-    """A hard cap on money, in units of the price.
+    """A hard cap on money, in units of the engines' prices; several engines may share one.
 
     A request is allowed where its worst case (every byte of the prompt a token, all tokens it may write) still fits beside
     what was spent and what is under way, so the cap is never passed.
     """
 
     limit: float = math.inf
-    price: Price = field(default_factory=lambda: Price(0.0, 0.0))
     spent: float = 0.0
     reserved: float = 0.0
 
-    def reserve(self, prompt_bytes: int, most_tokens: int) -> float:
-        """Set aside a request's worst case and return it; BudgetError where it does not fit."""
-        worst = self.price.cost(prompt_bytes, most_tokens)
+    def reserve(self, worst: float) -> None:
+        """Set aside a request's worst case; BudgetError where it does not fit."""
         if self.spent + self.reserved + worst > self.limit:
             raise BudgetError(
                 f"stopped before the budget of {self.limit:g} could be passed: {self.spent:g} is spent, "
                 f"{self.reserved:g} under way, and the next request may cost {worst:g}; raise the budget to go on"
             )
         self.reserved += worst
-        return worst
 
-    def settle(self, reserved: float, completion: Completion | None) -> None:
-        """Give back what was set aside, and book what the completion cost (None: nothing came)."""
-        self.reserved -= reserved
-        if completion is not None:
-            self.spent += self.price.cost(completion.prompt_tokens, completion.completion_tokens)
+    def settle(self, worst: float, cost: float) -> None:
+        """Give back what was set aside, and book what the request cost."""
+        self.reserved -= worst
+        self.spent += cost
 
 
 class ServerEngine:
@@ -71,7 +67,7 @@ class ServerEngine:
 
     base_url: ends in /v1.  model: the name the server knows.  api_key: by default from OPENAI_API_KEY; servers that ask for
     none take anything.  journal: a JSONL file of finished completions, read at the start: what lies there is not asked for
-    again.  budget: see `Budget`.  top_logprobs: how many likely tokens to ask for at each step (0: none).  concurrency:
+    again, and counts as spent.  price, budget: see `Budget`.  top_logprobs: how many likely tokens to ask for at each step (0: none).  concurrency:
     requests under way at once; tries: of one request, with pauses that double from `pause` seconds; timeout: seconds of one.
     A completion's seed is made from question, sample and seed; whether a server keeps to it is the server's affair.
     """
@@ -87,6 +83,7 @@ class ServerEngine:
         instruction: str | None = prompts.INSTRUCTION,
         api_key: str | None = None,
         journal: str | Path | None = None,
+        price: Price | None = None,
         budget: Budget | None = None,
         top_logprobs: int = 0,
         concurrency: int = 16,
@@ -103,7 +100,7 @@ class ServerEngine:
         self.max_new_tokens, self.temperature, self.instruction = max_new_tokens, temperature, instruction
         self.api_key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self.journal = Path(journal) if journal is not None else None
-        self.budget = budget or Budget()
+        self.price, self.budget = price or Price(0.0, 0.0), budget or Budget()
         self.top_logprobs, self.concurrency = top_logprobs, concurrency
         self.tries, self.pause, self.timeout = tries, pause, timeout
 
@@ -121,6 +118,7 @@ class ServerEngine:
         """
         keys = {(q, s): self._key(question, s, seed) for q, question in enumerate(questions) for s in range(samples)}
         found = self._journalled(set(keys.values()))
+        self.budget.spent += sum(map(self._cost, found.values()))
         if progress and found:
             progress(sum(key in found for key in keys.values()))
         missing = {key: (questions[q], key) for (q, _), key in keys.items() if key not in found}
@@ -152,17 +150,14 @@ class ServerEngine:
         return found
 
     async def _all(self, missing: list[tuple[Question, str]], found: dict, progress) -> None:
-        from openai import AsyncOpenAI
-
-        queue, journal = list(reversed(missing)), _Journal(self.journal)
-        client = AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=self.timeout)
+        queue, journal, client = list(reversed(missing)), _Journal(self.journal), self.client()
         failed: list[Exception] = []
 
         async def worker() -> None:
             while queue and not failed:
                 question, key = queue.pop()
                 try:
-                    completion = await self._paid(client, question, key)
+                    completion = await self.ask(client, prompts.messages(question, instruction=self.instruction), key)
                     journal.write(key, completion)
                 except (ServerError, BudgetError, OSError) as error:
                     failed.append(error)  # the others finish what they have under way, and keep it
@@ -179,15 +174,29 @@ class ServerEngine:
         if failed:
             raise failed[0]
 
-    async def _paid(self, client, question: Question, key: str) -> Completion:
-        messages = prompts.messages(question, instruction=self.instruction)
+    def client(self):
+        """A client of this server, for `ask`; to be closed."""
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=self.timeout)
+
+    async def ask(self, client, messages: list[dict], key: str) -> Completion:
+        """One completion of chat messages, within the budget; key: hexadecimal, its seed.
+
+        Raises ServerError and BudgetError.
+        """
         bytes_asked = sum(len(m["content"].encode()) + _BYTES_OVERHEAD for m in messages)
-        reserved, completion = self.budget.reserve(bytes_asked, self.max_new_tokens), None
+        worst, cost = self.price.cost(bytes_asked, self.max_new_tokens), 0.0
+        self.budget.reserve(worst)
         try:
             completion = await self._tried(client, messages, key)
+            cost = self._cost(completion)
         finally:
-            self.budget.settle(reserved, completion)
+            self.budget.settle(worst, cost)
         return completion
+
+    def _cost(self, completion: Completion) -> float:
+        return self.price.cost(completion.prompt_tokens, completion.completion_tokens)
 
     async def _tried(self, client, messages: list[dict], key: str) -> Completion:
         """One completion, asked for until it comes, `tries` times at the most."""

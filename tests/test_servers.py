@@ -141,19 +141,20 @@ def test_other_settings_are_other_completions(questions, tmp_path, change):
 def test_the_budget_is_never_passed_and_nothing_is_lost(questions, tmp_path, concurrency):
     price, journal = Price(1000.0, 1000.0), tmp_path / "journal.jsonl"  # a completion costs .05
     with FaultyServer() as server:
-        budget = Budget(0.4, price)
+        budget = Budget(0.4)
         with pytest.raises(BudgetError, match=r"stopped before the budget of 0\.4 could be passed"):
-            engine(server, journal=journal, budget=budget, concurrency=concurrency).complete(questions)
+            engine(server, journal=journal, budget=budget, price=price, concurrency=concurrency).complete(questions)
         assert 0 < budget.spent <= 0.4 and budget.reserved == pytest.approx(0)
         assert budget.spent == pytest.approx(0.05 * server.paid.total())
-        engine(server, journal=journal, budget=Budget(1.0, price)).complete(questions)
-        assert server.paid.total() == 12
+        again = Budget(1.0)
+        engine(server, journal=journal, budget=again, price=price).complete(questions)
+        assert server.paid.total() == 12 and again.spent == pytest.approx(0.6), "what the journal holds counts as spent"
 
 
 def test_failed_tries_cost_nothing(questions):
-    budget = Budget(10.0, Price(1000.0, 1000.0))
+    budget = Budget(10.0)
     with FaultyServer(lambda question, nth: 500 if nth == 1 else None) as server:
-        engine(server, budget=budget).complete(questions)
+        engine(server, budget=budget, price=Price(1000.0, 1000.0)).complete(questions)
     assert budget.spent == pytest.approx(0.05 * 12)
 
 

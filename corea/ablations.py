@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from corea import grpo, pipeline, pretrain
+from corea import grpo, pipeline, pretrain, prompts
+from corea.costs import PriceList
+from corea.engines import load_model
 from corea.profiles import PROFILES, TRAINED, Profile, load_profile
 from corea.records import read_records
 from corea.rewards import REWARDS, RewardSpec
@@ -205,6 +207,19 @@ def where_from(profile: Profile) -> pd.DataFrame:
     kinds = {None: "not run"}
     kinds |= {run_folder(p, name): kind for p, kind in ((profile.reference(), "reference run"), (profile, "made here")) for name in VARIANTS}
     return pd.DataFrame([(name, kinds[results_folder(profile, name)]) for name in VARIANTS], columns=["variant", "results"])
+
+
+def prices_of(profile: Profile) -> dict[str, PriceList]:
+    """The price list of each variant: an SLM of another size has another price."""
+    vocabulary = len(prompts.load_tokenizer(profile.slm))
+    counts = {None: _parameters(load_model(profile.slm))}
+    counts |= {base: _parameters(pretrain.build_model(spec, vocabulary)) for base, spec in pretrain.VARIANTS.items()}
+    llm = _parameters(load_model(profile.llm))
+    return {name: PriceList.from_parameters(counts[chosen.base], llm) for name, chosen in VARIANTS.items()}
+
+
+def _parameters(model) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def seeds_of(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:

@@ -165,14 +165,15 @@ def table_ablation(
     llm: pd.DataFrame,
     axis: Mapping[str, str],
     reference: str,
-    prices: PriceList,
+    prices: PriceList | Mapping[str, PriceList],
     *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """One ablation: a row for each value and group, each measure beside its paired difference to the reference run.
 
-    records, logs: of the runs; axis: run by label (a label of `ablations.AXES`).  Columns: value, run, group, sizes, pass1,
+    records, logs: of the runs; axis: run by label (a label of `ablations.AXES`); prices: one list, or one by run where
+    the runs' models differ in size.  Columns: value, run, group, sizes, pass1,
     ece, auroc, brier, their differences (d_...), cost_close, the cascade's cost as a share of the LLM's at a Pass@1 of
     5 points under the LLM's (each with interval), and the mean entropy of the stated confidence (nats) over the first and
     the last ten steps of training.
@@ -189,7 +190,8 @@ def table_ablation(
             row |= _flat(metrics.evaluate_sets(part, **options)["mean"], METRICS)
             change = metrics.paired_difference(part, whole[group], **options)["mean"]
             row |= _flat({f"d_{name}": change[name] for name in METRICS}, [f"d_{name}" for name in METRICS])
-            row |= _flat({"cost_close": _cost_close(part, theirs[group], prices, options)}, ["cost_close"])
+            own = prices[run] if isinstance(prices, Mapping) else prices
+            row |= _flat({"cost_close": _cost_close(part, theirs[group], own, options)}, ["cost_close"])
             table.append(row | _entropies(logs, run))
     return pd.DataFrame(table)
 

@@ -119,6 +119,12 @@ def test_seeds_of_the_main_systems_are_found_by_name():
     assert {system: len(runs) for system, runs in found.items()} == {"RLVR-SLM": 1, "Brier-SLM": 1, "L1-SLM": 3}
 
 
+def test_a_smaller_slm_is_a_cheaper_one():
+    prices = {name: each.slm.prompt for name, each in ablations.prices_of(load_profile("cpu")).items()}
+    assert prices["tiny"] < prices["small"] < prices["llama"] == pytest.approx(prices["anchor"], rel=0.05)
+    assert prices["honest-0"] == prices["anchor"]
+
+
 def test_a_setting_that_came_later_does_not_make_finished_runs_strangers():
     """The hash of the main runs is the one they were trained under, before rewards could be normalised apart."""
     settings = load_profile("cpu").grpo

@@ -60,7 +60,8 @@ def log(confidence: float, target: float) -> float:
     same advantages, so "log" says something new with target "sample" or a mix only.  Its best c is the mean of t.
     """
     c = min(max(confidence, KL_EPSILON), 1 - KL_EPSILON)
-    return -(target * math.log(c) + (1 - target) * math.log(1 - c)) / math.log(1 / KL_EPSILON)
+    entropy = -(target * math.log(c) + (1 - target) * math.log(1 - c))
+    return min(1.0, entropy / math.log(1 / KL_EPSILON))
 
 
 DISTANCES = {"l1": l1, "l2": l2, "kl": kl, "log": log}

@@ -267,7 +267,7 @@ def test_values_are_those_of_the_plain_functions():
 def test_each_resample_is_the_metric_of_the_drawn_questions():
     rows = frame(["a"], questions=7)
     draws = metrics.bootstrap(*columns(rows), resamples=20, seed=3)
-    weights = np.concatenate(list(metrics._weights(7, 20, 3)))
+    weights = np.concatenate(list(metrics.question_weights(7, 20, 3)))
     groups = [group for _, group in rows.groupby("question_id")]
     for n, weight in enumerate(weights):
         drawn = pd.concat([g for g, times in zip(groups, weight, strict=True) for _ in range(int(times))])
@@ -282,7 +282,7 @@ def test_each_resample_is_the_metric_of_the_drawn_questions():
 
 
 def test_blocks_of_resamples_give_each_question_its_fair_share():
-    blocks = list(metrics._weights(metrics._BLOCK // 3, 7, 0))
+    blocks = list(metrics.question_weights(metrics._BLOCK // 3, 7, 0))
     assert [len(block) for block in blocks] == [1, 3, 3, 1]
     assert all((block.sum(axis=1) == metrics._BLOCK // 3).all() for block in blocks)
 

@@ -114,11 +114,18 @@ def test_silence_is_never_better_than_a_number(distance, target):
 def test_distances_stay_in_bounds_and_vanish_on_target(stated, target):
     for name, distance in rewards.DISTANCES.items():
         assert 0 <= distance(stated, target) <= 1
-        assert distance(target, target) <= (0.0022 if name == "kl" else 0)  # the clip at both ends
+        # kl: the clip at both ends.  log: the entropy of the target, at most log(2) / log(100).
+        assert distance(target, target) <= {"kl": 0.0022, "log": 0.1506}.get(name, 0)
         assert distance(target, target) <= distance(stated, target) + 1e-12
 
 
-@pytest.mark.parametrize(("distance", "best"), [("l1", 0.0), ("l2", 0.3), ("kl", 0.3)])
+@given(st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.floats(0, 1))
+def test_log_and_kl_give_the_same_advantages_in_a_group_with_one_target(one, other, target):
+    log, kl = rewards.DISTANCES["log"], rewards.DISTANCES["kl"]
+    assert log(one, target) - log(other, target) == pytest.approx(kl(one, target) - kl(other, target), abs=1e-9)
+
+
+@pytest.mark.parametrize(("distance", "best"), [("l1", 0.0), ("l2", 0.3), ("kl", 0.3), ("log", 0.3)])
 def test_which_confidence_is_best_when_targets_vary(distance, best):
     targets = [0.0] * 7 + [1.0] * 3  # median 0, mean .3
     grid = [n / 100 for n in range(101)]
@@ -358,9 +365,9 @@ def test_with_the_real_grader():
 
 def test_presets_are_the_named_rewards():
     assert [(s.distance, s.target) for s in REWARDS.values() if s.distance] == [
-        ("l2", "sample"), ("l1", "group"), ("l2", "group"), ("kl", "group")
+        ("l2", "sample"), ("l1", "group"), ("l2", "group"), ("kl", "group"), ("log", "sample")
     ]  # fmt: skip
-    assert list(REWARDS) == ["RLVR", "Brier", "L1", "L2", "KL"] and REWARDS["RLVR"].distance is None
+    assert list(REWARDS) == ["RLVR", "Brier", "L1", "L2", "KL", "log"] and REWARDS["RLVR"].distance is None
 
 
 def test_a_spec_is_plain_data():

@@ -52,9 +52,13 @@ ablations: setup check-profile  ## run every ablation and seed (about 3 hours on
 all-ablations: $(ABLATIONS:%=$(EXECUTED)/09_ablate-%.ipynb)
 
 figures: setup check-profile  ## draw tables and figures from the records that lie there; no model is run
-	@for n in $(DRAWN); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb -p profile $(PROFILE) || exit 1; done
+	@$(MAKE) --no-print-directory -j2 --output-sync=none $(DRAWN:%=draw-%)
 
-DRAWN := 06_calibration 07_cascade 08_confidence_sources 10_ablations 11_claims
+draw-%:
+	@$(NOTEBOOK) notebooks/$*.ipynb $(EXECUTED)/$*.ipynb -p profile $(PROFILE)
+
+# The longest first.
+DRAWN := 08_confidence_sources 10_ablations 06_calibration 11_claims 07_cascade
 
 # An executed notebook appears only when its last cell has run, so it is what tells that a stage is done.
 $(EXECUTED)/04_train-%.ipynb: notebooks/04_train.ipynb $(LIBRARY) $(BASE)

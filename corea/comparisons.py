@@ -336,7 +336,7 @@ def ablation_figure(
         for offset, (group, part) in zip((-0.2, 0, 0.2), table.groupby("group", sort=False), strict=False):
             at = [labels.index(label) + offset for label in part["value"]]
             _marks(axes, part[metric], at, part[f"{metric}_low"], part[f"{metric}_high"], group)
-        crowded = sum(map(len, labels)) > 22
+        crowded = sum(map(len, labels)) > 15
         axes.set_xticks(range(len(labels)), labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
         axes.set(title=_TITLES[metric], xlabel=name, xlim=(-0.6, len(labels) - 0.4))
     drawn = logs[(logs["metric"] == "confidence entropy") & logs["run"].isin(axis.values())]
@@ -345,7 +345,9 @@ def ablation_figure(
         smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
         grid[0, 3].plot(line["step"], smooth, color=_COLOURS[n % 7], ls=_LINES[n % 7], lw=1, label=label)
     grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
-    grid[0, 3].legend(fontsize=6.5, handlelength=2.2, labelspacing=0.2, borderaxespad=0, loc="best")
+    grid[0, 3].legend(
+        fontsize=6.5, handlelength=2.2, labelspacing=0.2, borderaxespad=0, loc="best", frameon=True, framealpha=0.8, edgecolor="none"
+    )  # fmt: skip
     grid[0, 0].set_ylabel("fraction")
     report.legend(figure, grid[0, 0])
     return figure, table

@@ -45,7 +45,7 @@ paper: setup check-profile  ## train, generate, and draw every table and figure 
 
 records: $(SYSTEMS:%=$(EXECUTED)/05_generate-%.ipynb) $(IN_PAPER:%=$(EXECUTED)/09_ablate-%.ipynb)
 
-ablations: setup check-profile  ## run every ablation and seed (about 3 hours on two cores), then draw the figures
+ablations: setup check-profile  ## run every ablation and seed (about 2 h 15 min on two cores), then draw the figures
 	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none all-ablations
 	@$(MAKE) --no-print-directory figures
 

@@ -346,7 +346,7 @@ def ablation_figure(
         grid[0, 3].plot(line["step"], smooth, color=_COLOURS[n % 7], ls=_LINES[n % 7], lw=1, label=label)
     grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
     grid[0, 3].legend(
-        fontsize=6.5, handlelength=2.2, labelspacing=0.2, borderaxespad=0, loc="best", frameon=True, framealpha=0.8, edgecolor="none"
+        fontsize=6.5, handlelength=2.2, labelspacing=0.2, borderaxespad=0.5, loc="best", frameon=True, framealpha=0.8, edgecolor="none"
     )  # fmt: skip
     grid[0, 0].set_ylabel("fraction")
     report.legend(figure, grid[0, 0])

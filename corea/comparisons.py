@@ -345,12 +345,18 @@ def ablation_figure(
         smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
         grid[0, 3].plot(line["step"], smooth, color=_COLOURS[n % 7], ls=_LINES[n % 7], lw=1, label=label)
     grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
-    grid[0, 3].legend(
-        fontsize=6.5, handlelength=2.2, labelspacing=0.2, borderaxespad=0.5, loc="best", frameon=True, framealpha=0.8, edgecolor="none"
-    )  # fmt: skip
+    _legend_below_lines(grid[0, 3], labels)
     grid[0, 0].set_ylabel("fraction")
     report.legend(figure, grid[0, 0])
     return figure, table
+
+
+def _legend_below_lines(axes, labels: Sequence[str]) -> None:
+    """A small legend in room made for it under the lines, where it covers nothing."""
+    columns = 2 if max(map(len, labels)) <= 7 else 1
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - (high - low) * 0.13 * -(-len(labels) // columns), high)
+    axes.legend(fontsize=6.5, handlelength=2, labelspacing=0.2, columnspacing=0.8, borderaxespad=0.3, loc="lower left", ncols=columns)
 
 
 @report.styled

@@ -86,11 +86,7 @@ class Cascade:
 
     def _answer(self, question_id, sample, response, attempt, rescue) -> CascadeAnswer:
         answer = response.answer if rescue is None else parse(rescue.text).answer
-        cost = None
-        if self.prices is not None:
-            cost = self.prices.slm.cost(attempt.prompt_tokens, attempt.completion_tokens)
-            if rescue is not None:
-                cost += self.prices.llm.cost(rescue.prompt_tokens, rescue.completion_tokens)
+        cost = None if self.prices is None else self.prices.cascade_cost(attempt, rescue)
         source = "slm" if rescue is None else "llm"
         return CascadeAnswer(question_id, sample, answer, response.confidence, source, cost, attempt, rescue)
 

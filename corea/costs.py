@@ -42,6 +42,13 @@ class PriceList:
         if not isinstance(self.source, str) or not self.source.strip():
             raise ValueError(f"source={self.source!r} of a price list: say where the prices come from")
 
+    def cascade_cost(self, attempt, rescue=None) -> float:
+        """What one answer of a cascade costs: the SLM's completion, and the LLM's where it was asked."""
+        cost = self.slm.cost(attempt.prompt_tokens, attempt.completion_tokens)
+        if rescue is not None:
+            cost += self.llm.cost(rescue.prompt_tokens, rescue.completion_tokens)
+        return cost
+
     @classmethod
     def from_parameters(cls, slm_parameters: int, llm_parameters: int) -> PriceList:
         """Prices in proportion to the parameter counts; the LLM's is 1 per million tokens.

@@ -178,15 +178,12 @@ def router_confidences(texts: Mapping[str, str], records: pd.DataFrame, calibrat
         raise ValueError("the calibration split has no right, or no wrong, answers to fit a router on")
     fold_of = folds(records.loc[is_known, "question_id"], seed)
     strength = _router_strength(known, correct, fold_of == 0)
-    found = np.empty(len(records))
-    if not is_known.all():
-        found[~is_known] = _by_text(_fit_router(known, correct, strength), asked[~is_known])
-    inner = np.empty(len(known))
-    for fold in range(_FOLDS):
-        inside = fold_of != fold
-        inner[~inside] = _by_text(_fit_router(known[inside], correct[inside], strength), known[~inside])
-    found[is_known] = inner
-    return pd.Series(found, index=records.index)
+    right = records["correct"].to_numpy().astype(int)
+
+    def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        return _by_text(_fit_router(asked[inside], right[inside], strength), asked[outside])
+
+    return pd.Series(_out_of_fold(is_known, fold_of, judge), index=records.index)
 
 
 def _router_strength(texts: np.ndarray, correct: np.ndarray, held: np.ndarray) -> float:
@@ -227,6 +224,22 @@ def folds(question_id, seed: int = 0) -> np.ndarray:
     return np.array([_draw(f"{seed}/fold/{question}") % _FOLDS for question in question_id])
 
 
+def _out_of_fold(
+    known: np.ndarray, fold_of: np.ndarray, judge: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Confidences of all rows: of those not known by a fit on the known, of each fold of the known by a fit without it.
+
+    known: (rows,) bool; fold_of: of the known rows; judge(inside, outside): confidences of the rows numbered `outside` by a
+    fit on those numbered `inside`.
+    """
+    rows, found = np.flatnonzero(known), np.empty(len(known))
+    if not known.all():
+        found[~known] = judge(rows, np.flatnonzero(~known))
+    for fold in np.unique(fold_of):
+        found[rows[fold_of == fold]] = judge(rows[fold_of != fold], rows[fold_of == fold])
+    return found
+
+
 # --- what asking the LLM is worth -----------------------------------------------------------------
 
 
@@ -244,7 +257,7 @@ def deferral_gain(slm: pd.DataFrame, llm: pd.DataFrame, calibration: str, *, see
     ours = slm.loc[known, "correct"].to_numpy().astype(int)
     shown = _shown(slm)
     fold_of = folds(slm.loc[known, "question_id"], seed)
-    gain = _out_of_fold(shown, theirs, known, fold_of) - _out_of_fold(shown, ours, known, fold_of)
+    gain = _logistic(shown, theirs, known, fold_of) - _logistic(shown, ours, known, fold_of)
     tokens = (slm["prompt_tokens"] + slm["completion_tokens"]).to_numpy()
     return pd.Series(_sigmoid(-gain * tokens[known].mean() / tokens), index=slm.index)
 
@@ -259,26 +272,22 @@ def _shown(slm: pd.DataFrame) -> np.ndarray:
     return np.column_stack(columns)
 
 
-def _out_of_fold(features: np.ndarray, right: np.ndarray, known: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """P(right) by logistic regression fitted on the known rows; each known row is judged by a fit without its question."""
+def _logistic(features: np.ndarray, right: np.ndarray, known: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """P(right) by logistic regression on standardised features, out-of-fold on the known rows; right: of these alone."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def fitted(rows: np.ndarray, outcome: np.ndarray):
-        if len(np.unique(outcome)) < 2:
-            raise ValueError("the calibration split has no right, or no wrong, answers of one of the models")
-        return make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, outcome)
+    outcome = np.zeros(len(features), dtype=int)
+    outcome[known] = right
 
-    found, inner = np.empty(len(features)), np.empty(known.sum())
-    if not known.all():
-        found[~known] = fitted(features[known], right).predict_proba(features[~known])[:, 1]
-    for fold in np.unique(fold_of):
-        inside = fold_of != fold
-        model = fitted(features[known][inside], right[inside])
-        inner[~inside] = model.predict_proba(features[known][~inside])[:, 1]
-    found[known] = inner
-    return found
+    def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        if len(np.unique(outcome[inside])) < 2:
+            raise ValueError("the calibration split has no right, or no wrong, answers of one of the models")
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features[inside], outcome[inside])
+        return model.predict_proba(features[outside])[:, 1]
+
+    return _out_of_fold(known, fold_of, judge)
 
 
 # --- on top of any other --------------------------------------------------------------------------
@@ -317,14 +326,11 @@ def recalibrated(method: str, records: pd.DataFrame, calibration: str, *, seed: 
     """The confidences of records mapped by a `recalibration` fitted on group `calibration`, out-of-fold there."""
     known = (records["group"] == calibration).to_numpy()
     confidence, correct = records["confidence"].to_numpy(dtype=float), records["correct"].to_numpy()
-    found = recalibration(method, confidence[known], correct[known])(confidence)
-    own, right, fold_of = confidence[known], correct[known], folds(records.loc[known, "question_id"], seed)
-    inner = found[known]
-    for fold in np.unique(fold_of):
-        inside = fold_of != fold
-        inner[~inside] = recalibration(method, own[inside], right[inside])(own[~inside])
-    found[known] = inner
-    return found
+
+    def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        return recalibration(method, confidence[inside], correct[inside])(confidence[outside])
+
+    return _out_of_fold(known, folds(records.loc[known, "question_id"], seed), judge)
 
 
 def _isotonic(given, right):

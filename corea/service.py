@@ -104,10 +104,6 @@ def response(request: Request, attempt: Completion, rescue: Completion | None, t
     """The API's response, with the field `corea`."""
     stated, used = parse(attempt.text), attempt if rescue is None else rescue
     said = parse(used.text)
-    cost = None
-    if prices is not None:
-        cost = prices.slm.cost(attempt.prompt_tokens, attempt.completion_tokens)
-        cost += 0 if rescue is None else prices.llm.cost(rescue.prompt_tokens, rescue.completion_tokens)
     both = [c for c in (attempt, rescue) if c is not None]
     asked, written = sum(c.prompt_tokens for c in both), sum(c.completion_tokens for c in both)
     message = {"role": "assistant", "content": used.text if said.answer is None else said.answer}
@@ -123,7 +119,7 @@ def response(request: Request, attempt: Completion, rescue: Completion | None, t
             "confidence": stated.confidence,
             "threshold": threshold,
             "answer_found": said.answer is not None,
-            "cost": cost,
+            "cost": None if prices is None else prices.cascade_cost(attempt, rescue),
             "slm_usage": _usage(attempt),
             "llm_usage": None if rescue is None else _usage(rescue),
             "ignored": request.ignored,

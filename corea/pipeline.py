@@ -22,9 +22,7 @@ from corea.files import atomic_write, git_commit, settings_hash
 from corea.grader import Grader
 from corea.profiles import SYSTEMS, TRAINED, Profile, load_profile
 from corea.records import KEY, read_records, write_records
-from corea.tasks import Question, group_of, load_questions, test_datasets
-
-CALIBRATION = "calibration"
+from corea.tasks import CALIBRATION, Question, group_of, load_questions, test_datasets
 
 
 def train_system(profile: Profile, system: str) -> grpo.Run:

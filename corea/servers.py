@@ -67,8 +67,8 @@ class ServerEngine:
 
     base_url: ends in /v1.  model: the name the server knows.  api_key: by default from OPENAI_API_KEY; servers that ask for
     none take anything.  journal: a JSONL file of finished completions, read at the start: what lies there is not asked for
-    again, and counts as spent.  price, budget: see `Budget`.  top_logprobs: how many likely tokens to ask for at each step (0: none).  concurrency:
-    requests under way at once; tries: of one request, with pauses that double from `pause` seconds; timeout: seconds of one.
+    again, and counts as spent.  price, budget: see `Budget`.  top_logprobs: how many likely tokens to ask for at each step
+    (0: none).  concurrency: requests under way at once; tries: of one request, with pauses that double from `pause` seconds; timeout: seconds of one.
     A completion's seed is made from question, sample and seed; whether a server keeps to it is the server's affair.
     """
 

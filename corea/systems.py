@@ -13,8 +13,8 @@ import pandas as pd
 
 from corea import cascade, estimators
 from corea.costs import PriceList
+from corea.tasks import CALIBRATION
 
-CALIBRATION = "calibration"
 PAPER_RULE, BUDGET_RULE, EQUAL_RULE = "LLM Pass@1", "equal budget", "equal Pass@1"
 
 
@@ -127,7 +127,8 @@ def all_rows(
 class Rules:
     """Thresholds of every system by each rule, all from the calibration split.
 
-    PAPER_RULE: the LLM's Pass@1; NaN for scores that are no probabilities.  BUDGET_RULE: highest Pass@1 at no more than COREA's cost under the paper's rule.
+    PAPER_RULE: the LLM's Pass@1; NaN for scores that are no probabilities.  BUDGET_RULE: highest Pass@1 at no more than COREA's
+    cost under the paper's rule; NaN where every threshold costs more.
     EQUAL_RULE: least cost at no less than COREA's Pass@1 under the paper's rule; NaN where a system never reaches it.
     """
 

@@ -34,6 +34,7 @@ DATASETS = {
     **{family: (family,) for family in (*mini.OOD_MATH, *mini.OOD_NONMATH)},
 }
 _ALLOWED_SPLITS = {"drill": ("train", "calibration", "test"), "everything": ("pretrain",)}
+CALIBRATION = "calibration"  # the name of that split where it stands beside the test sets
 ANSWER_TYPES = ("math", "choice", "text")
 _JSONL_KEYS = {"id", "question", "answer", "answer_type"}
 _DRAWS_PER_QUESTION = 2_000

@@ -3,13 +3,17 @@
 SHELL := /bin/bash
 PROFILE ?= cpu
 PYTHON ?= python3
-JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 5 ? 5 : n )))
+HUB := $(filter paper single-gpu,$(PROFILE))
+# Models of the hub share the GPUs, so one stage at a time; those of the mini world have a core each.
+JOBS ?= $(if $(HUB),1,$(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n > 5 ? 5 : n ))))
 TRAINED := L1-SLM RLVR-SLM Brier-SLM
 SYSTEMS := LLM $(TRAINED) SLM
 # Ablation runs: those of `make paper`, then the longest first, so that the end is not spent waiting for one.
 IN_PAPER := anchor l2 brier
 SEEDS := $(foreach s,L1-SLM RLVR-SLM Brier-SLM,$(s)-seed-1 $(s)-seed-2)
-ABLATIONS := $(IN_PAPER) $(SEEDS) llama honest-0 honest-0.1 honest-0.33 small tiny none kl log mix-0.25 mix-0.5 mix-0.75 \
+BASES := $(if $(HUB),Llama-3.1-8B-Instruct $(if $(filter paper,$(PROFILE)),Qwen2.5-1.5B-Instruct),\
+	llama honest-0 honest-0.1 honest-0.33 small tiny)
+ABLATIONS := $(IN_PAPER) $(SEEDS) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
 	rollouts-4 rollouts-16 rollouts-32 no-std normalised-apart weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
 
 VENV := .venv
@@ -21,7 +25,7 @@ endif
 DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
 NOTEBOOK := $(PY) -m corea.notebooks
-LIBRARY := corea/profiles.py corea/tasks.py corea/mini.py corea/grpo.py corea/rewards.py
+LIBRARY := corea/profiles.py corea/tasks.py corea/mini.py corea/grpo.py corea/rewards.py $(if $(HUB),corea/hubsets.py corea/compute.py)
 ASKING := corea/engines.py corea/parser.py corea/grader.py corea/pipeline.py corea/estimators.py
 BASE := data/base/slm/model.safetensors data/base/llm/model.safetensors
 
@@ -29,16 +33,16 @@ BASE := data/base/slm/model.safetensors data/base/llm/model.safetensors
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
-export HF_HUB_OFFLINE ?= 1
+export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help paper ablations records figures base test bench setup lock lint clean reference check-profile
+.PHONY: help shard paper ablations records figures base test bench setup lock lint clean reference check-profile
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-paper: setup check-profile  ## train, generate, and draw every table and figure (PROFILE=cpu or smoke)
+paper: setup check-profile  ## train, generate, and draw every table and figure (PROFILE=cpu, smoke, paper or single-gpu)
 	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none records
 	@$(MAKE) --no-print-directory figures
 	@echo "done: tables and figures are in $(ROOT)figures/$(PROFILE)/"
@@ -53,6 +57,12 @@ all-ablations: $(ABLATIONS:%=$(EXECUTED)/09_ablate-%.ipynb)
 
 figures: setup check-profile  ## draw tables and figures from the records that lie there; no model is run
 	@$(MAKE) --no-print-directory -j2 --output-sync=none $(DRAWN:%=draw-%)
+
+SYSTEM ?= L1-SLM
+SHARD ?= 1/1
+shard: setup check-profile  ## generate one part of a system's records on this machine (SYSTEM=L1-SLM SHARD=2/8)
+	@$(NOTEBOOK) notebooks/05_generate.ipynb $(EXECUTED)/shards/05_generate-$(SYSTEM)-$(subst /,-of-,$(SHARD)).ipynb \
+		-p profile $(PROFILE) -p system $(SYSTEM) -p shard $(SHARD)
 
 draw-%:
 	@$(NOTEBOOK) notebooks/$*.ipynb $(EXECUTED)/$*.ipynb -p profile $(PROFILE)
@@ -92,20 +102,24 @@ bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench
 
 reference: setup  ## (for maintainers) make the finished cpu run the tracked reference run, and show it in the notebooks
-	$(PY) -m corea.pipeline
+	$(PY) -m corea.pipeline --reference
 	for n in $(ALONE); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb || exit 1; done
 	for n in $(ALONE) $(SHOWN); do $(NOTEBOOK) --publish $(EXECUTED)/$$n.ipynb notebooks/$${n%%-*}.ipynb || exit 1; done
 
 ALONE := 01_meet_the_cascade 02_base_models 03_rewards
 SHOWN := 04_train-L1-SLM 05_generate-SLM 09_ablate-anchor $(DRAWN)
 
-setup: $(VENV)/complete  ## make .venv from the pinned lock file; does nothing the second time
+setup: $(VENV)/complete $(if $(HUB),$(VENV)/gpu)  ## make .venv from the pinned lock file; does nothing the second time
 
 $(VENV)/complete: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "corea needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/gpu: $(VENV)/complete
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	@touch $@
 
 check-profile:
@@ -115,5 +129,5 @@ lock: setup  ## (for maintainers) write requirements.lock from .venv
 	{ head -n 1 requirements.lock; $(PY) -m pip freeze --exclude corea | sed 's/+cpu//'; } > .lock.part && mv .lock.part requirements.lock
 
 clean:  ## remove what PROFILE's `make paper` made under data/ (tracked figures stay)
-	@case "$(PROFILE)" in cpu|smoke) ;; *) echo "unknown profile '$(PROFILE)'; use one of cpu, smoke" >&2; exit 1;; esac
+	@case "$(PROFILE)" in cpu|smoke|paper|single-gpu) ;; *) echo "unknown profile '$(PROFILE)'; use one of cpu, smoke, paper, single-gpu" >&2; exit 1;; esac
 	rm -rf "$(DATA)" "$(ROOT)data/work"

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from corea import grpo, pipeline, pretrain, prompts
+from corea import grpo, pipeline, pretrain
 from corea.costs import PriceList
-from corea.engines import load_model
-from corea.profiles import PROFILES, TRAINED, Profile, load_profile
+from corea.models import architecture_of
+from corea.profiles import BACKBONES, PROFILES, TRAINED, Profile, load_profile
 from corea.records import read_records
 from corea.rewards import REWARDS, RewardSpec
-from corea.tasks import load_questions, test_datasets
 
 ANCHOR = "anchor"
 SAMPLES = 2
@@ -32,8 +31,9 @@ SAMPLES = 2
 class Variant:
     """One ablation run.
 
-    reward: what it is trained with.  changes: fields of `GRPOSettings` that differ from the anchor's.  base: the shipped SLM
-    (None) or one of `pretrain.VARIANTS`.  full: as long as the main runs, for the seeds of the main systems.
+    reward: what it is trained with.  changes: fields of `GRPOSettings` that differ from the anchor's.  base: the profile's SLM
+    (None), one of `pretrain.VARIANTS` (in the mini world) or one of `profiles.BACKBONES` (on the hub).  full: as long as
+    the main runs, for the seeds of the main systems.
     """
 
     reward: RewardSpec = REWARDS["L1"]
@@ -78,6 +78,7 @@ VARIANTS: dict[str, Variant] = {
     "weight-3": _weight(3.0),
     **{f"beta-{b}": Variant(changes={"beta": b}) for b in (0.0, 0.01, 0.1)},
     **{name: Variant(base=name) for name in pretrain.VARIANTS},
+    **{name.rsplit("/", 1)[1]: Variant(base=name) for name in BACKBONES},
     **{
         f"{system}-seed-{seed}": Variant(REWARDS[reward], {"seed": seed}, full=True)
         for seed in (1, 2)
@@ -97,44 +98,55 @@ AXES: dict[str, dict[str, str]] = {
     "confidence weight": {"0": "none", ".3": "weight-0.3", "1": ANCHOR, "3": "weight-3"},
     "KL to the base": {"0": "beta-0.0", ".01": "beta-0.01", ".03": ANCHOR, ".1": "beta-0.1"},
     "honest texts": {"0": "honest-0", ".1": "honest-0.1", ".33": "honest-0.33", ".4": ANCHOR},
-    "backbone": {"tiny": "tiny", "small": "small", "shipped": ANCHOR, "Llama": "llama"},
+    "backbone": {
+        "tiny": "tiny", "small": "small", "shipped": ANCHOR, "Llama": "llama",
+        "Qwen 1.5B": "Qwen2.5-1.5B-Instruct", "Llama 8B": "Llama-3.1-8B-Instruct",
+    },
 }
 
 REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, where that is not the anchor
 
 
-def base_folder(profile: Profile, base: str | None) -> Path:
-    """Where the base SLM of a variant lies, or will."""
-    return Path(profile.slm) if base is None else profile.data / "bases" / base
+def base_folder(profile: Profile, base: str | None) -> str:
+    """Where the base SLM of a variant lies, or will; a hub id for one of the hub."""
+    if base in BACKBONES:
+        return base
+    return profile.slm if base is None else str(profile.data / "bases" / base)
 
 
-def make_base(profile: Profile, base: str) -> Path:
-    """Train a base SLM of `pretrain.VARIANTS` where it does not lie there yet; returns its folder."""
-    folder = base_folder(profile, base)
-    if not (folder / "manifest.json").exists():
+def make_base(profile: Profile, base: str) -> str:
+    """Train a base SLM of `pretrain.VARIANTS` where it does not lie there yet; returns its folder, or the hub id of another."""
+    folder = Path(base_folder(profile, base))
+    if base in pretrain.VARIANTS and not (folder / "manifest.json").exists():
         pretrain.make_base(pretrain.VARIANTS[base], folder, profile.data.parent / "work")
-    return folder
+    return base_folder(profile, base)
 
 
-def variant(name: str) -> Variant:
-    """The variant of that name.  Raises ValueError for an unknown one."""
-    if name not in VARIANTS:
-        raise ValueError(f"unknown ablation {name!r}; use one of {', '.join(VARIANTS)}")
+def variants_of(profile: Profile) -> tuple[str, ...]:
+    """Names of the variants that a profile has: its bases are those of the mini world, or those of the hub."""
+    other = BACKBONES if profile.suite == "mini" else tuple(pretrain.VARIANTS)
+    return tuple(name for name, chosen in VARIANTS.items() if chosen.base not in other and chosen.base != profile.slm)
+
+
+def variant(profile: Profile, name: str) -> Variant:
+    """The variant of that name.  Raises ValueError for one that the profile does not have."""
+    if name not in (known := variants_of(profile)):
+        raise ValueError(f"unknown ablation {name!r} of profile {profile.name!r}; use one of {', '.join(known)}")
     return VARIANTS[name]
 
 
 def train(profile: Profile, name: str, *, show_progress: bool = True) -> grpo.Run:
     """Train one variant; does nothing where that is done already, and goes on where a run was cut off."""
-    chosen = variant(name)
-    base = make_base(profile, chosen.base) if chosen.base else base_folder(profile, None)
-    return grpo.train(
+    chosen = variant(profile, name)
+    base = make_base(profile, chosen.base) if chosen.base else profile.slm
+    return pipeline.train_in_processes(profile, "corea.ablations", name) or grpo.train(
         base,
         chosen.reward,
-        load_questions("drill", "train", size=profile.train_size, seed=profile.seed),
+        pipeline.training_questions(profile),
         chosen.settings(profile),
         run_folder(profile, name),
         name=name,
-        use_cpu=profile.use_cpu,
+        compute=profile.compute,
         instruction=profile.instruction,
         show_progress=show_progress,
     )
@@ -150,7 +162,7 @@ def generate(profile: Profile, name: str) -> None:
 
     The base SLM of a variant that has its own is asked too: what training adds is seen beside where it began.
     """
-    chosen = variant(name)
+    chosen = variant(profile, name)
     asked = profile if chosen.full else profile.replace(samples=min(SAMPLES, profile.samples))
     run = run_folder(profile, name)
     models = {name: run / "model"}
@@ -159,7 +171,7 @@ def generate(profile: Profile, name: str) -> None:
     for system, folder in models.items():
         engine = pipeline.engine_at(asked, folder, system)
         settings = "base" if system.endswith(" base") else grpo.run_settings(run)
-        sets = (pipeline.CALIBRATION, *test_datasets())
+        sets = pipeline.all_sets(profile)
         paths = {dataset: run / "records" / system.replace(" ", "-") / f"{dataset}.parquet" for dataset in sets}
         pipeline.answer_sets(asked, engine, grpo.fingerprint(folder), settings, paths)
 
@@ -167,15 +179,15 @@ def generate(profile: Profile, name: str) -> None:
 def results_folder(profile: Profile, name: str) -> Path | None:
     """Where a variant's results lie whole: in the run made here or, where none was, in the tracked reference run; or None."""
     for folder in (run_folder(profile, name), run_folder(profile.reference(), name)):
-        if all(path.exists() for path in _paths(folder, name)):
+        if all(path.exists() for path in _paths(profile, folder, name)):
             return folder
     return None
 
 
-def _paths(folder: Path, name: str) -> list[Path]:
+def _paths(profile: Profile, folder: Path, name: str) -> list[Path]:
     """The files of a whole variant: its log, and the records of the run and of its own base SLM."""
-    systems = [name, *([f"{name}-base"] if variant(name).base else [])]
-    sets = (pipeline.CALIBRATION, *test_datasets())
+    systems = [name, *([f"{name}-base"] if VARIANTS[name].base else [])]
+    sets = pipeline.all_sets(profile)
     return [folder / "log.csv", *(folder / "records" / system / f"{d}.parquet" for system in systems for d in sets)]
 
 
@@ -185,7 +197,7 @@ def records_paths(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> l
     Raises FileNotFoundError where there are none.
     """
     found = [results_folder(profile, name) for name in names]
-    paths = [path for name, folder in zip(names, found, strict=True) if folder for path in _paths(folder, name)[1:]]
+    paths = [path for name, folder in zip(names, found, strict=True) if folder for path in _paths(profile, folder, name)[1:]]
     if not paths:
         raise FileNotFoundError(f"no ablation was run under {profile.data / 'ablations'}; run `make ablations`")
     return paths
@@ -205,21 +217,23 @@ def load_logs(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.Da
 def where_from(profile: Profile) -> pd.DataFrame:
     """Where each variant's results come from: columns variant, results ("made here", "reference run" or "not run")."""
     kinds = {None: "not run"}
-    kinds |= {run_folder(p, name): kind for p, kind in ((profile.reference(), "reference run"), (profile, "made here")) for name in VARIANTS}
-    return pd.DataFrame([(name, kinds[results_folder(profile, name)]) for name in VARIANTS], columns=["variant", "results"])
+    kinds |= {run_folder(p, name): kind for p, kind in ((profile.reference(), "reference run"), (profile, "made here")) for name in variants_of(profile)}
+    return pd.DataFrame([(name, kinds[results_folder(profile, name)]) for name in variants_of(profile)], columns=["variant", "results"])
 
 
 def prices_of(profile: Profile) -> dict[str, PriceList]:
     """The price list of each variant: an SLM of another size has another price."""
-    vocabulary = len(prompts.load_tokenizer(profile.slm))
-    counts = {None: _parameters(load_model(profile.slm))}
-    counts |= {base: _parameters(pretrain.build_model(spec, vocabulary)) for base, spec in pretrain.VARIANTS.items()}
-    llm = _parameters(load_model(profile.llm))
-    return {name: PriceList.from_parameters(counts[chosen.base], llm) for name, chosen in VARIANTS.items()}
+    llm = architecture_of(profile.llm).parameters
+    bases = {name: VARIANTS[name].base for name in variants_of(profile)}
+    return {name: PriceList.from_parameters(_parameters(profile, base), llm) for name, base in bases.items()}
 
 
-def _parameters(model) -> int:
-    return sum(p.numel() for p in model.parameters())
+def _parameters(profile: Profile, base: str | None) -> int:
+    """Parameters of a base SLM, which need not have been made yet."""
+    if base in pretrain.VARIANTS:
+        vocabulary = architecture_of(profile.slm).vocab_size
+        return sum(p.numel() for p in pretrain.build_model(pretrain.VARIANTS[base], vocabulary).parameters())
+    return architecture_of(base or profile.slm).parameters
 
 
 def seeds_of(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
@@ -239,10 +253,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli = argparse.ArgumentParser(prog="python -m corea.ablations", description=__doc__.splitlines()[0])
     cli.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)}; all where none is given")
     cli.add_argument("--profile", default="cpu", choices=sorted(PROFILES))
+    cli.add_argument("--train", metavar="NAME", help="only train this one: what each of several processes runs")
     given = cli.parse_args(arguments)
     profile = load_profile(given.profile)
     try:
-        for name in given.names or VARIANTS:
+        if given.train:
+            train(profile, given.train)
+            return 0
+        for name in given.names or variants_of(profile):
             run(profile, name)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from corea import prompts
 from corea.files import sha256_of
+from corea.models import revision_of
 from corea.tasks import Question
 
 
@@ -326,7 +327,7 @@ def load_model(folder: str | Path, *, dtype: str = "float32"):
     disable_progress_bar()  # of loading weights, which takes milliseconds here and clutters notebooks
     try:
         return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            folder, revision=revision_of(folder) or "main", dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:  # safetensors raises its own type, transformers OSError or ValueError
         first = str(error).strip().splitlines()[0]

@@ -54,7 +54,8 @@ def _remove_leftovers(path: Path) -> None:
 
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with open(path, "rb") as file:  # in parts: weights may be larger than memory
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def settings_hash(settings: object) -> str:

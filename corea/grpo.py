@@ -1,13 +1,15 @@
 """RLCC, reinforcement learning with confidence calibration: a thin layer over `trl.GRPOTrainer`.
 
 TRL samples, normalises, and steps.  This room chooses its settings, hands it our rewards, watches the rollouts, refuses
-to train on after a collapse, and makes a run that was killed at any moment go on as if it had not been.
+to train on after a collapse, and makes a run that was killed at any moment go on as if it had not been.  The same code
+runs in one process and in several (`accelerate launch`, see `corea.processes`), with all weights or a low-rank adapter.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -18,9 +20,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from corea import parser, prompts
+from corea import parser, processes, prompts
+from corea.compute import Compute
 from corea.files import atomic_write, git_commit, settings_hash, sha256_of
 from corea.grader import Grader
+from corea.models import revision_of
 from corea.rewards import RewardSpec, text_of
 from corea.tasks import Question
 
@@ -116,30 +120,41 @@ def train(
     folder: str | Path,
     *,
     name: str = "run",
-    use_cpu: bool = True,
+    compute: Compute | None = None,
     instruction: str | None = None,
     show_progress: bool = True,
 ) -> Run:
     """Train the model at `base` with a reward and return the finished run; does nothing where it is finished already.
 
     base: local folder or hub id.  questions: the training questions, whose ids must differ.  folder: where checkpoints,
-    log and model go; a run cut off there goes on from its last whole checkpoint.  Raises ValueError where the folder holds
-    a run made with other settings, CollapseError as said there.
+    log and model go; a run cut off there goes on from its last whole checkpoint.  compute: by default one process on the
+    CPU; launched by `accelerate`, every process calls this with the same arguments.  Raises ValueError where the folder
+    holds a run made with other settings, CollapseError as said there.
     """
-    folder = Path(folder)
-    made_of = {"base": fingerprint(base), "reward": reward, "settings": settings.made_of(), "instruction": instruction,
-               "questions": [(q.id, q.text, q.gold) for q in questions]}  # fmt: skip
-    run = Run(name, folder, settings_hash(made_of))
+    folder, compute = Path(folder), compute or Compute()
+    run = Run(name, folder, _hash(base, reward, questions, settings, compute, instruction))
     if _is_finished(run):
         return run
-    with atomic_write(folder / SETTINGS) as file:
-        json.dump({"run": name, "settings": run.settings}, file)
     with Grader() as grader:
-        trainer = build_trainer(base, reward, questions, settings, folder, grader, use_cpu, instruction)
-        trainer.add_callback(_Watch(name, settings.steps, show_progress))
+        trainer = build_trainer(base, reward, questions, settings, folder, grader, compute, instruction)
+        if processes.rank() == 0:
+            with atomic_write(folder / SETTINGS) as file:
+                json.dump({"run": name, "settings": run.settings}, file)
+            _remove_cut_off(folder)
+        processes.wait()
+        trainer.add_callback(_Watch(name, settings.steps, show_progress and processes.rank() == 0))
         trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
-    _finish(run, trainer)
+    _finish(run, trainer, base, compute)
     return run
+
+
+def _hash(base, reward, questions, settings: GRPOSettings, compute: Compute, instruction: str | None) -> str:
+    """The hash of all that a run's result is made from; how it is spread over processes is not among it."""
+    made_of = {"base": fingerprint(base), "reward": reward, "settings": settings.made_of(), "instruction": instruction,
+               "questions": [(q.id, q.text, q.gold) for q in questions]}  # fmt: skip
+    if compute.lora_rank or compute.dtype != "float32":
+        made_of["arithmetic"] = [compute.lora_rank, compute.dtype]
+    return settings_hash(made_of)
 
 
 def build_trainer(
@@ -149,24 +164,44 @@ def build_trainer(
     settings: GRPOSettings,
     folder: str | Path,
     grader: Grader,
-    use_cpu: bool = True,
+    compute: Compute | None = None,
     instruction: str | None = None,
 ):
     """The `trl.GRPOTrainer` that `train` runs, with our rewards and their weights."""
     from trl import GRPOTrainer
 
-    from corea.engines import load_model
-
+    compute = compute or Compute()
+    # Before the model is loaded: ZeRO-3 loads it in parts, and learns from the arguments that it should.
+    arguments = _arguments(settings, [*reward.weights, 0.0], Path(folder), compute)
     trainer = GRPOTrainer(
-        model=load_model(base),
+        model=_trained_model(base, compute),
         processing_class=prompts.load_tokenizer(base),
         reward_funcs=[*reward.functions(settings.num_generations, grader), RolloutWatch(grader)],
-        args=_arguments(settings, [*reward.weights, 0.0], Path(folder), use_cpu),
+        args=arguments,
         train_dataset=training_set(questions, instruction),
         callbacks=[_MarkWhole()],
+        peft_config=_adapter(compute),
     )
     trainer.remove_callback(PrinterCallback)  # `_Watch` shows progress in one line
     return trainer
+
+
+def _trained_model(base: str | Path, compute: Compute):
+    """The model to be trained: its own weights in float32, or frozen ones under an adapter in the profile's dtype."""
+    from corea.engines import load_model
+
+    return load_model(base, dtype=compute.dtype if compute.lora_rank else "float32")
+
+
+def _adapter(compute: Compute):
+    """PEFT's configuration of a low-rank adapter on every linear layer, scaled by 2; None without one."""
+    if not compute.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=compute.lora_rank, lora_alpha=2 * compute.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 def training_set(questions: Sequence[Question], instruction: str | None = None):
@@ -188,13 +223,15 @@ def training_set(questions: Sequence[Question], instruction: str | None = None):
     )
 
 
-def _arguments(settings: GRPOSettings, weights: list[float], folder: Path, use_cpu: bool):
+def _arguments(settings: GRPOSettings, weights: list[float], folder: Path, compute: Compute):
     from trl import GRPOConfig
 
+    size, passes = compute.batch(settings.questions_per_step * settings.num_generations)
     return GRPOConfig(
         output_dir=str(folder / "checkpoints"),
         max_steps=settings.steps,
-        per_device_train_batch_size=settings.questions_per_step * settings.num_generations,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=passes,
         num_generations=settings.num_generations,
         max_completion_length=settings.max_completion_length,
         temperature=settings.temperature,
@@ -210,11 +247,22 @@ def _arguments(settings: GRPOSettings, weights: list[float], folder: Path, use_c
         logging_steps=1,
         report_to=[],
         disable_tqdm=True,
-        use_cpu=use_cpu,
-        bf16=not use_cpu,
-        activation_checkpointing=False,
+        use_cpu=compute.use_cpu,
+        bf16=compute.dtype == "bfloat16",
+        activation_checkpointing=compute.gradient_checkpointing,
         seed=settings.seed,
+        **_rollout_arguments(compute),
     )
+
+
+def _rollout_arguments(compute: Compute) -> dict:
+    """TRL's settings for rollouts by vLLM; its server is looked for at COREA_ROLLOUTS, by default on this machine."""
+    if compute.rollouts == "transformers":
+        return {}
+    found = {"use_vllm": True, "vllm_mode": compute.rollouts}
+    if compute.rollouts == "colocate":
+        return found | {"vllm_gpu_memory_utilization": compute.vllm_memory, "vllm_enable_sleep_mode": True}
+    return found | {"vllm_server_base_url": os.environ.get("COREA_ROLLOUTS", "http://127.0.0.1:8000")}
 
 
 @dataclass(frozen=True)
@@ -222,7 +270,7 @@ class RolloutWatch:
     """A reward of weight zero that logs what TRL does not: stated confidences, their entropy in nats, group accuracy.
 
     Group accuracy is the share of questions that at least one rollout got right: without one, a group has no
-    correctness signal.
+    correctness signal.  All are taken over the rollouts of every process.
     """
 
     grader: Grader
@@ -231,10 +279,12 @@ class RolloutWatch:
     def __call__(self, *, completions, question_id, gold, answer_type, log_metric=None, **kwargs) -> list[float]:
         responses = [parser.parse(text_of(completion)) for completion in completions]
         correct = self.grader.grade([r.answer for r in responses], gold, answer_type)
-        stated = [r.confidence for r in responses if r.confidence is not None]
+        own = [(q, right, r.confidence) for q, right, r in zip(question_id, correct, responses, strict=True)]
+        rows = processes.gathered(own)
+        stated = [confidence for _, _, confidence in rows if confidence is not None]
         if log_metric is not None:
-            solved = {q for q, right in zip(question_id, correct, strict=True) if right}
-            log_metric("group_accuracy", len(solved) / len(set(question_id)))
+            solved = {q for q, right, _ in rows if right}
+            log_metric("group_accuracy", len(solved) / len({q for q, _, _ in rows}))
             log_metric("confidence/mean", sum(stated) / max(1, len(stated)))
             shares = [count / len(stated) for count in Counter(stated).values()]
             log_metric("confidence/entropy", -sum(p * math.log(p) for p in shares))
@@ -242,9 +292,12 @@ class RolloutWatch:
 
 
 class _MarkWhole(TrainerCallback):
-    """Leaves a mark in each checkpoint once all of it is on disk."""
+    """Leaves a mark in each checkpoint once all processes have written their part of it."""
 
     def on_save(self, args, state, control, **kwargs):
+        processes.wait()
+        if processes.rank() != 0:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         with atomic_write(folder / COMPLETE) as file:
             json.dump({"step": state.global_step}, file)
@@ -299,9 +352,14 @@ def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
 
 
 def fingerprint(base: str | Path) -> str:
-    """What names a model for good: the SHA-256 of its local weights, or the hub id it is fetched by."""
-    weights = Path(base) / "model.safetensors"
-    return sha256_of(weights) if weights.exists() else str(base)
+    """What names a model for good: the SHA-256 of its local weights, or the hub id and revision it is fetched by."""
+    whole = Path(base) / "model.safetensors"
+    if whole.exists():
+        return sha256_of(whole)
+    if parts := sorted(Path(base).glob("model-*-of-*.safetensors")):
+        return settings_hash([sha256_of(part) for part in parts])
+    revision = revision_of(base)
+    return str(base) if revision is None else f"{base}@{revision}"
 
 
 def _is_finished(run: Run) -> bool:
@@ -316,25 +374,47 @@ def _is_finished(run: Run) -> bool:
     return (run.folder / COMPLETE).exists()
 
 
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that bears its mark; those that do not were cut off, and are removed."""
-    found = {int(p.name.split("-")[1]): p for p in (folder / "checkpoints").glob("checkpoint-*")}
-    for path in found.values():
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    return {int(path.name.split("-")[1]): path for path in (folder / "checkpoints").glob("checkpoint-*")}
+
+
+def _remove_cut_off(folder: Path) -> None:
+    """Drop checkpoints without a mark: they were cut off while being written."""
+    for path in _checkpoints(folder).values():
         if not (path / COMPLETE).exists():
             shutil.rmtree(path)
-    whole = [step for step, path in found.items() if path.exists()]
-    return str(found[max(whole)]) if whole else None
 
 
-def _finish(run: Run, trainer) -> None:
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that bears its mark."""
+    whole = {step: path for step, path in _checkpoints(folder).items() if (path / COMPLETE).exists()}
+    return str(whole[max(whole)]) if whole else None
+
+
+def _finish(run: Run, trainer, base: str | Path, compute: Compute) -> None:
     """Write model and log, mark the run finished, then drop its checkpoints."""
-    trainer.model.save_pretrained(run.model)
-    trainer.processing_class.save_pretrained(run.model)
-    with atomic_write(run.folder / "log.csv") as file:
-        tidy_log(trainer.state.log_history, run.name).to_csv(file, index=False, lineterminator="\n")
-    with atomic_write(run.folder / COMPLETE) as file:
-        json.dump({"run": run.name, "settings": run.settings, "commit": git_commit()[0]}, file)
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes
+    if processes.rank() == 0:
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        if compute.lora_rank:
+            model.save_pretrained(run.folder / "adapter", state_dict=weights)
+            _merge(base, run.folder / "adapter", compute).save_pretrained(run.model)
+        else:
+            model.save_pretrained(run.model, state_dict=weights)
+        trainer.processing_class.save_pretrained(run.model)
+        with atomic_write(run.folder / "log.csv") as file:
+            tidy_log(trainer.state.log_history, run.name).to_csv(file, index=False, lineterminator="\n")
+        with atomic_write(run.folder / COMPLETE) as file:
+            json.dump({"run": run.name, "settings": run.settings, "commit": git_commit()[0]}, file)
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    processes.wait()
+
+
+def _merge(base: str | Path, adapter: Path, compute: Compute):
+    """The base model with an adapter added into its weights, so that engines need not know of adapters."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(_trained_model(base, compute), adapter).merge_and_unload()
 
 
 def run_settings(folder: str | Path) -> str:

@@ -5,8 +5,11 @@ Each stage does nothing, and says so, where its result already lies on disk made
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +17,52 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from corea import estimators, grpo, parser, prompts
+from corea import estimators, grpo, parser, processes, prompts
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
-from corea.engines import Completion, TransformersEngine, load_model
+from corea.engines import Completion, Engine, TransformersEngine, load_model
 from corea.files import atomic_write, git_commit, settings_hash
 from corea.grader import Grader
+from corea.models import architecture_of
 from corea.profiles import SYSTEMS, TRAINED, Profile, load_profile
 from corea.records import KEY, read_records, write_records
-from corea.tasks import CALIBRATION, Question, group_of, load_questions, test_datasets
+from corea.shards import WHOLE, Shard, merge_shards
+from corea.tasks import CALIBRATION, TRAINING, Question, group_of, load_questions, test_datasets
 
 
 def train_system(profile: Profile, system: str) -> grpo.Run:
-    """RLCC training of one system of `profiles.TRAINED` from the profile's base SLM."""
+    """RLCC training of one system of `profiles.TRAINED` from the profile's base SLM, in the profile's processes."""
     if system not in TRAINED:
         raise ValueError(f"system {system!r} is not trained; use one of {', '.join(TRAINED)}")
-    return grpo.train(
+    return train_in_processes(profile, "corea.pipeline", system) or grpo.train(
         profile.slm,
         TRAINED[system],
-        load_questions("drill", "train", size=profile.train_size, seed=profile.seed),
+        training_questions(profile),
         profile.grpo,
         profile.run_folder(system),
         name=system,
-        use_cpu=profile.use_cpu,
+        compute=profile.compute,
         instruction=profile.instruction,
     )
+
+
+def train_in_processes(profile: Profile, module: str, name: str) -> grpo.Run | None:
+    """Train in processes of their own where the profile has several; None where this process is to train.
+
+    Each runs `python -m module --profile ... --train name`, which comes back here and trains.
+    """
+    command = profile.compute.launch_command()
+    if command is None or processes.launched() > 1:
+        return None
+    os.environ["COREA_ROOT"] = profile.root
+    processes.launch(command, module, "--profile", profile.name, "--train", name)
+    folder = profile.run_folder(name) if name in TRAINED else profile.data / "ablations" / name
+    return grpo.Run(name, folder, grpo.run_settings(folder))
+
+
+def training_questions(profile: Profile) -> list[Question]:
+    """The questions that every training run of a profile sees."""
+    return load_questions(TRAINING[profile.suite], "train", size=profile.train_size, seed=profile.seed)
 
 
 def model_folder(profile: Profile, system: str) -> str:
@@ -53,81 +77,102 @@ def model_folder(profile: Profile, system: str) -> str:
     return str(folder / "model")
 
 
-def engine_for(profile: Profile, system: str) -> TransformersEngine:
+def engine_for(profile: Profile, system: str) -> Engine:
     """An engine that answers as one system of the profile."""
     return engine_at(profile, model_folder(profile, system), system)
 
 
-def engine_at(profile: Profile, folder: str | Path, name: str) -> TransformersEngine:
-    """An engine for the model in a folder, with the profile's settings of generation."""
-    model = load_model(folder)
+def engine_at(profile: Profile, folder: str | Path, name: str) -> Engine:
+    """An engine for the model in a folder or on the hub, with the profile's settings of generation."""
+    options = {
+        "name": name,
+        "max_new_tokens": profile.max_new_tokens,
+        "temperature": profile.temperature,
+        "batch_size": profile.batch_size,
+        "instruction": profile.instruction,
+        "keep_logprobs": True,
+    }
+    if profile.compute.engine == "vllm":
+        from corea.engines import VLLMEngine
+
+        return VLLMEngine(folder, dtype=profile.compute.dtype, tensor_parallel_size=profile.compute.gpus_for(folder), **options)
+    model = load_model(folder, dtype=profile.compute.dtype)
     return TransformersEngine(
-        model if profile.use_cpu else model.to("cuda"),
-        prompts.load_tokenizer(folder),
-        name=name,
-        max_new_tokens=profile.max_new_tokens,
-        temperature=profile.temperature,
-        batch_size=profile.batch_size,
-        instruction=profile.instruction,
-        keep_logprobs=True,
+        model if profile.compute.use_cpu else model.to("cuda"), prompts.load_tokenizer(folder), **options
     )
+
+
+def all_sets(profile: Profile) -> tuple[str, ...]:
+    """The calibration split and the test sets of a profile."""
+    return (CALIBRATION, *test_datasets(profile.suite))
 
 
 def evaluation_questions(profile: Profile, dataset: str) -> list[Question]:
     """The questions of one reported dataset, or of the calibration split."""
     if dataset == CALIBRATION:
-        return load_questions("drill", "calibration", size=profile.calibration_size, seed=profile.seed)
+        return load_questions(TRAINING[profile.suite], "calibration", size=profile.calibration_size, seed=profile.seed)
     size = profile.in_domain_size if group_of(dataset) == "in-domain" else profile.ood_size
     return load_questions(dataset, "test", size=size, seed=profile.seed)
 
 
-def generate_records(profile: Profile, system: str) -> list[Path]:
+def generate_records(profile: Profile, system: str, shard: str = "1/1") -> list[Path]:
     """Ask one system every evaluation question and write its records, one file a dataset; returns the files.
 
     A file made from the same model, questions and settings is kept, so a run that was killed goes on from there.  An SLM's
-    probe is fitted then, see `probe_system`.
+    probe is fitted then, see `probe_system`.  shard: "2/8" asks the second eighth of each set's questions alone, on this or
+    another machine; once all shards lie there, a call without one puts them together.
     """
     engine = engine_for(profile, system)
     run = grpo.run_settings(profile.run_folder(system)) if system in TRAINED else "base"
     model = grpo.fingerprint(model_folder(profile, system))
-    paths = {dataset: profile.records_path(system, dataset) for dataset in (CALIBRATION, *test_datasets())}
-    answer_sets(profile, engine, model, run, paths)
-    if system != "LLM":
+    paths = {dataset: profile.records_path(system, dataset) for dataset in all_sets(profile)}
+    written = answer_sets(profile, engine, model, run, paths, Shard.parse(shard))
+    if system != "LLM" and shard == "1/1":
         probe_system(profile, engine, system)
-    return list(paths.values())
+    return written
 
 
-def answer_sets(profile: Profile, engine: TransformersEngine, model: str, run: str, paths: Mapping[str, Path]) -> None:
+def answer_sets(
+    profile: Profile, engine: Engine, model: str, run: str, paths: Mapping[str, Path], shard: Shard = WHOLE
+) -> list[Path]:
     """Write the records of one engine on each dataset of `paths`, and keep those that lie there from the same settings.
 
-    model: the fingerprint of the engine's weights; run: the settings hash of their training run, or "base".
+    model: the fingerprint of the engine's weights; run: the settings hash of their training run, or "base".  Returns the
+    files.
     """
+    written = []
     with Grader() as grader:
-        for dataset, path in paths.items():
+        for dataset, whole in paths.items():
             questions = evaluation_questions(profile, dataset)
             settings = settings_hash([model, questions, profile.samples, profile.temperature, profile.max_new_tokens,
                                       profile.instruction, profile.seed, "log-probabilities"])  # fmt: skip
+            path = shard.path(whole)
+            written.append(path)
             if _settings_of(path) == settings:
                 print(f"{engine.name} {dataset}: records of these settings are there, kept")
                 continue
-            rows = pd.DataFrame(_answer(profile, engine, grader, dataset, questions))
+            if shard == WHOLE and merge_shards(path, settings, {(q.id, n) for q in questions for n in range(profile.samples)}):
+                print(f"{engine.name} {dataset}: put together from its shards")
+                continue
+            rows = pd.DataFrame(_answer(profile, engine, grader, dataset, shard.part(questions)))
             named = {"profile": profile.name, "system": engine.name, "run": run, "seed": profile.seed}
             write_records(rows.assign(**named, settings=settings, commit=git_commit()[0]), path)
+    return written
 
 
-def probe_system(profile: Profile, engine: TransformersEngine, system: str) -> Path:
+def probe_system(profile: Profile, engine: Engine, system: str) -> Path:
     """Fit a probe on an SLM's hidden states and write its confidences, a row for each record; returns the file.
 
     Fitted on the calibration split alone.  Columns: the key of a record, probe, layer, epochs, settings.
     """
-    sets = (CALIBRATION, *test_datasets())
+    sets = all_sets(profile)
     records = {d: read_records(profile.records_path(system, d)) for d in sets}
     path = probe_path(profile, system)
     settings = _probe_settings(frame["settings"].iloc[0] for frame in records.values())
     if _settings_of(path) == settings:
         print(f"{system}: the probe of these records is there, kept")
         return path
-    states = {}
+    states, engine = {}, _with_states(profile, engine, system)
     for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
         asked = {question.id: question for question in evaluation_questions(profile, dataset)}
         states[dataset] = engine.hidden_states([asked[q] for q in frame["question_id"]], list(frame["text"]))
@@ -138,6 +183,15 @@ def probe_system(profile: Profile, engine: TransformersEngine, system: str) -> P
         rows.to_parquet(stream, compression="zstd", index=False)
     print(f"{system}: probe on layer {probe.layer} after {probe.epochs} epochs, held-out log loss {probe.loss:.3f}")
     return path
+
+
+def _with_states(profile: Profile, engine: Engine, system: str) -> TransformersEngine:
+    """An engine that shows hidden states: the one given, or in its place the same model in transformers."""
+    if isinstance(engine, TransformersEngine):
+        return engine
+    engine.close()
+    plain = dataclasses.replace(profile.compute, engine="transformers")
+    return engine_for(profile.replace(compute=plain), system)
 
 
 def probe_path(profile: Profile, system: str) -> Path:
@@ -181,7 +235,7 @@ def records_paths(profile: Profile, systems=SYSTEMS) -> list[Path]:
 
     Raises FileNotFoundError where one is missing.
     """
-    paths = [profile.records_path(s, d) for s in systems for d in (CALIBRATION, *test_datasets())]
+    paths = [profile.records_path(s, d) for s in systems for d in all_sets(profile)]
     paths += [probe_path(profile, system) for system in systems if system != "LLM"]
     if missing := [path for path in paths if not path.exists()]:
         raise FileNotFoundError(f"no records at {missing[0]}; make them first (`make paper PROFILE={profile.name}`)")
@@ -205,14 +259,14 @@ def _probe(profile: Profile, system: str, records: pd.DataFrame) -> pd.DataFrame
     """A system's probe, checked to be the one of these records."""
     own = records[records["system"] == system].groupby("dataset")["settings"].first()
     found = pd.read_parquet(probe_path(profile, system))
-    if not len(found) or found["settings"].iloc[0] != _probe_settings(own[d] for d in (CALIBRATION, *test_datasets())):
+    if not len(found) or found["settings"].iloc[0] != _probe_settings(own[d] for d in all_sets(profile)):
         raise ValueError(f"{probe_path(profile, system)} is the probe of other records; make it again (`make paper`)")
     return found[[*KEY, "probe"]]
 
 
 def question_texts(profile: Profile) -> dict[str, str]:
     """The text of every evaluation question, by its id."""
-    sets = (CALIBRATION, *test_datasets())
+    sets = all_sets(profile)
     return {question.id: question.text for dataset in sets for question in evaluation_questions(profile, dataset)}
 
 
@@ -223,8 +277,7 @@ def load_logs(profile: Profile) -> pd.DataFrame:
 
 def prices_of(profile: Profile) -> PriceList:
     """Prices by parameter count: what one token costs is taken to grow as the floating-point operations it needs."""
-    counts = [sum(p.numel() for p in load_model(f).parameters()) for f in (profile.slm, profile.llm)]
-    return PriceList.from_parameters(*counts)
+    return PriceList.from_parameters(*(architecture_of(model).parameters for model in (profile.slm, profile.llm)))
 
 
 def _settings_of(path: Path) -> str | None:
@@ -284,5 +337,20 @@ def save_reference(profile: Profile) -> None:
     shutil.copytree(profile.run_folder("L1-SLM") / "model", target / "runs" / "L1-SLM" / "model")
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """What other processes run: one training (`--train`), or the making of the tracked reference run (`--reference`)."""
+    cli = argparse.ArgumentParser(prog="python -m corea.pipeline", description=__doc__.splitlines()[0])
+    cli.add_argument("--profile", default="cpu")
+    what = cli.add_mutually_exclusive_group(required=True)
+    what.add_argument("--train", choices=TRAINED, metavar="SYSTEM")
+    what.add_argument("--reference", action="store_true")
+    given = cli.parse_args(arguments)
+    profile = load_profile(given.profile)
+    if given.reference:
+        save_reference(profile)
+    else:
+        train_system(profile, given.train)
+
+
 if __name__ == "__main__":
-    save_reference(load_profile("cpu"))
+    main()

@@ -1,17 +1,22 @@
 """Settings of each profile, one small typed object each; unknown names and keys are refused.
 
 `cpu` runs the whole paper on a laptop, `smoke` walks the same path in a few minutes for tests: its numbers mean nothing.
-What the paper does not say (see the README) is our choice: sampling, sizes, learning rate, KL weight, reward weights.
+`paper` has the paper's models and question sets, for a machine with eight GPUs; `single-gpu` a smaller pair of the same family,
+for one GPU of 24 GB.  What the paper does not say (see the README) is our choice: sampling, sizes, learning rate, KL weight,
+reward weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from corea.compute import Compute
 from corea.grpo import GRPOSettings
+from corea.models import HUB_MODELS
+from corea.prompts import INSTRUCTION
 from corea.rewards import REWARDS, RewardSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,8 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Profile:
     """One way to run the paper.
 
-    slm, llm: model folders or hub ids.  Sizes are numbers of questions; `samples` are completions a question in every
-    evaluation, drawn at `temperature`.  `root` holds `data/` and `figures/`.
+    slm, llm: model folders or hub ids.  suite: the question sets, of `tasks.SUITES`.  Sizes are numbers of questions, None for
+    all there are; `samples` are completions a question in every evaluation, drawn at `temperature`.  compute: the machine.
+    `root` holds `data/` and `figures/`.
     """
 
     name: str
@@ -32,7 +38,7 @@ class Profile:
     train_size: int
     calibration_size: int
     in_domain_size: int
-    ood_size: int
+    ood_size: int | None
     samples: int
     resamples: int
     temperature: float = 1.0
@@ -40,7 +46,8 @@ class Profile:
     batch_size: int = 256
     seed: int = 0
     instruction: str | None = None
-    use_cpu: bool = True
+    suite: str = "mini"
+    compute: Compute = field(default_factory=Compute)
     root: str = str(ROOT)
     data_folder: str = "data"
 
@@ -68,8 +75,15 @@ class Profile:
 
     def settings(self) -> dict:
         """The settings without the paths of this machine: what a result depends on."""
-        kept = dataclasses.asdict(self)
-        return {key: value for key, value in kept.items() if key not in ("root", "data_folder", "slm", "llm", "batch_size")}
+        aside = ("root", "data_folder", "slm", "llm", "batch_size", "suite", "compute")
+        kept = {key: value for key, value in dataclasses.asdict(self).items() if key not in aside}
+        return kept | {"use_cpu": self.compute.use_cpu} | self._of_the_hub()
+
+    def _of_the_hub(self) -> dict:
+        """What tells a profile of hub models from others; nothing for the mini world, whose weights have their own hashes."""
+        if self.suite == "mini":
+            return {}
+        return {"suite": self.suite, "slm": self.slm, "llm": self.llm, "compute": self.compute.changes()}
 
     def replace(self, **changes) -> Profile:
         """A copy with some settings changed; an unknown key is refused by name."""
@@ -117,7 +131,57 @@ _SMOKE = dataclasses.replace(
     samples=2,
     resamples=50,
 )
-PROFILES = {profile.name: profile for profile in (_CPU, _SMOKE)}
+
+# The paper's models and sets.  Not run here for want of GPUs; `make plan PROFILE=paper` says what a run would take.
+_PAPER = Profile(
+    name="paper",
+    slm="Qwen/Qwen2.5-7B-Instruct",
+    llm="Qwen/Qwen2.5-32B-Instruct",
+    grpo=GRPOSettings(
+        steps=250,
+        questions_per_step=64,
+        num_generations=8,
+        learning_rate=1e-6,
+        beta=0.001,
+        max_completion_length=2048,
+        warmup_steps=10,
+        save_steps=10,
+    ),
+    train_size=16_000,
+    calibration_size=500,
+    in_domain_size=500,
+    ood_size=None,
+    samples=4,
+    resamples=1000,
+    max_new_tokens=2048,
+    instruction=INSTRUCTION,
+    suite="paper",
+    compute=Compute(
+        gpus=8, memory_gib=80, engine="vllm", dtype="bfloat16", rollouts="colocate", sharding="fsdp2", micro_batch=4,
+        gradient_checkpointing=True,
+    ),
+)  # fmt: skip
+_SINGLE_GPU = dataclasses.replace(
+    _PAPER,
+    name="single-gpu",
+    slm="Qwen/Qwen2.5-1.5B-Instruct",
+    llm="Qwen/Qwen2.5-7B-Instruct",
+    grpo=dataclasses.replace(
+        _PAPER.grpo, steps=200, questions_per_step=16, learning_rate=1e-5, max_completion_length=1024
+    ),
+    train_size=3_200,
+    calibration_size=300,
+    in_domain_size=300,
+    ood_size=200,
+    samples=2,
+    max_new_tokens=1024,
+    compute=Compute(
+        gpus=1, memory_gib=24, engine="vllm", dtype="bfloat16", rollouts="colocate", micro_batch=8,
+        gradient_checkpointing=True, lora_rank=32, vllm_memory=0.35,
+    ),
+)  # fmt: skip
+PROFILES = {profile.name: profile for profile in (_CPU, _SMOKE, _PAPER, _SINGLE_GPU)}
+BACKBONES = ("Qwen/Qwen2.5-1.5B-Instruct", "meta-llama/Llama-3.1-8B-Instruct")  # the paper's other SLMs, see `ablations`
 
 
 def load_profile(name: str) -> Profile:
@@ -127,7 +191,12 @@ def load_profile(name: str) -> Profile:
     profile = PROFILES[name]
     return dataclasses.replace(
         profile,
-        slm=str(ROOT / profile.slm),
-        llm=str(ROOT / profile.llm),
+        slm=_place(profile.slm),
+        llm=_place(profile.llm),
         root=os.environ.get("COREA_ROOT", profile.root),
     )
+
+
+def _place(model: str) -> str:
+    """A hub id as it is; a folder of the checkout as a path."""
+    return model if model in HUB_MODELS else str(ROOT / model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from corea.models import revision_of
 from corea.tasks import Question
 
 INSTRUCTION = (
@@ -66,11 +67,26 @@ def build_mini_tokenizer():
 
 
 def load_tokenizer(folder: str | Path):
-    """The tokenizer saved in `folder` (a local path or a hub id), padding on the left for generation."""
+    """The tokenizer of a local folder or a hub model, padding on the left for generation.
+
+    Raises ValueError where it has no chat template, or would hide a tag of the response format.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision_of(folder) or "main")
+    if tokenizer.chat_template is None:
+        raise ValueError(f"the tokenizer of {folder} has no chat template: use an instruction-tuned model, or set one")
+    if hidden := sorted(set(TAGS) & {str(t) for t in (*tokenizer.all_special_tokens, *_special_added(tokenizer))}):
+        raise ValueError(
+            f"the tokenizer of {folder} has {hidden[0]} as a special token, which is dropped when a completion is decoded, so "
+            "that its parts could not be told; use a model whose tags are ordinary tokens"
+        )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _special_added(tokenizer) -> list[str]:
+    """Added tokens that decoding with `skip_special_tokens=True` drops."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]

@@ -4,7 +4,8 @@ A reward function here is a small callable object: it can be pickled, TRL logs i
 `__name__`, and it is called as `f(prompts=, completions=, question_id=, gold=, answer_type=, ...)`
 with one row a rollout, completions being strings or chat messages.  It returns one finite float a
 row.  TRL hands over the rows of one process, does not say how many make a group, and sums over NaN,
-so groups, lengths and finiteness are checked here.
+so groups, lengths and finiteness are checked here; a group that is spread over several processes is
+put together again.
 
 Weights, and the penalty for a missing confidence, are our choice: the paper's are not known.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from corea import processes
 from corea.parser import Response, parse
 
 if TYPE_CHECKING:
@@ -93,6 +95,9 @@ def confidence_reward(
     mix of both.  A missing confidence earns -1.  Reads columns gold, answer_type and question_id;
     without the last, rows with the same prompt are of one question.
 
+    Where several processes train together, each calls with its own rows and the mean is taken over all
+    of them: the same number, to the last bit, as in one process.
+
     Raises ValueError for unknown settings, and in a call where a question's rows are not a multiple
     of num_generations: a mean over a part of a group is another target.  "sample" needs no groups.
     """
@@ -145,18 +150,18 @@ class _Confidence:
 
 
 def _group_means(questions: list[Hashable], right: list[int], size: int) -> list[float]:
-    """Mean correctness of each row's question: a ratio of whole numbers, the same in any order."""
-    rows = Counter(questions)
+    """Mean correctness of each row's question over all processes: a ratio of whole numbers, the same in any order."""
+    rows, wins = Counter(), Counter()
+    for question, won in processes.gathered(list(zip(questions, right, strict=True))):
+        rows[question] += 1
+        wins[question] += won
     for question, count in rows.items():
         if count % size:
             raise ValueError(
                 f"question {str(question)[:80]!r} has {count} rows in this call, not a multiple of "
-                f"num_generations={size}; per_device_train_batch_size must be a multiple of "
-                f"num_generations so that groups stay whole"
+                f"num_generations={size}; per_device_train_batch_size x processes x steps_per_generation "
+                f"must be a multiple of num_generations so that groups stay whole"
             )
-    wins = Counter()
-    for question, won in zip(questions, right, strict=True):
-        wins[question] += won
     return [wins[question] / rows[question] for question in questions]
 
 

@@ -1,14 +1,18 @@
 """Question sets behind one call, `load_questions(dataset, split, ...)`.
 
-The mini sets are drawn from `corea.mini`.  Splits are disjoint by construction: a question belongs to the one split that
-a hash of its text names, so no question asked in a test can be met in training, whatever the seeds and sizes.
+The mini sets are drawn from `corea.mini`, those of the paper come from the hub (`corea.hubsets`).  Splits are disjoint by
+construction: a question belongs to the one split that a hash of its text names, so no question asked in a test can be met in
+training, whatever the seeds and sizes.
 
-| dataset | group | families | splits |
-|---|---|---|---|
-| drill | in-domain | the eleven training families, mixed | train, calibration, test |
-| missing-addend, division, shopping | ood-math | one each | test |
-| shell-game, cipher, weave | ood-nonmath | one each | test |
-| everything | (base models only) | all seventeen | pretrain |
+| suite | dataset | group | families | splits |
+|---|---|---|---|---|
+| mini | drill | in-domain | the eleven training families, mixed | train, calibration, test |
+| mini | missing-addend, division, shopping | ood-math | one each | test |
+| mini | shell-game, cipher, weave | ood-nonmath | one each | test |
+| mini | everything | (base models only) | all seventeen | pretrain |
+| paper | deepmath | in-domain | the topics of DeepMath-103K | train, calibration, test |
+| paper | math500, gsm8k, olympiadbench | ood-math | subjects, where the set names them | test |
+| paper | gpqa, commonsenseqa | ood-nonmath | subjects, where the set names them | test |
 """
 
 from __future__ import annotations
@@ -33,7 +37,16 @@ DATASETS = {
     "everything": tuple(mini.FAMILIES),
     **{family: (family,) for family in (*mini.OOD_MATH, *mini.OOD_NONMATH)},
 }
-_ALLOWED_SPLITS = {"drill": ("train", "calibration", "test"), "everything": ("pretrain",)}
+SUITES = {
+    "mini": GROUPS,
+    "paper": {
+        "in-domain": ("deepmath",),
+        "ood-math": ("math500", "gsm8k", "olympiadbench"),
+        "ood-nonmath": ("gpqa", "commonsenseqa"),
+    },
+}
+TRAINING = {"mini": "drill", "paper": "deepmath"}  # the set of each suite that has training and calibration questions
+_ALLOWED_SPLITS = {**dict.fromkeys(TRAINING.values(), ("train", "calibration", "test")), "everything": ("pretrain",)}
 CALIBRATION = "calibration"  # the name of that split where it stands beside the test sets
 ANSWER_TYPES = ("math", "choice", "text")
 _JSONL_KEYS = {"id", "question", "answer", "answer_type"}
@@ -42,7 +55,10 @@ _DRAWS_PER_QUESTION = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question.  `answer_type` is "math", "choice" or "text"; `level` is 1 (easy) to 8 in the mini sets."""
+    """One question.  `answer_type` is "math", "choice" or "text".
+
+    level: 1 (easy) to 8 in the mini sets; a hub set's own, of 1 or more, and 1 where it has none.
+    """
 
     id: str
     dataset: str
@@ -54,16 +70,19 @@ class Question:
 
 
 def group_of(dataset: str) -> str:
-    """The group ("in-domain", "ood-math", "ood-nonmath") that reports the dataset."""
-    for group, datasets in GROUPS.items():
-        if dataset in datasets:
-            return group
-    raise ValueError(f"dataset {dataset!r} has no group; use one of {_names(test_datasets())}")
+    """The group ("in-domain", "ood-math", "ood-nonmath") that reports the dataset, in whichever suite it is."""
+    for groups in SUITES.values():
+        for group, datasets in groups.items():
+            if dataset in datasets:
+                return group
+    raise ValueError(f"dataset {dataset!r} has no group; use one of {_names(_reported())}")
 
 
-def test_datasets() -> tuple[str, ...]:
-    """Names of the sets that are reported, in the order of the tables."""
-    return tuple(name for datasets in GROUPS.values() for name in datasets)
+def test_datasets(suite: str = "mini") -> tuple[str, ...]:
+    """Names of the sets that a suite reports, in the order of the tables."""
+    if suite not in SUITES:
+        raise ValueError(f"unknown suite {suite!r}; use one of {_names(SUITES)}")
+    return tuple(name for datasets in SUITES[suite].values() for name in datasets)
 
 
 def split_of(text: str) -> str:
@@ -72,17 +91,25 @@ def split_of(text: str) -> str:
     return next(name for name, (low, high) in SPLITS.items() if low <= bucket < high)
 
 
-def load_questions(dataset: str, split: str, *, size: int, seed: int = 0) -> list[Question]:
-    """`size` different questions of a mini set, spread evenly over its families and levels.
+def load_questions(dataset: str, split: str, *, size: int | None = None, seed: int = 0) -> list[Question]:
+    """`size` different questions of a set: of a mini set, spread evenly over its families and levels.
 
-    The same arguments give the same questions on every machine.  Raises ValueError for an unknown dataset or split, and
-    where the set does not hold `size` different questions.
+    size: None for all questions of a hub set; a mini set is generated without end and needs a number.  The same arguments give
+    the same questions on every machine.  Raises ValueError for an unknown dataset or split, and where the set does not hold
+    `size` different questions; `hubsets.HubSetError`, a ValueError, where a hub set cannot be read.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown dataset {dataset!r}; use one of {_names(DATASETS)}")
+    known = {*DATASETS, *_reported()}
+    if dataset not in known:
+        raise ValueError(f"unknown dataset {dataset!r}; use one of {_names(known)}")
     allowed = _ALLOWED_SPLITS.get(dataset, ("test",))
     if split not in allowed:
         raise ValueError(f"dataset {dataset!r} has no split {split!r}; use one of {_names(allowed)}")
+    if dataset not in DATASETS:
+        from corea import hubsets  # here, as it needs `datasets`, which the mini sets do without
+
+        return hubsets.draw(dataset, split, size=size, seed=seed)
+    if size is None:
+        raise ValueError(f"dataset {dataset!r} is generated without end; give its size, a number of questions")
     sketches = _distinct(draw(DATASETS[dataset], split, f"{dataset}/{split}/{seed}"), size)
     if len(sketches) < size:
         raise ValueError(f"{dataset}/{split} holds {len(sketches)} different questions of the {size} asked for")
@@ -190,6 +217,10 @@ def _distinct(stream: Iterator[tuple[str, int, mini.Sketch]], size: int) -> list
             break
         found.setdefault(item[2].text, item)
     return list(found.values())
+
+
+def _reported() -> tuple[str, ...]:
+    return tuple(name for suite in SUITES for name in test_datasets(suite))
 
 
 def _names(names) -> str:

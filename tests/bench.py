@@ -18,6 +18,7 @@ from transformers import PrinterCallback
 from transformers.utils.logging import set_verbosity_error
 
 from corea import cascade, grpo, parser, pipeline, prompts
+from corea.compute import Compute
 from corea.engines import load_model
 from corea.grader import Grader
 from corea.profiles import TRAINED, load_profile
@@ -73,7 +74,7 @@ def bare_trainer(base: str, questions, settings: grpo.GRPOSettings, folder: Path
         model=load_model(base),
         processing_class=prompts.load_tokenizer(base),
         reward_funcs=[constant_reward],
-        args=grpo._arguments(settings, [1.0], folder, use_cpu=True),
+        args=grpo._arguments(settings, [1.0], folder, Compute()),
         train_dataset=grpo.training_set(questions),
     )
     trainer.remove_callback(PrinterCallback)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from corea import ablations, grpo, pipeline
-from corea.profiles import TRAINED, load_profile
+from corea.profiles import PROFILES, TRAINED, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("smoke")
@@ -19,7 +19,7 @@ PROFILE = load_profile("smoke")
 def test_every_axis_names_variants_that_exist_and_one_that_is_the_anchor_or_shares_its_length():
     for name, axis in ablations.AXES.items():
         assert len(axis) >= 3 and set(axis.values()) <= set(ablations.VARIANTS), name
-    steps = {ablations.variant(run).settings(PROFILE).steps for axis in ablations.AXES.values() for run in axis.values()}
+    steps = {ablations.VARIANTS[run].settings(PROFILE).steps for axis in ablations.AXES.values() for run in axis.values()}
     assert len(steps) == 1, "runs that are compared are equally long"
 
 
@@ -45,23 +45,27 @@ def test_main_systems_have_three_seeds_of_full_length():
     cpu = load_profile("cpu")
     for system, reward in TRAINED.items():
         for seed in (1, 2):
-            variant = ablations.variant(f"{system}-seed-{seed}")
+            variant = ablations.VARIANTS[f"{system}-seed-{seed}"]
             assert variant.reward == reward
             assert variant.settings(cpu) == dataclasses.replace(cpu.grpo, seed=seed)
 
 
-def test_make_knows_the_same_variants():
-    made = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    in_paper, rest = (re.search(rf"^{name} := (.*)$", made, re.M)[1].split() for name in ("IN_PAPER", "ABLATIONS"))
-    seeds = [f"{system}-seed-{seed}" for system in TRAINED for seed in (1, 2)]
-    named = [name for name in rest if not name.startswith("$")]
-    assert tuple(in_paper) == ablations.IN_PAPER
-    assert set(in_paper) | set(named) | set(seeds) == set(ablations.VARIANTS)
+def make_says(variable: str, profile: str) -> list[str]:
+    """What `make` takes a variable to be."""
+    command = ["make", "-s", f"PROFILE={profile}", "--eval", f"tell: ; @echo $({variable})", "tell"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_make_knows_the_same_variants(profile):
+    assert tuple(make_says("IN_PAPER", profile)) == ablations.IN_PAPER
+    named = make_says("ABLATIONS", profile)
+    assert len(named) == len(set(named)) and set(named) == set(ablations.variants_of(load_profile(profile)))
 
 
 def test_an_unknown_variant_is_one_clear_line(capsys):
     assert ablations.main(["l3", "--profile", "smoke"]) == 1
-    assert capsys.readouterr().err.strip().startswith("unknown ablation 'l3'; use one of anchor, none, l2")
+    assert capsys.readouterr().err.strip().startswith("unknown ablation 'l3' of profile 'smoke'; use one of anchor, none, l2")
 
 
 @pytest.fixture(scope="module")

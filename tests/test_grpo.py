@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 
 from corea import grpo
+from corea.compute import Compute
+from corea.engines import load_model
 from corea.grpo import GRPOSettings
 from corea.profiles import load_profile
 from corea.rewards import REWARDS
@@ -35,10 +37,12 @@ t.train_tiny(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def train_tiny(base: Path, folder: Path, **changes) -> grpo.Run:
+def train_tiny(base: Path, folder: Path, compute: Compute | None = None, **changes) -> grpo.Run:
     questions = load_questions("drill", "train", size=24)
     settings = dataclasses.replace(SETTINGS, **changes)
-    return grpo.train(base, REWARDS["L1"], questions, settings, folder, name="tiny", show_progress=False)
+    return grpo.train(
+        base, REWARDS["L1"], questions, settings, folder, name="tiny", compute=compute, show_progress=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,33 @@ def test_a_run_trains_and_logs_every_part_at_every_step(base, finished):
     assert grpo.fingerprint(finished.model) != grpo.fingerprint(base)
     assert not (finished.folder / "checkpoints").exists()
     assert not list(finished.folder.rglob("*.bin")), "a pickle was left in the run"
+
+
+SMALL_MEMORY = Compute(dtype="bfloat16", lora_rank=4, micro_batch=2, gradient_checkpointing=True)
+
+
+def test_an_adapter_in_half_precision_trains_in_small_batches_and_is_merged(base, finished, tmp_path):
+    """All that spares memory at once, as on one GPU: the adapter alone moves, and the model saved is base plus adapter."""
+    run = train_tiny(base, tmp_path / "run", SMALL_MEMORY)
+    assert run.settings != finished.settings and run.log()["step"].max() == SETTINGS.steps
+    from safetensors.torch import load_file
+
+    adapter = load_file(run.folder / "adapter" / "adapter_model.safetensors")
+    names = {name.rsplit(".lora_", 1)[0].removeprefix("base_model.model.") for name in adapter}
+    before, after = (dict(load_model(m, dtype="bfloat16").named_parameters()) for m in (base, run.model))
+    moved = {name.removesuffix(".weight") for name in before if not before[name].equal(after[name])}
+    assert moved and moved <= names, "weights moved that no adapter stands on"
+    name = sorted(moved)[0]
+    a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"].float() for part in "AB")
+    added = (after[f"{name}.weight"] - before[f"{name}.weight"]).float()
+    assert (added - 2 * b @ a).abs().max() < 0.01 * before[f"{name}.weight"].float().abs().max()
+
+
+def test_small_batches_see_the_same_rollouts_and_rewards(base, finished, tmp_path):
+    run = train_tiny(base, tmp_path / "run", Compute(micro_batch=2))
+    assert run.settings == finished.settings, "how a step is dealt out is no part of what is trained"
+    first = [log[(log["step"] == 1) & ~log["metric"].isin(["KL to base"])] for log in (run.log(), finished.log())]
+    pd.testing.assert_frame_equal(*first, rtol=1e-3)
 
 
 def test_a_finished_run_is_not_trained_again(base, finished):
@@ -111,6 +142,7 @@ def test_a_checkpoint_without_its_mark_is_not_resumed_from(tmp_path):
         if whole:
             (folder / grpo.COMPLETE).write_text(json.dumps({"step": step}))
     assert grpo._last_whole_checkpoint(tmp_path).endswith("checkpoint-4")
+    grpo._remove_cut_off(tmp_path)
     assert not (tmp_path / "checkpoints" / "checkpoint-6").exists()
 
 

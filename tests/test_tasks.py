@@ -160,7 +160,9 @@ def test_gold_answers_agree_with_a_direct_solution(family, solve):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("gsm8k", "test"), "unknown dataset 'gsm8k'; use one of cipher, division, drill"),
+        (("mmlu", "test"), "unknown dataset 'mmlu'; use one of cipher, commonsenseqa, deepmath, division, drill, everything"),
+        (("gsm8k", "train"), "has no split 'train'; use one of test"),
+        (("deepmath", "pretrain"), "has no split 'pretrain'; use one of calibration, test, train"),
         (("drill", "dev"), "has no split 'dev'; use one of calibration, test, train"),
         (("weave", "train"), "has no split 'train'; use one of test"),
         (("everything", "test"), "has no split 'test'; use one of pretrain"),
@@ -170,6 +172,38 @@ def test_wrong_names_are_refused_in_one_line(arguments, says):
     with pytest.raises(ValueError, match=says) as caught:
         load_questions(*arguments, size=5)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mini_set_needs_a_size():
+    with pytest.raises(ValueError, match="'drill' is generated without end; give its size, a number of questions"):
+        load_questions("drill", "test")
+
+
+def test_a_suite_names_its_sets_in_the_order_of_the_tables():
+    assert tasks.test_datasets() == tasks.test_datasets("mini") == tuple(n for names in tasks.GROUPS.values() for n in names)
+    assert tasks.test_datasets("paper") == ("deepmath", "math500", "gsm8k", "olympiadbench", "gpqa", "commonsenseqa")
+    with pytest.raises(ValueError, match="unknown suite 'big'; use one of mini, paper"):
+        tasks.test_datasets("big")
+
+
+def test_suites_have_the_same_groups_other_sets_and_a_set_to_train_on():
+    names = [name for suite in tasks.SUITES for name in tasks.test_datasets(suite)]
+    assert len(set(names)) == len(names), "a set's name tells its group whatever the suite"
+    assert len({tuple(groups) for groups in tasks.SUITES.values()}) == 1
+    assert {suite: tasks.group_of(name) for suite, name in tasks.TRAINING.items()} == dict.fromkeys(tasks.SUITES, "in-domain")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "group"),
+    [("drill", "in-domain"), ("shopping", "ood-math"), ("gsm8k", "ood-math"), ("gpqa", "ood-nonmath")],
+)
+def test_a_set_of_any_suite_has_its_group(dataset, group):
+    assert tasks.group_of(dataset) == group
+
+
+def test_a_set_that_is_not_reported_has_no_group():
+    with pytest.raises(ValueError, match="'everything' has no group; use one of cipher, commonsenseqa, deepmath"):
+        tasks.group_of("everything")
 
 
 # --- a user's own questions ---

@@ -1,0 +1,110 @@
+"""What is known of a model before it is loaded: its architecture, and the pinned revision of those on the hub.
+
+Sizes are those of the models' published `config.json`; a folder on disk is read instead where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Sizes of a decoder with grouped-query attention and a gated feed-forward layer (Qwen2, Llama).
+
+    tied: input and output embeddings are one matrix.  biased: queries, keys and values have biases, as in Qwen2.
+    """
+
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    intermediate_size: int
+    vocab_size: int
+    tied: bool
+    biased: bool = True
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.heads
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, exactly."""
+        h, kv = self.hidden_size, self.kv_heads * self.head_size
+        attention = 2 * h * h + 2 * h * kv + (h + 2 * kv if self.biased else 0)
+        layer = attention + 3 * h * self.intermediate_size + 2 * h
+        return self.layers * layer + h + self.vocab_size * h * (1 if self.tied else 2)
+
+    def lora_parameters(self, rank: int) -> int:
+        """Parameters of a low-rank adapter of `rank` on every linear layer but the output (Hu et al. 2021, arXiv 2106.09685)."""
+        h, kv, wide = self.hidden_size, self.kv_heads * self.head_size, self.intermediate_size
+        return self.layers * rank * (2 * (h + h) + 2 * (h + kv) + 3 * (h + wide))
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token holds in the cache, at 16 bits a number."""
+        return 2 * 2 * self.layers * self.kv_heads * self.head_size
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A model of the Hugging Face hub.  revision: the commit that is loaded; gated: its terms must be accepted first."""
+
+    revision: str
+    licence: str
+    architecture: Architecture
+    gated: bool = False
+
+
+# Revisions as many public repositories pin them; the hub itself could not be asked when this was written.
+HUB_MODELS: dict[str, HubModel] = {
+    "Qwen/Qwen2.5-1.5B-Instruct": HubModel(
+        "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", "Apache-2.0", Architecture(28, 1536, 12, 2, 8960, 151936, tied=True)
+    ),
+    "Qwen/Qwen2.5-7B-Instruct": HubModel(
+        "a09a35458c702b33eeacc393d103063234e8bc28", "Apache-2.0", Architecture(28, 3584, 28, 4, 18944, 152064, tied=False)
+    ),
+    "Qwen/Qwen2.5-32B-Instruct": HubModel(
+        "5ede1c97bbab6ce5cda5812749b4c0bdf79b18dd", "Apache-2.0", Architecture(64, 5120, 40, 8, 27648, 152064, tied=False)
+    ),
+    "meta-llama/Llama-3.1-8B-Instruct": HubModel(
+        "0e9e39f249a16976918f6564b8830bc894c89659", "Llama 3.1 Community License",
+        Architecture(32, 4096, 32, 8, 14336, 128256, tied=False, biased=False), gated=True,
+    ),
+}  # fmt: skip
+
+
+def revision_of(model: str | Path) -> str | None:
+    """The pinned revision of a hub model; None for a local folder, and for a model that has no pin (its newest is loaded)."""
+    known = HUB_MODELS.get(str(model))
+    return known.revision if known else None
+
+
+def architecture_of(model: str | Path) -> Architecture:
+    """The architecture of a local folder's `config.json` or of a hub model of `HUB_MODELS`, without loading weights.
+
+    Raises ValueError where neither is known.
+    """
+    if str(model) in HUB_MODELS:
+        return HUB_MODELS[str(model)].architecture
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"the sizes of {str(model)!r} are not known: no {path.name} in a folder of that name, and not one of "
+            f"{', '.join(HUB_MODELS)}"
+        )
+    config = json.loads(path.read_text())
+    return Architecture(
+        layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        kv_heads=config.get("num_key_value_heads", config["num_attention_heads"]),
+        intermediate_size=config["intermediate_size"],
+        vocab_size=config["vocab_size"],
+        tied=config.get("tie_word_embeddings", False),
+        biased=config.get("model_type") == "qwen2",
+    )

@@ -11,7 +11,7 @@ SYSTEMS := LLM $(TRAINED) SLM
 # Ablation runs: those of `make paper`, then the longest first, so that the end is not spent waiting for one.
 IN_PAPER := anchor l2 brier
 SEEDS := $(foreach s,L1-SLM RLVR-SLM Brier-SLM,$(s)-seed-1 $(s)-seed-2)
-BASES := $(if $(HUB),Llama-3.1-8B-Instruct $(if $(filter paper,$(PROFILE)),Qwen2.5-1.5B-Instruct),\
+BASES := $(if $(HUB),$(if $(filter paper,$(PROFILE)),Llama-3.1-8B-Instruct Qwen2.5-1.5B-Instruct),\
 	llama honest-0 honest-0.1 honest-0.33 small tiny)
 ABLATIONS := $(IN_PAPER) $(SEEDS) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
 	rollouts-4 rollouts-16 rollouts-32 no-std normalised-apart weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help shard paper ablations records figures base test bench setup lock lint clean reference check-profile
+.PHONY: help plan shard paper ablations records figures base test bench setup lock lint clean reference check-profile
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -97,6 +97,9 @@ test: setup  ## run pytest and nbval
 	COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
 
 CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb)
+
+plan: $(VENV)/complete  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
+	@$(PY) -m corea.plan --profile $(PROFILE)
 
 bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench

@@ -19,7 +19,7 @@ import pandas as pd
 from corea import grpo, pipeline, pretrain
 from corea.costs import PriceList
 from corea.models import architecture_of
-from corea.profiles import BACKBONES, PROFILES, TRAINED, Profile, load_profile
+from corea.profiles import PROFILES, TRAINED, Profile, load_profile
 from corea.records import read_records
 from corea.rewards import REWARDS, RewardSpec
 
@@ -32,7 +32,7 @@ class Variant:
     """One ablation run.
 
     reward: what it is trained with.  changes: fields of `GRPOSettings` that differ from the anchor's.  base: the profile's SLM
-    (None), one of `pretrain.VARIANTS` (in the mini world) or one of `profiles.BACKBONES` (on the hub).  full: as long as
+    (None), one of `pretrain.VARIANTS` (in the mini world) or one of the profile's `backbones` (on the hub).  full: as long as
     the main runs, for the seeds of the main systems.
     """
 
@@ -78,7 +78,7 @@ VARIANTS: dict[str, Variant] = {
     "weight-3": _weight(3.0),
     **{f"beta-{b}": Variant(changes={"beta": b}) for b in (0.0, 0.01, 0.1)},
     **{name: Variant(base=name) for name in pretrain.VARIANTS},
-    **{name.rsplit("/", 1)[1]: Variant(base=name) for name in BACKBONES},
+    **{name.rsplit("/", 1)[1]: Variant(base=name) for name in PROFILES["paper"].backbones},
     **{
         f"{system}-seed-{seed}": Variant(REWARDS[reward], {"seed": seed}, full=True)
         for seed in (1, 2)
@@ -109,9 +109,9 @@ REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, where that is 
 
 def base_folder(profile: Profile, base: str | None) -> str:
     """Where the base SLM of a variant lies, or will; a hub id for one of the hub."""
-    if base in BACKBONES:
-        return base
-    return profile.slm if base is None else str(profile.data / "bases" / base)
+    if base in pretrain.VARIANTS:
+        return str(profile.data / "bases" / base)
+    return base or profile.slm
 
 
 def make_base(profile: Profile, base: str) -> str:
@@ -124,8 +124,8 @@ def make_base(profile: Profile, base: str) -> str:
 
 def variants_of(profile: Profile) -> tuple[str, ...]:
     """Names of the variants that a profile has: its bases are those of the mini world, or those of the hub."""
-    other = BACKBONES if profile.suite == "mini" else tuple(pretrain.VARIANTS)
-    return tuple(name for name, chosen in VARIANTS.items() if chosen.base not in other and chosen.base != profile.slm)
+    bases = (None, *(pretrain.VARIANTS if profile.suite == "mini" else profile.backbones))
+    return tuple(name for name, chosen in VARIANTS.items() if chosen.base in bases)
 
 
 def variant(profile: Profile, name: str) -> Variant:

@@ -1,5 +1,7 @@
-"""`corea`: the cascade on your own questions and servers.
+"""`corea`: train, measure and cascade on your own questions, models and servers.
 
+    corea train questions.jsonl --model Qwen/Qwen2.5-1.5B-Instruct --out runs/mine --gpus 1 --lora-rank 32
+    corea evaluate questions.jsonl --model runs/mine/model --out mine.parquet --gpus 1
     corea answer questions.jsonl --slm http://127.0.0.1:8001/v1 --slm-model small --llm http://127.0.0.1:8002/v1 \\
         --llm-model large --threshold 0.8 --out answers.jsonl
     corea serve --slm http://127.0.0.1:8001/v1 --slm-model small --llm http://127.0.0.1:8002/v1 --llm-model large --threshold 0.8
@@ -25,13 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; one clear line and exit status 1 where something is wrong."""
     from corea.servers import BudgetError, ServerError
 
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     given = _parser().parse_args(arguments)
+    given.arguments = arguments  # what several processes are launched with again
     try:
-        if given.command == "serve":
-            _serve(given)
-        else:
-            _answer(given)
-    except (ValueError, OSError, ServerError, BudgetError) as error:
+        {"answer": _answer, "serve": _serve, "train": _train, "evaluate": _evaluate}[given.command](given)
+    except (ValueError, OSError, RuntimeError, ServerError, BudgetError, ImportError) as error:
         print(f"corea {given.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -45,31 +46,95 @@ def _parser() -> argparse.ArgumentParser:
         prog="corea", description="Calibrated small-large model cascades.", epilog=_KEYS, allow_abbrev=False
     )
     commands = cli.add_subparsers(dest="command", required=True)
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    answer = commands.add_parser("answer", help="answer a JSONL file of questions", epilog=f"{_example('answer')}\n\n{_KEYS}", **options)
-    answer.add_argument("questions", type=Path, help='one {"question": ..., "answer": ...} a line')
+
+    def command(name: str, what: str, more: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"{_EXAMPLES[name]}\n\n{more}".strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+
+    _train_options(command("train", "train a model to say how sure it is, on your own questions"))
+    _evaluate_options(command("evaluate", "measure accuracy and calibration of a model on your own questions", _KEYS))
+    answer = command("answer", "answer a JSONL file of questions by a cascade of two servers", _KEYS)
+    answer.add_argument("questions", type=Path, help=_QUESTIONS)
     answer.add_argument("--out", type=Path, required=True, help="where the answers go, as JSONL; finished completions lie beside it")
     answer.add_argument("--budget", type=float, default=math.inf, help="most to spend, in the unit of the prices; stops before it is passed")
-    serve = commands.add_parser("serve", help="serve the cascade as an OpenAI-compatible API", epilog=f"{_example('serve')}\n\n{_KEYS} Clients send COREA_API_KEY, where it is set.", **options)
+    serve = command("serve", "serve the cascade as an OpenAI-compatible API", f"{_KEYS} Clients send COREA_API_KEY, where it is set.")
     serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s, this machine alone)")
     serve.add_argument("--port", type=int, default=8000)
-    for command in (answer, serve):
-        for side in ("slm", "llm"):
-            command.add_argument(f"--{side}", required=True, metavar="URL", help=f"the {side.upper()}'s server, ending in /v1")
-            command.add_argument(f"--{side}-model", required=True, metavar="NAME", help="the model's name there")
-            command.add_argument(f"--{side}-price", nargs=2, type=float, metavar=("PROMPT", "COMPLETION"), help="price of a million tokens")
-        command.add_argument("--threshold", type=float, required=True, help="keep the SLM's answer from this confidence on, in [0, 1]")
-        command.add_argument("--max-new-tokens", type=int, default=1024)
-        command.add_argument("--temperature", type=float, default=0.0)
-        command.add_argument("--concurrency", type=int, default=16, help="requests under way at once, at each server")
-        command.add_argument("--timeout", type=float, default=120.0, help="seconds a request may take")
+    for each in (answer, serve):
+        _server_options(each)
     return cli
 
 
-def _example(command: str) -> str:
-    servers = "--slm http://127.0.0.1:8001/v1 --slm-model small --llm http://127.0.0.1:8002/v1 --llm-model large --threshold 0.8"
-    what = "questions.jsonl --out answers.jsonl " if command == "answer" else ""
-    return f"example:\n  corea {command} {what}\\\n    {servers}"
+_QUESTIONS = 'one {"question": ..., "answer": ...} a line; also "id" and "answer_type": math (the default), choice or text'
+_SERVERS = "--slm http://127.0.0.1:8001/v1 --slm-model small --llm http://127.0.0.1:8002/v1 --llm-model large --threshold 0.8"
+_EXAMPLES = {
+    "answer": f"example:\n  corea answer questions.jsonl --out answers.jsonl \\\n    {_SERVERS}",
+    "serve": f"example:\n  corea serve \\\n    {_SERVERS}",
+    "train": "example:\n  corea train questions.jsonl --model Qwen/Qwen2.5-1.5B-Instruct --out runs/mine --gpus 1 --lora-rank 32",
+    "evaluate": "examples:\n  corea evaluate questions.jsonl --model runs/mine/model --out mine.parquet --gpus 1\n"
+    "  corea evaluate questions.jsonl --server http://127.0.0.1:8001/v1 --model small --out small.parquet",
+}
+
+
+def _server_options(command: argparse.ArgumentParser) -> None:
+    for side in ("slm", "llm"):
+        command.add_argument(f"--{side}", required=True, metavar="URL", help=f"the {side.upper()}'s server, ending in /v1")
+        command.add_argument(f"--{side}-model", required=True, metavar="NAME", help="the model's name there")
+        command.add_argument(f"--{side}-price", nargs=2, type=float, metavar=("PROMPT", "COMPLETION"), help="price of a million tokens")
+    command.add_argument("--threshold", type=float, required=True, help="keep the SLM's answer from this confidence on, in [0, 1]")
+    command.add_argument("--max-new-tokens", type=int, default=1024)
+    command.add_argument("--temperature", type=float, default=0.0)
+    command.add_argument("--concurrency", type=int, default=16, help="requests under way at once, at each server")
+    command.add_argument("--timeout", type=float, default=120.0, help="seconds a request may take")
+    _format_option(command)
+
+
+def _format_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--no-instruction", action="store_true", help="leave out the system turn that tells the format, for models that were taught it"
+    )
+
+
+def _model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--gpus", type=int, default=0, help="of this machine; 0: the CPU (the default)")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPUs, float32 on the CPU")
+    command.add_argument("--max-new-tokens", type=int, default=1024)
+    command.add_argument("--seed", type=int, default=0)
+    _format_option(command)
+
+
+def _train_options(train: argparse.ArgumentParser) -> None:
+    train.add_argument("questions", type=Path, help=_QUESTIONS)
+    train.add_argument("--model", required=True, help="where to begin: a folder, or a model of the hub")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run; a run cut off there goes on")
+    train.add_argument("--reward", default="L1", choices=("L1", "L2", "KL", "Brier", "log", "RLVR"), help="default: L1, COREA's")
+    train.add_argument("--steps", type=int, default=200)
+    train.add_argument("--questions-per-step", type=int, default=32)
+    train.add_argument("--rollouts", type=int, default=8, help="completions a question in each step (default: %(default)s)")
+    train.add_argument("--learning-rate", type=float, help="default: 1e-6, with an adapter 1e-5")
+    train.add_argument("--beta", type=float, default=0.001, help="weight of the KL to the model it begins with")
+    train.add_argument("--save-steps", type=int, default=25, help="steps between checkpoints")
+    train.add_argument("--micro-batch", type=int, default=0, help="rollouts of one forward pass of a process; 0: all its share")
+    train.add_argument("--gradient-checkpointing", action="store_true", help="spare memory, at a third more time")
+    train.add_argument("--lora-rank", type=int, default=0, help="train an adapter of this rank; 0: all weights")
+    train.add_argument("--rollout-engine", default="transformers", choices=("transformers", "colocate", "server"), help="who samples: the model itself, or vLLM")
+    _model_options(train)
+
+
+def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("questions", type=Path, help=_QUESTIONS)
+    evaluate.add_argument("--model", required=True, help="a folder, a model of the hub, or its name at the server")
+    evaluate.add_argument("--server", metavar="URL", help="an OpenAI-compatible server, ending in /v1; without it the model runs here")
+    evaluate.add_argument("--out", type=Path, required=True, help="where the records go, as parquet")
+    evaluate.add_argument("--samples", type=int, default=1, help="completions a question (default: %(default)s)")
+    evaluate.add_argument("--temperature", type=float, default=1.0)
+    evaluate.add_argument("--engine", default="transformers", choices=("transformers", "vllm"))
+    evaluate.add_argument("--batch-size", type=int, default=32)
+    evaluate.add_argument("--concurrency", type=int, default=16, help="requests under way at once, at the server")
+    evaluate.add_argument("--timeout", type=float, default=120.0, help="seconds a request may take")
+    _model_options(evaluate)
 
 
 def _prices(given: argparse.Namespace) -> PriceList | None:
@@ -88,8 +153,98 @@ def _engine(given: argparse.Namespace, side: str, **options):
     return ServerEngine(
         getattr(given, side), getattr(given, f"{side}_model"), name=side, max_new_tokens=given.max_new_tokens,
         temperature=given.temperature, concurrency=given.concurrency, timeout=given.timeout,
-        api_key=os.environ.get(f"COREA_{side.upper()}_KEY"), **options,
+        api_key=os.environ.get(f"COREA_{side.upper()}_KEY"), instruction=_instruction(given), **options,
     )  # fmt: skip
+
+
+def _instruction(given: argparse.Namespace) -> str | None:
+    from corea.prompts import INSTRUCTION
+
+    return None if given.no_instruction else INSTRUCTION
+
+
+def _dtype(given: argparse.Namespace) -> str:
+    return given.dtype or ("bfloat16" if given.gpus else "float32")
+
+
+def _train(given: argparse.Namespace) -> None:
+    """RLCC on the questions of a file; launched again in several processes where there are several GPUs."""
+    from corea import grpo, processes
+    from corea.compute import Compute
+    from corea.rewards import REWARDS
+    from corea.tasks import load_jsonl
+
+    compute = Compute(
+        gpus=given.gpus, dtype=_dtype(given), rollouts=given.rollout_engine, lora_rank=given.lora_rank, micro_batch=given.micro_batch,
+        gradient_checkpointing=given.gradient_checkpointing, sharding="fsdp2" if given.gpus > 1 and not given.lora_rank else "none",
+    )  # fmt: skip
+    command = compute.launch_command()
+    if command and processes.launched() == 1:
+        return processes.launch(command, "corea.cli", *given.arguments)
+    settings = grpo.GRPOSettings(
+        steps=given.steps, questions_per_step=given.questions_per_step, num_generations=given.rollouts, beta=given.beta,
+        learning_rate=given.learning_rate or (1e-5 if given.lora_rank else 1e-6), max_completion_length=given.max_new_tokens,
+        save_steps=given.save_steps, seed=given.seed,
+    )  # fmt: skip
+    run = grpo.train(
+        given.model, REWARDS[given.reward], load_jsonl(given.questions), settings, given.out, name=given.out.name,
+        compute=compute, instruction=_instruction(given),
+    )  # fmt: skip
+    if processes.rank() == 0:
+        steps = run.log().pivot(index="step", columns="metric", values="value")
+        ends = ", ".join(f"{name} {steps[name].iloc[0]:.2f} -> {steps[name].iloc[-1]:.2f}" for name in ("accuracy", "mean confidence"))
+        print(f"{len(steps)} steps, {ends}; model in {run.model}, log in {run.folder / 'log.csv'}")
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    """Records of a model on the questions of a file, and its metrics with intervals; records already there are kept."""
+    import pandas as pd
+
+    from corea import grpo, pipeline
+    from corea.files import git_commit, settings_hash
+    from corea.grader import Grader
+    from corea.records import write_records
+    from corea.tasks import load_jsonl
+
+    questions, name = load_jsonl(given.questions), Path(given.model).name
+    model = given.model if given.server else grpo.fingerprint(given.model)
+    settings = settings_hash([model, questions, given.samples, given.temperature, given.max_new_tokens, given.seed, given.no_instruction])
+    if pipeline.settings_of(given.out) != settings:
+        with Grader() as grader:
+            rows = pipeline.answered(
+                _own_engine(given, name), grader, questions, given.questions.stem, "in-domain", samples=given.samples, seed=given.seed
+            )
+        named = {"profile": "own", "system": name, "run": model[:12], "seed": given.seed, "settings": settings}
+        write_records(pd.DataFrame(rows).assign(**named, commit=git_commit()[0]), given.out)
+    _show(given.out, len(questions), given.samples, given.seed)
+
+
+def _own_engine(given: argparse.Namespace, name: str):
+    """What answers: a server, or a model run here."""
+    from corea.compute import Compute
+    from corea.engines import model_engine
+
+    options = {"name": name, "max_new_tokens": given.max_new_tokens, "temperature": given.temperature, "instruction": _instruction(given)}
+    if given.server:
+        from corea.servers import ServerEngine
+
+        journal = given.out.with_name(f"{given.out.name}.journal")
+        return ServerEngine(
+            given.server, given.model, journal=journal, concurrency=given.concurrency, timeout=given.timeout, **options
+        )
+    compute = Compute(gpus=given.gpus, engine=given.engine, dtype=_dtype(given))
+    return model_engine(given.model, compute, batch_size=given.batch_size, keep_logprobs=True, **options)
+
+
+def _show(path: Path, questions: int, samples: int, seed: int) -> None:
+    """Each metric with its 95% interval over questions."""
+    from corea import metrics
+    from corea.records import read_records
+
+    rows = read_records(path)
+    for metric, found in metrics.evaluate(rows["question_id"], rows["correct"], rows["confidence"], seed=seed).items():
+        print(f"{metric:<18}{found.value:8.3f}   [{found.low:.3f}, {found.high:.3f}]")
+    print(f"{questions} questions, {samples} samples each; 95% intervals over questions; records in {path}")
 
 
 def _answer(given: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from corea import prompts
+from corea.compute import Compute
 from corea.files import sha256_of
 from corea.models import revision_of
 from corea.tasks import Question
@@ -163,7 +164,7 @@ class TransformersEngine:
             return completions
         branch = self.tokenizer("0.", add_special_tokens=False).input_ids
         ids = self._ids([texts[n] + completions[n].text[: begun[n]] for n in rows])
-        logits = self._forward([i + branch for i in ids])[0]
+        logits = self._forward([i + branch for i in ids], self.model).logits
         found = list(completions)
         for n, own, scores in zip(rows, ids, logits, strict=True):
             steps = scores[len(own) - 1 : len(own) + len(branch)].log_softmax(dim=-1)
@@ -191,24 +192,24 @@ class TransformersEngine:
         order, found = sorted(range(len(ids)), key=lambda n: len(ids[n])), {}
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            for n, states in zip(rows, self._forward([ids[n] for n in rows], states=True)[1], strict=True):
-                found[n] = states[:, len(ids[n]) - 1].float().cpu().numpy()
+            layers = self._forward([ids[n] for n in rows], self.model.get_decoder(), output_hidden_states=True).hidden_states
+            for k, n in enumerate(rows):
+                found[n] = np.stack([layer[k, len(ids[n]) - 1].float().cpu().numpy() for layer in layers])
         return np.stack([found[n] for n in range(len(ids))])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False).input_ids
 
-    def _forward(self, ids: list[list[int]], states: bool = False):
-        """Logits (rows, tokens, vocabulary) and, if asked, hidden states (rows, layers + 1, tokens, hidden size)."""
+    def _forward(self, ids: list[list[int]], model, **options):
+        """A model's output for rows of tokens of several lengths."""
         import torch
 
         width = max(map(len, ids))
         pad = self.tokenizer.pad_token_id
         # Padding on the right: no token sees what comes after it, and positions need no correction.
-        inputs = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self.model.device)
+        inputs = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=model.device)
         with torch.no_grad():
-            output = self.model(inputs, output_hidden_states=states, use_cache=False)
-        return output.logits, torch.stack(output.hidden_states, dim=1) if states else None
+            return model(inputs, use_cache=False, **options)
 
 
 def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
@@ -348,3 +349,14 @@ def _check_manifest(folder: Path) -> None:
             f"{weights} is not the file its manifest names (SHA-256 {found[:12]}, not {expected[:12]}); "
             "restore the folder or retrain it (`make base`)"
         )
+
+
+def model_engine(folder: str | Path, compute: Compute, **options) -> Engine:
+    """An engine in this process for the model in a folder or on the hub, on the machine that `compute` names.
+
+    options: as of `TransformersEngine`.
+    """
+    if compute.engine == "vllm":
+        return VLLMEngine(folder, dtype=compute.dtype, tensor_parallel_size=compute.gpus_for(folder), **options)
+    model = load_model(folder, dtype=compute.dtype)
+    return TransformersEngine(model if compute.use_cpu else model.to("cuda"), prompts.load_tokenizer(folder), **options)

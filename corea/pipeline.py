@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from corea import estimators, grpo, parser, processes, prompts
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
-from corea.engines import Completion, Engine, TransformersEngine, load_model
+from corea.engines import Completion, Engine, TransformersEngine, model_engine
 from corea.files import atomic_write, git_commit, settings_hash
 from corea.grader import Grader
 from corea.models import architecture_of
@@ -84,21 +84,15 @@ def engine_for(profile: Profile, system: str) -> Engine:
 
 def engine_at(profile: Profile, folder: str | Path, name: str) -> Engine:
     """An engine for the model in a folder or on the hub, with the profile's settings of generation."""
-    options = {
-        "name": name,
-        "max_new_tokens": profile.max_new_tokens,
-        "temperature": profile.temperature,
-        "batch_size": profile.batch_size,
-        "instruction": profile.instruction,
-        "keep_logprobs": True,
-    }
-    if profile.compute.engine == "vllm":
-        from corea.engines import VLLMEngine
-
-        return VLLMEngine(folder, dtype=profile.compute.dtype, tensor_parallel_size=profile.compute.gpus_for(folder), **options)
-    model = load_model(folder, dtype=profile.compute.dtype)
-    return TransformersEngine(
-        model if profile.compute.use_cpu else model.to("cuda"), prompts.load_tokenizer(folder), **options
+    return model_engine(
+        folder,
+        profile.compute,
+        name=name,
+        max_new_tokens=profile.max_new_tokens,
+        temperature=profile.temperature,
+        batch_size=profile.batch_size,
+        instruction=profile.instruction,
+        keep_logprobs=True,
     )
 
 
@@ -148,13 +142,16 @@ def answer_sets(
                                       profile.instruction, profile.seed, "log-probabilities"])  # fmt: skip
             path = shard.path(whole)
             written.append(path)
-            if _settings_of(path) == settings:
+            if settings_of(path) == settings:
                 print(f"{engine.name} {dataset}: records of these settings are there, kept")
                 continue
             if shard == WHOLE and merge_shards(path, settings, {(q.id, n) for q in questions for n in range(profile.samples)}):
                 print(f"{engine.name} {dataset}: put together from its shards")
                 continue
-            rows = pd.DataFrame(_answer(profile, engine, grader, dataset, shard.part(questions)))
+            group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
+            rows = pd.DataFrame(answered(
+                engine, grader, shard.part(questions), dataset, group, samples=profile.samples, seed=profile.seed
+            ))
             named = {"profile": profile.name, "system": engine.name, "run": run, "seed": profile.seed}
             write_records(rows.assign(**named, settings=settings, commit=git_commit()[0]), path)
     return written
@@ -169,7 +166,7 @@ def probe_system(profile: Profile, engine: Engine, system: str) -> Path:
     records = {d: read_records(profile.records_path(system, d)) for d in sets}
     path = probe_path(profile, system)
     settings = _probe_settings(frame["settings"].iloc[0] for frame in records.values())
-    if _settings_of(path) == settings:
+    if settings_of(path) == settings:
         print(f"{system}: the probe of these records is there, kept")
         return path
     states, engine = {}, _with_states(profile, engine, system)
@@ -280,23 +277,25 @@ def prices_of(profile: Profile) -> PriceList:
     return PriceList.from_parameters(*(architecture_of(model).parameters for model in (profile.slm, profile.llm)))
 
 
-def _settings_of(path: Path) -> str | None:
+def settings_of(path: Path) -> str | None:
+    """The settings hash of a file of records or of a probe; None where there is none."""
     if not path.exists():
         return None
     column = pq.read_table(path, columns=["settings"])["settings"]
     return column[0].as_py() if len(column) else None
 
 
-def _answer(profile, engine, grader, dataset: str, questions: list[Question]) -> list[dict]:
-    total = len(questions) * profile.samples
-    with tqdm(total=total, desc=f"{engine.name} {dataset}", mininterval=5) as bar:
-        groups = engine.complete(questions, samples=profile.samples, seed=profile.seed, progress=bar.update)
+def answered(
+    engine: Engine, grader: Grader, questions: Sequence[Question], dataset: str, group: str, *, samples: int, seed: int
+) -> list[dict]:
+    """`samples` answers of an engine to each question, parsed and graded: a record each, but for what names the run."""
+    with tqdm(total=len(questions) * samples, desc=f"{engine.name} {dataset}", mininterval=5) as bar:
+        groups = engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
     asked = [(q, n, c) for q, group in zip(questions, groups, strict=True) for n, c in enumerate(group)]
     responses = [parser.parse(c.text) for _, _, c in asked]
     correct = grader.grade(
         [r.answer for r in responses], [q.gold for q, _, _ in asked], [q.answer_type for q, _, _ in asked]
     )
-    group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
     return [
         {
             "dataset": dataset, "group": group, "question_id": q.id, "family": q.family, "level": q.level, "sample": n,
@@ -325,7 +324,8 @@ def _estimates(completion: Completion) -> dict:
 def save_reference(profile: Profile) -> None:
     """Copy a finished run's records, logs and L1-SLM to the folder of the tracked reference run."""
     target = profile.reference().data
-    shutil.rmtree(target, ignore_errors=True)
+    for folder in ("records", "probes", "ablations", "runs"):
+        shutil.rmtree(target / folder, ignore_errors=True)
     for folder in ("records", "probes", "ablations"):
         if (profile.data / folder).is_dir():
             shutil.copytree(profile.data / folder, target / folder, ignore=shutil.ignore_patterns("model", "checkpoints"))

@@ -27,8 +27,8 @@ class Profile:
     """One way to run the paper.
 
     slm, llm: model folders or hub ids.  suite: the question sets, of `tasks.SUITES`.  Sizes are numbers of questions, None for
-    all there are; `samples` are completions a question in every evaluation, drawn at `temperature`.  compute: the machine.
-    `root` holds `data/` and `figures/`.
+    all there are; `samples` are completions a question in every evaluation, drawn at `temperature`.  backbones:
+    hub models that are ablated in the SLM's place.  compute: the machine.  `root` holds `data/` and `figures/`.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Profile:
     seed: int = 0
     instruction: str | None = None
     suite: str = "mini"
+    backbones: tuple[str, ...] = ()
     compute: Compute = field(default_factory=Compute)
     root: str = str(ROOT)
     data_folder: str = "data"
@@ -75,7 +76,7 @@ class Profile:
 
     def settings(self) -> dict:
         """The settings without the paths of this machine: what a result depends on."""
-        aside = ("root", "data_folder", "slm", "llm", "batch_size", "suite", "compute")
+        aside = ("root", "data_folder", "slm", "llm", "batch_size", "suite", "backbones", "compute")
         kept = {key: value for key, value in dataclasses.asdict(self).items() if key not in aside}
         return kept | {"use_cpu": self.compute.use_cpu} | self._of_the_hub()
 
@@ -154,8 +155,10 @@ _PAPER = Profile(
     samples=4,
     resamples=1000,
     max_new_tokens=2048,
+    batch_size=16,  # of the probe's forward passes, which keep every layer's states; vLLM batches by itself
     instruction=INSTRUCTION,
     suite="paper",
+    backbones=("Qwen/Qwen2.5-1.5B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
     compute=Compute(
         gpus=8, memory_gib=80, engine="vllm", dtype="bfloat16", rollouts="colocate", sharding="fsdp2", micro_batch=4,
         gradient_checkpointing=True,
@@ -175,13 +178,13 @@ _SINGLE_GPU = dataclasses.replace(
     ood_size=200,
     samples=2,
     max_new_tokens=1024,
+    backbones=(),  # Llama-3.1-8B has no room beside its training on 24 GB
     compute=Compute(
         gpus=1, memory_gib=24, engine="vllm", dtype="bfloat16", rollouts="colocate", micro_batch=8,
         gradient_checkpointing=True, lora_rank=32, vllm_memory=0.35,
     ),
 )  # fmt: skip
 PROFILES = {profile.name: profile for profile in (_CPU, _SMOKE, _PAPER, _SINGLE_GPU)}
-BACKBONES = ("Qwen/Qwen2.5-1.5B-Instruct", "meta-llama/Llama-3.1-8B-Instruct")  # the paper's other SLMs, see `ablations`
 
 
 def load_profile(name: str) -> Profile:

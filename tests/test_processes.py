@@ -79,7 +79,7 @@ def test_groups_that_are_not_whole_over_all_processes_are_refused_in_each(tmp_pa
 
 def test_processes_that_cannot_speak_with_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched together, but torch.distributed is not set up"):
+    with pytest.raises(ValueError, match=r"2 processes were launched together, but torch\.distributed is not set up"):
         processes.gathered([1])
 
 

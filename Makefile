@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help plan shard paper ablations records figures base test bench setup lock lint clean reference check-profile
+.PHONY: help plan shard test-serving paper ablations records figures base test bench setup lock lint clean reference check-profile
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -100,6 +100,15 @@ CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAW
 
 plan: $(VENV)/complete  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
 	@$(PY) -m corea.plan --profile $(PROFILE)
+
+test-serving: setup .venv-serving/complete  ## run the cascade over real servers (vLLM on the CPU, transformers serve); 2 GB more
+	$(PY) -m pytest tests/serving.py -s -p no:cacheprovider
+
+.venv-serving/complete: tests/serving-requirements.txt
+	$(PYTHON) -m venv .venv-serving
+	.venv-serving/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	.venv-serving/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # they do not load beside this torch
+	@touch $@
 
 bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench

@@ -81,8 +81,12 @@ class TransformersEngine:
                 f"engine {name!r}: temperature={temperature} must be >= 0, "
                 f"max_new_tokens={max_new_tokens} and batch_size={batch_size} must be >= 1"
             )
+        from transformers import GenerationConfig
+
         self.name = name
         self.model, self.tokenizer = model.eval(), tokenizer
+        # Hub models bring a repetition penalty or a cut-off distribution of their own, which `generate` would mix in.
+        self.model.generation_config = GenerationConfig()
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.batch_size, self.instruction = batch_size, instruction
         self.top_logprobs = top_logprobs if keep_logprobs else 0
@@ -137,21 +141,15 @@ class TransformersEngine:
         finish = "stop" if end in tokens else "length"
         used = tokens.index(end) + 1 if finish == "stop" else len(tokens)
         text = self.tokenizer.decode(tokens[:used], skip_special_tokens=True)
+        plain = Completion(text, prompt_tokens, used, finish)
         if kept is None:
-            return Completion(text, prompt_tokens, used, finish)
+            return plain
         chosen, likely, names = (column[row, :used] for column in kept)
-        pieces = [self.tokenizer.decode([token]) for token in tokens[:used]]
-        place = span_of(pieces, "<confidence>", "</confidence>")
-        numerals = None
-        if place is not None:
-            numerals = numerals_of_path([
-                (pieces[n], float(chosen[n]),
-                 [(self.tokenizer.decode([i]), float(p)) for i, p in zip(names[n], likely[n], strict=True)])
-                for n in range(*place)
-            ])  # fmt: skip
-        logprobs = tuple(chosen.tolist())
-        return Completion(text, prompt_tokens, used, finish, logprobs, span_of(pieces, "<answer>", "</answer>"), numerals)
 
+        def likeliest(step: int) -> list[tuple[str, float]]:
+            return [(self.tokenizer.decode([i]), float(p)) for i, p in zip(names[step], likely[step], strict=True)]
+
+        return with_estimates(plain, [self.tokenizer.decode([token]) for token in tokens[:used]], chosen.tolist(), likeliest)
 
     def _explored(self, texts: list[str], completions: list[Completion]) -> list[Completion]:
         """Completions with the branch "0." read too, where "1" was written: one more forward pass for those."""
@@ -210,6 +208,127 @@ class TransformersEngine:
         inputs = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=model.device)
         with torch.no_grad():
             return model(inputs, use_cache=False, **options)
+
+
+class VLLMEngine:
+    """A causal language model run in this process by vLLM, which batches by itself.
+
+    model: a folder or a hub id.  dtype, tensor_parallel_size (GPUs that share the weights), memory (share of a GPU to fill)
+    and max_model_len (tokens of prompt and completion together, None for the model's own): as vLLM has them.  chunk: requests
+    handed over at once.  The others: as of `TransformersEngine`; a completion's seed is made from seed, question and sample,
+    so that it does not depend on its batch, up to float rounding.  Raises ModelFilesError without vLLM.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        name: str,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        instruction: str | None = None,
+        keep_logprobs: bool = False,
+        top_logprobs: int = 20,
+        dtype: str = "bfloat16",
+        tensor_parallel_size: int = 1,
+        memory: float = 0.9,
+        max_model_len: int | None = None,
+        chunk: int = 2048,
+    ):
+        if temperature < 0 or min(max_new_tokens, chunk) < 1:
+            raise ValueError(
+                f"engine {name!r}: temperature={temperature} must be >= 0, max_new_tokens={max_new_tokens} and chunk={chunk} >= 1"
+            )
+        try:
+            import vllm
+        except ImportError as error:
+            raise ModelFilesError(f"engine {name!r} needs vLLM, which is not installed; use `pip install corea[gpu]`") from error
+        self.name, self.max_new_tokens, self.temperature, self.chunk = name, max_new_tokens, temperature, chunk
+        self.instruction, self.top_logprobs = instruction, top_logprobs if keep_logprobs else 0
+        _check_manifest(Path(model))
+        self.tokenizer, self.vllm = prompts.load_tokenizer(model), vllm
+        self.llm = vllm.LLM(
+            model=str(model), revision=revision_of(model), dtype=dtype, tensor_parallel_size=tensor_parallel_size,
+            gpu_memory_utilization=memory, max_model_len=max_model_len, max_logprobs=max(1, top_logprobs), trust_remote_code=False,
+            disable_log_stats=True,
+        )  # fmt: skip
+
+    def complete(
+        self,
+        questions: Sequence[Question],
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """`samples` completions for each question; `progress` is told how many are done after each chunk."""
+        texts = prompts.render(questions, self.tokenizer, instruction=self.instruction)
+        ids = self.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+        rows = [(q, s) for q in range(len(questions)) for s in range(samples)]
+        found: list[Completion] = []
+        for start in range(0, len(rows), self.chunk):
+            batch = rows[start : start + self.chunk]
+            outputs = self.llm.generate(
+                [{"prompt_token_ids": ids[q]} for q, _ in batch],
+                [self._sampling(f"{seed}/{questions[q].id}/{s}") for q, s in batch],
+                use_tqdm=False,
+            )
+            found += map(self._completion, outputs)
+            if progress:
+                progress(len(batch))
+        return [found[q * samples : (q + 1) * samples] for q in range(len(questions))]
+
+    def _sampling(self, key: str):
+        """The model's own distribution: a temperature and nothing else, whatever its generation settings say."""
+        return self.vllm.SamplingParams(
+            temperature=self.temperature,
+            top_p=1.0,
+            top_k=0,
+            repetition_penalty=1.0,
+            max_tokens=self.max_new_tokens,
+            seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"),
+            logprobs=self.top_logprobs or None,
+            stop_token_ids=[self.tokenizer.eos_token_id],
+        )
+
+    def _completion(self, output) -> Completion:
+        said = output.outputs[0]
+        tokens, finish = list(said.token_ids), "length" if said.finish_reason == "length" else "stop"
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        plain = Completion(text, len(output.prompt_token_ids), len(tokens), finish)
+        if not said.logprobs:
+            return plain
+        steps = said.logprobs  # one a token: token id -> its log-probability, the likeliest and the chosen one
+        return with_estimates(
+            plain,
+            [self.tokenizer.decode([token]) for token in tokens],
+            [step[token].logprob for step, token in zip(steps, tokens, strict=True)],
+            lambda n: [(self.tokenizer.decode([i]), likely.logprob) for i, likely in steps[n].items()],
+        )
+
+    def close(self) -> None:
+        """Give back the memory; the engine cannot be asked again."""
+        import gc
+
+        self.llm = None
+        gc.collect()
+
+
+def with_estimates(
+    plain: Completion, pieces: Sequence[str], logprobs: Sequence[float], likeliest: Callable[[int], Sequence[tuple[str, float]]]
+) -> Completion:
+    """A completion with the fields that estimators of confidence read.
+
+    pieces, logprobs: the text and the log-probability of each completion token; likeliest: the likeliest tokens, and their
+    log-probabilities, of the step of that number, asked for where the confidence stands alone.
+    """
+    place = span_of(pieces, "<confidence>", "</confidence>")
+    numerals = None
+    if place is not None:
+        numerals = numerals_of_path([(pieces[n], float(logprobs[n]), likeliest(n)) for n in range(*place)])
+    return replace(
+        plain, logprobs=tuple(logprobs), answer_span=span_of(pieces, "<answer>", "</answer>"), numerals=numerals
+    )
 
 
 def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
@@ -351,12 +470,14 @@ def _check_manifest(folder: Path) -> None:
         )
 
 
-def model_engine(folder: str | Path, compute: Compute, **options) -> Engine:
+def model_engine(folder: str | Path, compute: Compute, *, batch_size: int, **options) -> Engine:
     """An engine in this process for the model in a folder or on the hub, on the machine that `compute` names.
 
-    options: as of `TransformersEngine`.
+    batch_size: of transformers; vLLM batches by itself.  options: as of both engines.
     """
     if compute.engine == "vllm":
         return VLLMEngine(folder, dtype=compute.dtype, tensor_parallel_size=compute.gpus_for(folder), **options)
     model = load_model(folder, dtype=compute.dtype)
-    return TransformersEngine(model if compute.use_cpu else model.to("cuda"), prompts.load_tokenizer(folder), **options)
+    return TransformersEngine(
+        model if compute.use_cpu else model.to("cuda"), prompts.load_tokenizer(folder), batch_size=batch_size, **options
+    )

@@ -244,6 +244,7 @@ def _arguments(settings: GRPOSettings, weights: list[float], folder: Path, compu
         reward_weights=weights,
         save_steps=settings.save_steps,
         save_total_limit=2,
+        chat_template_kwargs=prompts.TEMPLATE_OPTIONS,
         logging_steps=1,
         report_to=[],
         disable_tqdm=True,

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from corea import estimators, grpo, parser, processes, prompts
+from corea import estimators, grpo, parser, processes
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
 from corea.engines import Completion, Engine, TransformersEngine, model_engine

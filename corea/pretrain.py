@@ -90,6 +90,13 @@ def build_model(spec: BaseSpec, vocab_size: int):
     return getattr(transformers, f"{spec.architecture}ForCausalLM")(config)
 
 
+def generation_settings(tokenizer):
+    """What servers read beside the weights: where a completion ends, and that it is sampled unless asked otherwise."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True)
+
+
 def with_slip(sketch: Sketch, rate: float, rng: random.Random) -> Sketch:
     """The sketch as a hasty writer leaves it: with some chance one letter or digit of working or answer is wrong."""
     whole = f"{sketch.working}|{sketch.answer}"
@@ -274,6 +281,7 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
         stages["self-knowledge"] = _stage(
             work / "self-knowledge", model, lambda path: fit(model, tokenizer, texts, spec, spec.own_rate_scale, path)
         )
+    model.generation_config = generation_settings(tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _write_manifest(spec, folder, model, stages)

@@ -19,6 +19,7 @@ INSTRUCTION = (
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<confidence>", "</confidence>")
 CONFIDENCES = tuple(f"{tenth / 10:.1f}" for tenth in range(11))
+TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024"}  # Llama's templates tell the date: the same one on every day
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _ROLES = ("system", "user", "assistant")
 CHAT_TEMPLATE = (
@@ -36,7 +37,7 @@ def messages(question: Question, *, instruction: str | None = None) -> list[dict
 def render(questions: Sequence[Question], tokenizer, *, instruction: str | None = None) -> list[str]:
     """Prompt texts, ready to be tokenized without further special tokens, by the tokenizer's own chat template."""
     chats = [messages(question, instruction=instruction) for question in questions]
-    return tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
 
 
 def response_text(working: str, answer: str, confidence: str) -> str:

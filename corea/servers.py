@@ -19,7 +19,7 @@ from typing import IO
 
 from corea import prompts
 from corea.costs import Price
-from corea.engines import Completion, numerals_of_path, span_of
+from corea.engines import Completion, with_estimates
 from corea.files import settings_hash
 from corea.tasks import Question
 
@@ -214,7 +214,7 @@ class ServerEngine:
     def _request(self, messages: list[dict], key: str) -> dict:
         request = {
             "model": self.model, "messages": messages, "max_tokens": self.max_new_tokens, "temperature": self.temperature,
-            "seed": int(key, 16) % 2**31,
+            "top_p": 1.0, "seed": int(key, 16) % 2**31,
         }  # fmt: skip
         if self.top_logprobs:
             request |= {"logprobs": True, "top_logprobs": self.top_logprobs}
@@ -226,22 +226,24 @@ class ServerEngine:
         if not choices or choices[0].message is None or answer.usage is None:
             raise ValueError("an answer without choices, message or usage")
         choice = choices[0]
-        text, usage = choice.message.content or "", answer.usage
+        text, usage = _text_of(choice.message), answer.usage
         finish = "length" if choice.finish_reason == "length" else "stop"
         plain = Completion(text, usage.prompt_tokens, usage.completion_tokens, finish)
         steps = getattr(choice.logprobs, "content", None)
         if not steps:
             return plain
-        pieces = [step.token for step in steps]
-        place = span_of(pieces, "<confidence>", "</confidence>")
-        path = [
-            (step.token, step.logprob, [(other.token, other.logprob) for other in step.top_logprobs or ()])
-            for step in (steps[slice(*place)] if place else ())
-        ]
-        return Completion(
-            text, usage.prompt_tokens, usage.completion_tokens, finish, tuple(step.logprob for step in steps),
-            span_of(pieces, "<answer>", "</answer>"), numerals_of_path(path) if place else None,
-        )  # fmt: skip
+        return with_estimates(
+            plain,
+            [step.token for step in steps],
+            [step.logprob for step in steps],
+            lambda n: [(other.token, other.logprob) for other in steps[n].top_logprobs or ()],
+        )
+
+
+def _text_of(message) -> str:
+    """What the model wrote; servers that set reasoning apart (`transformers serve`, vLLM's reasoning parsers) are undone."""
+    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    return (f"<think>{reasoning}</think>" if reasoning else "") + (message.content or "")
 
 
 def _passing(error: Exception, engine: ServerEngine) -> str:

@@ -68,7 +68,7 @@ def test_the_base_slm_has_room_to_grow(records):
     questions = load_questions("drill", "calibration", size=176)
     engine = pipeline.engine_for(PROFILE, "SLM")
     with Grader() as grader:
-        rows = pd.DataFrame(pipeline._answer(PROFILE.replace(samples=8), engine, grader, pipeline.CALIBRATION, questions))
+        rows = pd.DataFrame(pipeline.answered(engine, grader, questions, "calibration", "calibration", samples=8, seed=0))
     found = metrics.evaluate(rows["question_id"], rows["correct"], rows["confidence"], ks=(8,), resamples=0)
     assert found["pass@8"].value - found["pass1"].value >= 0.15
 

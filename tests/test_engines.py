@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import types
 from collections import Counter
 
 import pytest
 import torch
 
-from corea.engines import ModelFilesError, TransformersEngine, _Sampler, load_model, numerals_of_path
+from corea.engines import ModelFilesError, TransformersEngine, VLLMEngine, _Sampler, load_model, numerals_of_path
 from corea.files import sha256_of
 from corea.prompts import load_tokenizer
 from corea.tasks import load_questions
@@ -206,3 +208,72 @@ def test_hidden_states_do_not_depend_on_what_is_asked_beside_them(keeping, quest
     assert keeping.hidden_states(questions[:1], [texts[0] + "junk"])[0] == pytest.approx(together[0], abs=1e-5), (
         "what follows the tag is not read"
     )
+
+
+def test_generation_settings_that_a_model_brings_do_not_bend_its_distribution(folder):
+    """Qwen2.5 ships a repetition penalty, top-p and top-k: completions and log-probabilities are the model's own."""
+    plain = TransformersEngine(load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=12, keep_logprobs=True)
+    bent = load_model(folder)
+    bent.generation_config.update(repetition_penalty=3.0, top_k=2, top_p=0.1, do_sample=True, no_repeat_ngram_size=1, min_new_tokens=12)
+    other = TransformersEngine(bent, load_tokenizer(folder), name="tiny", max_new_tokens=12, keep_logprobs=True)
+    questions = load_questions("drill", "test", size=6)
+    assert other.complete(questions, samples=2) == plain.complete(questions, samples=2)
+
+
+class FakeVLLM(types.ModuleType):
+    """What `VLLMEngine` asks of vLLM, answered from a transformers engine: only how it asks is tested, `make test-serving` does the rest."""
+
+    def __init__(self, inner):
+        super().__init__("vllm")
+        self.inner, self.asked, self.options = inner, [], {}
+        self.SamplingParams = types.SimpleNamespace
+        self.LLM = self.load
+
+    def load(self, **options):
+        self.options = options
+        return types.SimpleNamespace(generate=self.generate)
+
+    def generate(self, inputs, sampling, use_tqdm):
+        self.asked.append(sampling)
+        return [self.output(given["prompt_token_ids"], settings) for given, settings in zip(inputs, sampling, strict=True)]
+
+    def output(self, ids, settings):
+        tokens = self.inner.tokenizer("<answer>7</answer><confidence>0.9</confidence><|im_end|>").input_ids
+        steps = [{token: types.SimpleNamespace(logprob=-0.25)} for token in tokens] if settings.logprobs else None
+        said = types.SimpleNamespace(token_ids=tokens, finish_reason="stop", logprobs=steps)
+        return types.SimpleNamespace(prompt_token_ids=ids, outputs=[said])
+
+
+@pytest.fixture
+def vllm(engine, monkeypatch):
+    fake = FakeVLLM(engine)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    return fake
+
+
+def test_vllm_is_asked_for_the_models_own_distribution_in_chunks(vllm, folder, questions):
+    asked = VLLMEngine(folder, name="v", max_new_tokens=9, keep_logprobs=True, chunk=4, dtype="float32")
+    told = []
+    found = asked.complete(questions, samples=2, seed=5, progress=told.append)
+    rows = [settings for batch in vllm.asked for settings in batch]
+    assert told == [len(batch) for batch in vllm.asked] and max(told) == 4 and sum(told) == 2 * len(questions)
+    assert len({settings.seed for settings in rows}) == len(rows), "every completion has a seed of its own"
+    assert {(s.temperature, s.top_p, s.top_k, s.repetition_penalty, s.max_tokens, s.logprobs) for s in rows} == {(1.0, 1.0, 0, 1.0, 9, 20)}
+    assert vllm.options["trust_remote_code"] is False and vllm.options["dtype"] == "float32"
+    (first, _), *_ = found
+    assert first.text == "<answer>7</answer><confidence>0.9</confidence>" and first.finish == "stop"
+    assert first.completion_tokens == len(first.logprobs) == 9 and first.answer_span == (1, 2)
+    assert first.numerals == {"0.9": pytest.approx(math.exp(-0.75))}
+
+
+def test_a_vllm_completion_keeps_its_seed_whatever_is_asked_beside_it(vllm, folder, questions):
+    asked = VLLMEngine(folder, name="v", max_new_tokens=9)
+    asked.complete(questions, samples=2)
+    asked.complete(questions[1:2], samples=1)
+    assert vllm.asked[1][0].seed == vllm.asked[0][2].seed and vllm.asked[0][0].logprobs is None
+
+
+def test_without_vllm_the_line_says_how_to_get_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ModelFilesError, match=r"needs vLLM, which is not installed; use `pip install corea\[gpu\]`"):
+        VLLMEngine(folder, name="v", max_new_tokens=9)

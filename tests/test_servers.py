@@ -151,6 +151,11 @@ def test_the_budget_is_never_passed_and_nothing_is_lost(questions, tmp_path, con
         assert server.paid.total() == 12 and again.spent == pytest.approx(0.6), "what the journal holds counts as spent"
 
 
+def test_reasoning_that_a_server_sets_apart_is_put_back(questions):
+    with FaultyServer(lambda *_: "apart") as apart, FaultyServer() as plain:
+        assert engine(apart).complete(questions) == engine(plain).complete(questions)
+
+
 def test_failed_tries_cost_nothing(questions):
     budget = Budget(10.0)
     with FaultyServer(lambda question, nth: 500 if nth == 1 else None) as server:

@@ -141,5 +141,5 @@ lock: setup  ## (for maintainers) write requirements.lock from .venv
 	{ head -n 1 requirements.lock; $(PY) -m pip freeze --exclude corea | sed 's/+cpu//'; } > .lock.part && mv .lock.part requirements.lock
 
 clean:  ## remove what PROFILE's `make paper` made under data/ (tracked figures stay)
-	@case "$(PROFILE)" in cpu|smoke|paper|single-gpu) ;; *) echo "unknown profile '$(PROFILE)'; use one of cpu, smoke, paper, single-gpu" >&2; exit 1;; esac
+	@case "$(PROFILE)" in cpu|smoke|paper|single-gpu) ;; *) echo "unknown profile '$(PROFILE)'; use one of cpu, paper, single-gpu, smoke" >&2; exit 1;; esac
 	rm -rf "$(DATA)" "$(ROOT)data/work"

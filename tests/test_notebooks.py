@@ -120,14 +120,14 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_wrong_profile_name_is_one_line_from_make():
     done = subprocess.run(["make", "paper", "PROFILE=gpu"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "unknown profile 'gpu'; use one of cpu, smoke" in done.stderr
+    assert "unknown profile 'gpu'; use one of cpu, paper, single-gpu, smoke" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("profile", ["", "base", "reference", ".."])
 def test_make_clean_removes_nothing_but_a_profile(profile):
     done = subprocess.run(["make", "clean", f"PROFILE={profile}"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and f"unknown profile '{profile}'; use one of cpu, smoke" in done.stderr
+    assert done.returncode != 0 and f"unknown profile '{profile}'; use one of cpu, paper, single-gpu, smoke" in done.stderr
     assert (ROOT / "data/base/slm/manifest.json").exists()
 
 

@@ -219,7 +219,7 @@ def test_a_broken_group_is_refused_with_the_fix(target, ids):
     message = str(error.value)
     odd = next(i for i in ids if ids.count(i) % 2)
     assert f"question '{odd}' has {ids.count(odd)} rows" in message and "num_generations=2" in message
-    assert "per_device_train_batch_size must be a multiple of num_generations" in message
+    assert "per_device_train_batch_size x processes x steps_per_generation must be a multiple of num_generations" in message
     assert "\n" not in message
 
 

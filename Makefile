@@ -37,19 +37,19 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help plan shard test-serving paper ablations records figures base test bench setup lock lint clean reference check-profile
+.PHONY: help plan shard test-serving paper ablations records figures base test bench setup lock lint clean reference check-profile check-gpus machine
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-paper: setup check-profile  ## train, generate, and draw every table and figure (PROFILE=cpu, smoke, paper or single-gpu)
+paper: setup check-profile machine  ## train, generate, and draw every table and figure (PROFILE=cpu, smoke, paper or single-gpu)
 	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none records
 	@$(MAKE) --no-print-directory figures
 	@echo "done: tables and figures are in $(ROOT)figures/$(PROFILE)/"
 
 records: $(SYSTEMS:%=$(EXECUTED)/05_generate-%.ipynb) $(IN_PAPER:%=$(EXECUTED)/09_ablate-%.ipynb)
 
-ablations: setup check-profile  ## run every ablation and seed (about 2 h 15 min on two cores), then draw the figures
+ablations: setup check-profile machine  ## run every ablation and seed (about 2 h 15 min on two cores), then draw the figures
 	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none all-ablations
 	@$(MAKE) --no-print-directory figures
 
@@ -60,7 +60,7 @@ figures: setup check-profile  ## draw tables and figures from the records that l
 
 SYSTEM ?= L1-SLM
 SHARD ?= 1/1
-shard: setup check-profile  ## generate one part of a system's records on this machine (SYSTEM=L1-SLM SHARD=2/8)
+shard: setup check-profile machine  ## generate one part of a system's records on this machine (SYSTEM=L1-SLM SHARD=2/8)
 	@$(NOTEBOOK) notebooks/05_generate.ipynb $(EXECUTED)/shards/05_generate-$(SYSTEM)-$(subst /,-of-,$(SHARD)).ipynb \
 		-p profile $(PROFILE) -p system $(SYSTEM) -p shard $(SHARD)
 
@@ -121,7 +121,7 @@ reference: setup  ## (for maintainers) make the finished cpu run the tracked ref
 ALONE := 01_meet_the_cascade 02_base_models 03_rewards
 SHOWN := 04_train-L1-SLM 05_generate-SLM 09_ablate-anchor $(DRAWN)
 
-setup: $(VENV)/complete $(if $(HUB),$(VENV)/gpu)  ## make .venv from the pinned lock file; does nothing the second time
+setup: $(VENV)/complete  ## make .venv from the pinned lock file; does nothing the second time
 
 $(VENV)/complete: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "corea needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -129,6 +129,12 @@ $(VENV)/complete: requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
+
+# GPUs are counted before gigabytes are installed for them.
+machine: $(if $(HUB),check-gpus $(VENV)/gpu)
+
+check-gpus: $(VENV)/complete
+	@$(PY) -m corea.profiles $(PROFILE)
 
 $(VENV)/gpu: $(VENV)/complete
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[gpu]'

@@ -132,6 +132,8 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--temperature", type=float, default=1.0)
     evaluate.add_argument("--engine", default="transformers", choices=("transformers", "vllm"))
     evaluate.add_argument("--batch-size", type=int, default=32)
+    evaluate.add_argument("--price", nargs=2, type=float, metavar=("PROMPT", "COMPLETION"), help="of a million tokens at the server")
+    evaluate.add_argument("--budget", type=float, default=math.inf, help="most to spend at the server; needs --price")
     evaluate.add_argument("--concurrency", type=int, default=16, help="requests under way at once, at the server")
     evaluate.add_argument("--timeout", type=float, default=120.0, help="seconds a request may take")
     _model_options(evaluate)
@@ -226,12 +228,14 @@ def _own_engine(given: argparse.Namespace, name: str):
 
     options = {"name": name, "max_new_tokens": given.max_new_tokens, "temperature": given.temperature, "instruction": _instruction(given)}
     if given.server:
-        from corea.servers import ServerEngine
+        from corea.servers import Budget, ServerEngine
 
-        journal = given.out.with_name(f"{given.out.name}.journal")
+        if math.isfinite(given.budget) and given.price is None:
+            raise ValueError("--budget needs --price")
         return ServerEngine(
-            given.server, given.model, journal=journal, concurrency=given.concurrency, timeout=given.timeout, **options
-        )
+            given.server, given.model, journal=given.out.with_name(f"{given.out.name}.journal"), concurrency=given.concurrency,
+            timeout=given.timeout, budget=Budget(given.budget), price=Price(*given.price) if given.price else None, **options,
+        )  # fmt: skip
     compute = Compute(gpus=given.gpus, engine=given.engine, dtype=_dtype(given))
     return model_engine(given.model, compute, batch_size=given.batch_size, keep_logprobs=True, **options)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -203,3 +204,24 @@ def load_profile(name: str) -> Profile:
 def _place(model: str) -> str:
     """A hub id as it is; a folder of the checkout as a path."""
     return model if model in HUB_MODELS else str(ROOT / model)
+
+
+def check_machine(profile: Profile) -> None:
+    """Raise ValueError, with what else to do, where this machine has fewer GPUs than the profile, or smaller ones."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(n).total_memory / 2**30 for n in range(torch.cuda.device_count())]
+    wanted = profile.compute
+    if len(found) < wanted.gpus or any(memory < 0.9 * wanted.memory_gib for memory in found[: wanted.gpus]):
+        here = ", ".join(f"{memory:.0f} GiB" for memory in found) or "none"
+        raise ValueError(
+            f"profile {profile.name!r} is for {wanted.gpus} GPUs of {wanted.memory_gib:g} GB, and this machine has {here}; `make plan "
+            f"PROFILE={profile.name}` says what it takes, `make paper` alone runs the mini world on the CPU"
+        )
+
+
+if __name__ == "__main__":
+    try:
+        check_machine(load_profile(sys.argv[1]))
+    except ValueError as error:
+        sys.exit(str(error))

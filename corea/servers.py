@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +104,7 @@ class ServerEngine:
         self.price, self.budget = price or Price(0.0, 0.0), budget or Budget()
         self.top_logprobs, self.concurrency = top_logprobs, concurrency
         self.tries, self.pause, self.timeout = tries, pause, timeout
+        self._said = False  # that tokens are counted
 
     def complete(
         self,
@@ -185,8 +187,7 @@ class ServerEngine:
 
         Raises ServerError and BudgetError.
         """
-        bytes_asked = sum(len(m["content"].encode()) + _BYTES_OVERHEAD for m in messages)
-        worst, cost = self.price.cost(bytes_asked, self.max_new_tokens), 0.0
+        worst, cost = self.price.cost(_most_tokens(messages), self.max_new_tokens), 0.0
         self.budget.reserve(worst)
         try:
             completion = await self._tried(client, messages, key)
@@ -206,7 +207,7 @@ class ServerEngine:
                 await asyncio.sleep(min(_LONGEST_PAUSE, self.pause * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.5))
             try:
                 answer = await client.chat.completions.create(**self._request(messages, key))
-                return self._completion(answer)
+                return self._completion(answer, messages)
             except Exception as error:
                 reason = _passing(error, self)
         raise ServerError(f"{self.base_url} gave no answer in {self.tries} tries, last: {reason}; is the server up?")
@@ -220,16 +221,25 @@ class ServerEngine:
             request |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         return request
 
-    def _completion(self, answer) -> Completion:
+    def _counts(self, usage, messages: list[dict], text: str, steps) -> tuple[int, int]:
+        """Prompt and completion tokens by the server's own account; without one, counted so that no cost is understated."""
+        if usage is not None:
+            return usage.prompt_tokens, usage.completion_tokens
+        if not self._said:
+            print(f"{self.base_url} reports no usage: a token is counted for every byte, which is more than there were", file=sys.stderr)
+            self._said = True
+        return _most_tokens(messages), len(steps) if steps else len(text.encode())
+
+    def _completion(self, answer, messages: list[dict]) -> Completion:
         """The server's answer as a completion.  Raises ValueError where it is not one, which is tried again."""
         choices = getattr(answer, "choices", None)
-        if not choices or choices[0].message is None or answer.usage is None:
-            raise ValueError("an answer without choices, message or usage")
+        if not choices or choices[0].message is None:
+            raise ValueError("an answer without choices or message")
         choice = choices[0]
-        text, usage = _text_of(choice.message), answer.usage
+        text = _text_of(choice.message)
         finish = "length" if choice.finish_reason == "length" else "stop"
-        plain = Completion(text, usage.prompt_tokens, usage.completion_tokens, finish)
         steps = getattr(choice.logprobs, "content", None)
+        plain = Completion(text, *self._counts(answer.usage, messages, text, steps), finish)
         if not steps:
             return plain
         return with_estimates(
@@ -238,6 +248,11 @@ class ServerEngine:
             [step.logprob for step in steps],
             lambda n: [(other.token, other.logprob) for other in steps[n].top_logprobs or ()],
         )
+
+
+def _most_tokens(messages: list[dict]) -> int:
+    """More tokens than a prompt can have: one for every byte, and some for the chat template."""
+    return sum(len(message["content"].encode()) + _BYTES_OVERHEAD for message in messages)
 
 
 def _text_of(message) -> str:

@@ -14,7 +14,7 @@ RESPONSE = "<think>{0}</think><answer>{0}</answer><confidence>0.7</confidence>"
 class FaultyServer:
     """Answers every question with a response that names it; `faults` says what goes wrong first.
 
-    faults: called as faults(question, nth try of it), gives None (answer well), an HTTP status, "apart" (well, reasoning set apart), "malformed", "cut", "stalled"
+    faults: called as faults(question, nth try of it), gives None (answer well), an HTTP status, "apart" (well, reasoning set apart), "uncounted" (well, without usage), "malformed", "cut", "stalled"
     or "empty".  asked counts the tries of each question, paid the answers that left whole.
     """
 
@@ -81,7 +81,10 @@ class FaultyServer:
         time.sleep(0.005)
         with self.lock:
             self.paid[question] += 1
-        return send(handler, 200, body(request, question, apart=fault == "apart"))
+        answer = body(request, question, apart=fault == "apart")
+        if fault == "uncounted":
+            del answer["usage"]
+        return send(handler, 200, answer)
 
 
 def body(request: dict, question: str, apart: bool = False) -> dict:

@@ -70,6 +70,16 @@ def test_a_server_is_measured_over_its_api(questions, tmp_path, capsys):
     assert (rows["confidence"] == 0.7).all() and "pass1" in capsys.readouterr().out
 
 
+def test_a_budget_stops_a_measurement_and_more_of_it_goes_on(questions, tmp_path, capsys):
+    command = evaluate(questions, "tiny", tmp_path / "tiny.parquet", "--concurrency", "1", "--price", "1000", "1000")
+    with FaultyServer() as server:
+        assert cli.main([*command, "--server", server.url, "--budget", "1"]) == 1
+        assert "stopped before the budget of 1 could be passed" in capsys.readouterr().err
+        assert 0 < server.paid.total() < 24
+        assert cli.main([*command, "--server", server.url, "--budget", "10"]) == 0
+        assert server.paid.total() == 24, "something was paid twice"
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -122,6 +123,12 @@ def test_a_wrong_profile_name_is_one_line_from_make():
     assert done.returncode != 0
     assert "unknown profile 'gpu'; use one of cpu, paper, single-gpu, smoke" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_machine_without_the_profiles_gpus_is_one_line_before_anything_is_installed():
+    done = subprocess.run(["make", "paper", "PROFILE=paper"], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode != 0
+    assert "profile 'paper' is for 8 GPUs of 80 GB, and this machine has none; `make plan PROFILE=paper`" in done.stderr.splitlines()[0]
 
 
 @pytest.mark.parametrize("profile", ["", "base", "reference", ".."])

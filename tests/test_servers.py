@@ -156,6 +156,18 @@ def test_reasoning_that_a_server_sets_apart_is_put_back(questions):
         assert engine(apart).complete(questions) == engine(plain).complete(questions)
 
 
+def test_tokens_that_a_server_does_not_count_are_counted_and_said_once(questions, capsys):
+    budget = Budget(10.0)
+    with FaultyServer(lambda *_: "uncounted") as server:
+        found = engine(server, budget=budget, price=Price(1000.0, 1000.0)).complete(questions)
+        ((with_steps,),) = engine(server, top_logprobs=2).complete(questions[:1])
+    assert capsys.readouterr().err.count("reports no usage: a token is counted for every byte") == 2
+    assert all(c.completion_tokens == len(c.text.encode()) and c.prompt_tokens > len(q.text.encode())
+               for q, (c,) in zip(questions, found, strict=True))  # fmt: skip
+    assert budget.spent == pytest.approx(sum(c.prompt_tokens + c.completion_tokens for (c,) in found) / 1000)
+    assert with_steps.completion_tokens == len(with_steps.logprobs)
+
+
 def test_failed_tries_cost_nothing(questions):
     budget = Budget(10.0)
     with FaultyServer(lambda question, nth: 500 if nth == 1 else None) as server:

@@ -190,10 +190,15 @@ class TransformersEngine:
         order, found = sorted(range(len(ids)), key=lambda n: len(ids[n])), {}
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            layers = self._forward([ids[n] for n in rows], self.model.get_decoder(), output_hidden_states=True).hidden_states
-            for k, n in enumerate(rows):
-                found[n] = np.stack([layer[k, len(ids[n]) - 1].float().cpu().numpy() for layer in layers])
+            found |= zip(rows, self._last_states([ids[n] for n in rows]), strict=True)
         return np.stack([found[n] for n in range(len(ids))])
+
+    def _last_states(self, ids: list[list[int]]) -> list:
+        """Arrays (layers + 1, hidden size) of the states at the last token of each row; those of the others are given back."""
+        import numpy as np
+
+        layers = self._forward(ids, self.model.get_decoder(), output_hidden_states=True).hidden_states
+        return [np.stack([layer[k, len(own) - 1].float().cpu().numpy() for layer in layers]) for k, own in enumerate(ids)]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False).input_ids

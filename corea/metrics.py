@@ -200,11 +200,7 @@ def bootstrap(
         blocks.append(
             {
                 "pass1": means[:, 0],
-                "ece": _ece(levels, right, wrong, edges, closed),
-                "brier": _brier(levels, right, wrong),
-                "auroc": _auroc(levels, right, wrong),
-                "aurc": _aurc(levels, right, wrong),
-                "levels": (right + wrong > 0).sum(axis=-1, dtype=float),
+                **_of_confidence(levels, right, wrong, edges, closed),
                 "parse_rate": (weights @ parsed) / (weights @ samples),
                 **{f"pass@{k}": means[:, n] for n, k in enumerate(ks, start=1)},
             }
@@ -282,6 +278,17 @@ def question_weights(questions: int, resamples: int, seed: int | Sequence[int]) 
 
 
 # --- metrics of histograms: levels (L,) rising; right, wrong (..., L) -----------------------------
+
+
+def _of_confidence(levels, right, wrong, edges, closed) -> dict[str, np.ndarray]:
+    """Metrics of histograms of right and wrong answers by stated confidence, one a row."""
+    return {
+        "ece": _ece(levels, right, wrong, edges, closed),
+        "brier": _brier(levels, right, wrong),
+        "auroc": _auroc(levels, right, wrong),
+        "aurc": _aurc(levels, right, wrong),
+        "levels": (right + wrong > 0).sum(axis=-1, dtype=float),
+    }
 
 
 def _ece(levels, right, wrong, edges, closed):

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback
 
 from corea import parser, processes, prompts
 from corea.compute import Compute
@@ -32,7 +30,7 @@ SETTINGS = "settings.json"
 COMPLETE = "complete.json"  # written last, so a checkpoint or run without it was cut off while being written
 _SCALES = ("group", "batch", "none")
 _AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
-_METRICS = {
+METRICS = {
     "rewards/correctness_reward/mean": "accuracy",
     "rewards/format_reward/mean": "format",
     "rewards/confidence_reward/mean": "confidence reward",
@@ -131,6 +129,8 @@ def train(
     CPU; launched by `accelerate`, every process calls this with the same arguments.  Raises ValueError where the folder
     holds a run made with other settings, CollapseError as said there.
     """
+    from corea.callbacks import Watch
+
     folder, compute = Path(folder), compute or Compute()
     run = Run(name, folder, _hash(base, reward, questions, settings, compute, instruction))
     if _is_finished(run):
@@ -142,7 +142,7 @@ def train(
                 json.dump({"run": name, "settings": run.settings}, file)
             _remove_cut_off(folder)
         processes.wait()
-        trainer.add_callback(_Watch(name, settings.steps, show_progress and processes.rank() == 0))
+        trainer.add_callback(Watch(name, settings.steps, show_progress and processes.rank() == 0))
         trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
     _finish(run, trainer, base, compute)
     return run
@@ -168,7 +168,10 @@ def build_trainer(
     instruction: str | None = None,
 ):
     """The `trl.GRPOTrainer` that `train` runs, with our rewards and their weights."""
+    from transformers import PrinterCallback
     from trl import GRPOTrainer
+
+    from corea.callbacks import MarkWhole
 
     compute = compute or Compute()
     # Before the model is loaded: ZeRO-3 loads it in parts, and learns from the arguments that it should.
@@ -179,10 +182,10 @@ def build_trainer(
         reward_funcs=[*reward.functions(settings.num_generations, grader), RolloutWatch(grader)],
         args=arguments,
         train_dataset=training_set(questions, instruction),
-        callbacks=[_MarkWhole()],
+        callbacks=[MarkWhole()],
         peft_config=_adapter(compute),
     )
-    trainer.remove_callback(PrinterCallback)  # `_Watch` shows progress in one line
+    trainer.remove_callback(PrinterCallback)  # `Watch` shows progress in one line
     return trainer
 
 
@@ -292,37 +295,6 @@ class RolloutWatch:
         return [0.0] * len(completions)
 
 
-class _MarkWhole(TrainerCallback):
-    """Leaves a mark in each checkpoint once all processes have written their part of it."""
-
-    def on_save(self, args, state, control, **kwargs):
-        processes.wait()
-        if processes.rank() != 0:
-            return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        with atomic_write(folder / COMPLETE) as file:
-            json.dump({"step": state.global_step}, file)
-
-
-class _Watch(TrainerCallback):
-    """Progress bar, and the alarm that stops a collapsed run."""
-
-    def __init__(self, name: str, steps: int, show: bool):
-        self.bar = tqdm(total=steps, desc=name, disable=not show, mininterval=5)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.bar.update(state.global_step - self.bar.n)
-        self.bar.set_postfix({
-            label: f"{logs[key]:.2f}" for key, label in _METRICS.items()
-            if key in logs and label in ("accuracy", "mean confidence")
-        })  # fmt: skip
-        if (reason := collapse(tidy_log(state.log_history, "run"))) is not None:
-            raise CollapseError(f"stopped at step {state.global_step}: {reason}")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-
 def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
     """Why a training log shows a collapse, or None.
 
@@ -346,7 +318,7 @@ def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
     rows = [
         (run, entry["step"], label, float(entry[key]))
         for entry in history
-        for key, label in _METRICS.items()
+        for key, label in METRICS.items()
         if key in entry
     ]
     return pd.DataFrame(rows, columns=["run", "step", "metric", "value"])

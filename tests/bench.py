@@ -17,7 +17,7 @@ import numpy as np
 from transformers import PrinterCallback
 from transformers.utils.logging import set_verbosity_error
 
-from corea import cascade, grpo, parser, pipeline, prompts
+from corea import callbacks, cascade, grpo, parser, pipeline, prompts
 from corea.compute import Compute
 from corea.engines import load_model
 from corea.grader import Grader
@@ -45,7 +45,7 @@ def grpo_step() -> None:
 
         def ours():
             trainer = grpo.build_trainer(profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader)
-            trainer.add_callback(grpo._Watch("ours", STEPS, False))
+            trainer.add_callback(callbacks.Watch("ours", STEPS, False))
             return trainer
 
         def bare():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import grpo
+from corea import callbacks, grpo
 from corea.compute import Compute
 from corea.engines import load_model
 from corea.grpo import GRPOSettings
@@ -57,7 +57,7 @@ def finished(base, tmp_path_factory):
 
 def test_a_run_trains_and_logs_every_part_at_every_step(base, finished):
     log = finished.log()
-    assert set(log["metric"]) == set(grpo._METRICS.values())
+    assert set(log["metric"]) == set(grpo.METRICS.values())
     assert (log.groupby("metric")["step"].apply(list).map(lambda s: s == [1, 2, 3, 4])).all()
     assert grpo.fingerprint(finished.model) != grpo.fingerprint(base)
     assert not (finished.folder / "checkpoints").exists()
@@ -127,7 +127,7 @@ def test_resuming_from_a_whole_checkpoint_gives_the_same_bytes(base, finished, t
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(grpo._Watch, "on_step_end", stop, raising=False)
+        patch.setattr(callbacks.Watch, "on_step_end", stop, raising=False)
         train_tiny(base, tmp_path)
     assert grpo._last_whole_checkpoint(tmp_path).endswith("checkpoint-2")
     train_tiny(base, tmp_path)
@@ -167,7 +167,7 @@ def test_the_alarm_rings_for_a_collapse_and_for_nothing_else(accuracy, reward, a
 
 
 def test_a_collapsing_run_is_stopped(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(grpo, "collapse", lambda log: "accuracy fell" if log["step"].max() >= 2 else None)
+    monkeypatch.setattr(callbacks, "collapse", lambda log: "accuracy fell" if log["step"].max() >= 2 else None)
     with pytest.raises(grpo.CollapseError, match="stopped at step 2: accuracy fell"):
         train_tiny(base, tmp_path)
 

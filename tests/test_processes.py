@@ -102,7 +102,7 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
     run = tmp_path / "run"
     assert (run / "model" / "model.safetensors").exists() and (run / grpo.COMPLETE).exists()
     assert not (run / "checkpoints").exists()
-    assert len((run / "log.csv").read_text().splitlines()) == 1 + 2 * len(grpo._METRICS)
+    assert len((run / "log.csv").read_text().splitlines()) == 1 + 2 * len(grpo.METRICS)
 
 
 @pytest.mark.parametrize(

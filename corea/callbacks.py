@@ -1,0 +1,47 @@
+"""What watches a training run from inside: marks on whole checkpoints, a progress bar, the alarm for a collapse.
+
+Apart from `grpo`, since these derive from a class of transformers, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from corea import processes
+from corea.files import atomic_write
+from corea.grpo import COMPLETE, METRICS, CollapseError, collapse, tidy_log
+
+
+class MarkWhole(TrainerCallback):
+    """Leaves a mark in each checkpoint once all processes have written their part of it."""
+
+    def on_save(self, args, state, control, **kwargs):
+        processes.wait()
+        if processes.rank() != 0:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        with atomic_write(folder / COMPLETE) as file:
+            json.dump({"step": state.global_step}, file)
+
+
+class Watch(TrainerCallback):
+    """Progress bar, and the alarm that stops a collapsed run."""
+
+    def __init__(self, name: str, steps: int, show: bool):
+        self.bar = tqdm(total=steps, desc=name, disable=not show, mininterval=5)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
+        self.bar.set_postfix({
+            label: f"{logs[key]:.2f}" for key, label in METRICS.items()
+            if key in logs and label in ("accuracy", "mean confidence")
+        })  # fmt: skip
+        if (reason := collapse(tidy_log(state.log_history, "run"))) is not None:
+            raise CollapseError(f"stopped at step {state.global_step}: {reason}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()

@@ -21,6 +21,8 @@ from corea.files import sha256_of
 from corea.models import revision_of
 from corea.tasks import Question
 
+_BRANCH = "0."  # how every stated confidence but 1 begins
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -153,27 +155,19 @@ class TransformersEngine:
 
     def _explored(self, texts: list[str], completions: list[Completion]) -> list[Completion]:
         """Completions with the branch "0." read too, where "1" was written: one more forward pass for those."""
-        begun = [None if c.numerals is None else c.text.rfind("<confidence>") + len("<confidence>") for c in completions]
-        rows = [
-            n for n, c in enumerate(completions)
-            if c.numerals is not None and c.text[begun[n] :].lstrip().startswith("1") and sum(c.numerals.values()) < 0.999
-        ]  # fmt: skip
-        if not rows:
+        before = _stated_one(completions)
+        if not before:
             return completions
-        branch = self.tokenizer("0.", add_special_tokens=False).input_ids
-        ids = self._ids([texts[n] + completions[n].text[: begun[n]] for n in rows])
+        (branch,) = self._ids([_BRANCH])
+        ids = self._ids([texts[n] + text for n, text in before.items()])
         logits = self._forward([i + branch for i in ids], self.model).logits
         found = list(completions)
-        for n, own, scores in zip(rows, ids, logits, strict=True):
+        for n, own, scores in zip(before, ids, logits, strict=True):
             steps = scores[len(own) - 1 : len(own) + len(branch)].log_softmax(dim=-1)
             reached = sum(float(steps[k, token]) for k, token in enumerate(branch))
             likely = steps[len(branch)].topk(min(self.top_logprobs, steps.shape[-1]))
-            numerals = dict(completions[n].numerals)
-            for token, logprob in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
-                numeral = "0." + self.tokenizer.decode([token])
-                if _is_probability(numeral):
-                    _add(numerals, numeral, math.exp(reached + logprob))
-            found[n] = replace(completions[n], numerals=dict(sorted(numerals.items())))
+            pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+            found[n] = _with_branch(found[n], reached, [(self.tokenizer.decode([token]), p) for token, p in pairs])
         return found
 
     def hidden_states(self, questions: Sequence[Question], texts: Sequence[str]):
@@ -247,7 +241,7 @@ class VLLMEngine:
         try:
             import vllm
         except ImportError as error:
-            raise ModelFilesError(f"engine {name!r} needs vLLM, which is not installed; use `pip install corea[gpu]`") from error
+            raise ModelFilesError(f"engine {name!r} needs vLLM, which cannot be imported ({error}); use `pip install .[gpu]`") from error
         self.name, self.max_new_tokens, self.temperature, self.chunk = name, max_new_tokens, temperature, chunk
         self.instruction, self.top_logprobs = instruction, top_logprobs if keep_logprobs else 0
         _check_manifest(Path(model))
@@ -278,7 +272,7 @@ class VLLMEngine:
                 [self._sampling(f"{seed}/{questions[q].id}/{s}") for q, s in batch],
                 use_tqdm=False,
             )
-            found += map(self._completion, outputs)
+            found += self._explored([ids[q] for q, _ in batch], list(map(self._completion, outputs)))
             if progress:
                 progress(len(batch))
         return [found[q * samples : (q + 1) * samples] for q in range(len(questions))]
@@ -308,8 +302,35 @@ class VLLMEngine:
             plain,
             [self.tokenizer.decode([token]) for token in tokens],
             [step[token].logprob for step, token in zip(steps, tokens, strict=True)],
-            lambda n: [(self.tokenizer.decode([i]), likely.logprob) for i, likely in steps[n].items()],
+            lambda n: self._decoded(steps[n]),
         )
+
+    def _explored(self, asked: list[list[int]], completions: list[Completion]) -> list[Completion]:
+        """Completions with the branch "0." read too, where "1" was written: a request of one token for each step of it."""
+        # One that ran into a limit may leave no room for the branch.
+        before = {n: text for n, text in _stated_one(completions).items() if completions[n].finish == "stop"}
+        if not before:
+            return completions
+        branch, *texts = self.tokenizer([_BRANCH, *before.values()], add_special_tokens=False).input_ids
+        width = len(branch) + 1
+        begun = [asked[n] + text for n, text in zip(before, texts, strict=True)]
+        # Not by `prompt_logprobs`, which holds the scores of every prompt token at once and passes the prefix cache by.
+        steps = self.llm.generate(
+            [{"prompt_token_ids": own + branch[:k]} for own in begun for k in range(width)],
+            self.vllm.SamplingParams(temperature=0.0, max_tokens=1, logprobs=self.top_logprobs),
+            use_tqdm=False,
+        )
+        likely = [step.outputs[0].logprobs[0] for step in steps]
+        found = list(completions)
+        for row, n in enumerate(before):
+            *along, last = likely[row * width : (row + 1) * width]
+            if all(token in step for token, step in zip(branch, along, strict=True)):
+                reached = sum(step[token].logprob for token, step in zip(branch, along, strict=True))
+                found[n] = _with_branch(found[n], reached, self._decoded(last))
+        return found
+
+    def _decoded(self, likely) -> list[tuple[str, float]]:
+        return [(self.tokenizer.decode([token]), one.logprob) for token, one in likely.items()]
 
     def close(self) -> None:
         """Give back the memory; the engine cannot be asked again."""
@@ -334,6 +355,29 @@ def with_estimates(
     return replace(
         plain, logprobs=tuple(logprobs), answer_span=span_of(pieces, "<answer>", "</answer>"), numerals=numerals
     )
+
+
+def _stated_one(completions: Sequence[Completion]) -> dict[int, str]:
+    """By index, what stands before the numeral of each completion that states 1: the branch "0." was not written there."""
+    found = {}
+    for n, completion in enumerate(completions):
+        if completion.numerals is not None and sum(completion.numerals.values()) < 0.999:
+            begun = completion.text.rfind("<confidence>") + len("<confidence>")
+            if completion.text[begun:].lstrip().startswith("1"):
+                found[n] = completion.text[:begun]
+    return found
+
+
+def _with_branch(completion: Completion, reached: float, likely: Sequence[tuple[str, float]]) -> Completion:
+    """The completion with the numerals of the branch "0." too.
+
+    reached: the branch's log-probability; likely: the likeliest tokens after it, with theirs.
+    """
+    numerals = dict(completion.numerals)
+    for token, logprob in likely:
+        if _is_probability(_BRANCH + token):
+            _add(numerals, _BRANCH + token, math.exp(reached + logprob))
+    return replace(completion, numerals=dict(sorted(numerals.items())))
 
 
 def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:

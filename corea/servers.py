@@ -236,8 +236,8 @@ class ServerEngine:
         if not choices or choices[0].message is None:
             raise ValueError("an answer without choices or message")
         choice = choices[0]
-        text = _text_of(choice.message)
         finish = "length" if choice.finish_reason == "length" else "stop"
+        text = _text_of(choice.message, finish)
         steps = getattr(choice.logprobs, "content", None)
         plain = Completion(text, *self._counts(answer.usage, messages, text, steps), finish)
         if not steps:
@@ -255,10 +255,14 @@ def _most_tokens(messages: list[dict]) -> int:
     return sum(len(message["content"].encode()) + _BYTES_OVERHEAD for message in messages)
 
 
-def _text_of(message) -> str:
+def _text_of(message, finish: str) -> str:
     """What the model wrote; servers that set reasoning apart (`transformers serve`, vLLM's reasoning parsers) are undone."""
     reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-    return (f"<think>{reasoning}</think>" if reasoning else "") + (message.content or "")
+    content = message.content or ""
+    if not reasoning:
+        return content
+    was_cut = finish == "length" and not content  # while it was reasoning
+    return f"<think>{reasoning}" if was_cut else f"<think>{reasoning}</think>{content}"
 
 
 def _passing(error: Exception, engine: ServerEngine) -> str:

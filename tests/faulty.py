@@ -14,7 +14,8 @@ RESPONSE = "<think>{0}</think><answer>{0}</answer><confidence>0.7</confidence>"
 class FaultyServer:
     """Answers every question with a response that names it; `faults` says what goes wrong first.
 
-    faults: called as faults(question, nth try of it), gives None (answer well), an HTTP status, "apart" (well, reasoning set apart), "uncounted" (well, without usage), "malformed", "cut", "stalled"
+    faults: called as faults(question, nth try of it), gives None (answer well), an HTTP status, "apart" (well, reasoning set apart),
+    "unfinished" (reasoning set apart and cut off by the limit), "uncounted" (well, without usage), "malformed", "cut", "stalled"
     or "empty".  asked counts the tries of each question, paid the answers that left whole.
     """
 
@@ -81,18 +82,20 @@ class FaultyServer:
         time.sleep(0.005)
         with self.lock:
             self.paid[question] += 1
-        answer = body(request, question, apart=fault == "apart")
+        answer = body(request, question, fault)
         if fault == "uncounted":
             del answer["usage"]
         return send(handler, 200, answer)
 
 
-def body(request: dict, question: str, apart: bool = False) -> dict:
+def body(request: dict, question: str, fault: str | None = None) -> dict:
     text = RESPONSE.format(question)
     pieces = [*text[: text.index("0.7")], "0", ".", "7", "</confidence>"]
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": None}
-    if apart:  # as `transformers serve` and vLLM's reasoning parsers do
+    if fault == "apart":  # as `transformers serve` and vLLM's reasoning parsers do
         choice["message"] |= {"content": text.split("</think>")[1], "reasoning_content": question}
+    if fault == "unfinished":
+        choice |= {"message": {"role": "assistant", "content": "", "reasoning_content": question}, "finish_reason": "length"}
     if request.get("logprobs"):
         likely = {"7": [("7", -0.5), ("8", -1.2)], "0": [("0", -0.2), ("1", -1.8)]}
         choice["logprobs"] = {"content": [

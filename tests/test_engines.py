@@ -226,6 +226,8 @@ class FakeVLLM(types.ModuleType):
     def __init__(self, inner):
         super().__init__("vllm")
         self.inner, self.asked, self.options = inner, [], {}
+        self.wrote = "<answer>7</answer><confidence>0.9</confidence><|im_end|>"
+        self.after: dict[str, dict[str, float]] = {}  # end of a prompt -> probability of each next token
         self.SamplingParams = types.SimpleNamespace
         self.LLM = self.load
 
@@ -234,14 +236,24 @@ class FakeVLLM(types.ModuleType):
         return types.SimpleNamespace(generate=self.generate)
 
     def generate(self, inputs, sampling, use_tqdm):
-        self.asked.append(sampling)
-        return [self.output(given["prompt_token_ids"], settings) for given, settings in zip(inputs, sampling, strict=True)]
+        each = sampling if isinstance(sampling, list) else [sampling] * len(inputs)
+        self.asked.append(each)
+        return [self.output(given["prompt_token_ids"], settings) for given, settings in zip(inputs, each, strict=True)]
 
     def output(self, ids, settings):
-        tokens = self.inner.tokenizer("<answer>7</answer><confidence>0.9</confidence><|im_end|>").input_ids
-        steps = [{token: types.SimpleNamespace(logprob=-0.25)} for token in tokens] if settings.logprobs else None
+        if settings.max_tokens == 1:
+            said = next(said for end, said in self.after.items() if self.inner.tokenizer.decode(ids).endswith(end))
+            steps = [{self.token(name): types.SimpleNamespace(logprob=math.log(p)) for name, p in said.items()}]
+            tokens = [next(iter(steps[0]))]
+        else:
+            tokens = self.inner.tokenizer(self.wrote).input_ids
+            steps = [{token: types.SimpleNamespace(logprob=-0.25)} for token in tokens] if settings.logprobs else None
         said = types.SimpleNamespace(token_ids=tokens, finish_reason="stop", logprobs=steps)
         return types.SimpleNamespace(prompt_token_ids=ids, outputs=[said])
+
+    def token(self, name: str) -> int:
+        (token,) = self.inner.tokenizer(name).input_ids
+        return token
 
 
 @pytest.fixture
@@ -273,7 +285,23 @@ def test_a_vllm_completion_keeps_its_seed_whatever_is_asked_beside_it(vllm, fold
     assert vllm.asked[1][0].seed == vllm.asked[0][2].seed and vllm.asked[0][0].logprobs is None
 
 
+@pytest.mark.parametrize(
+    ("first", "expected", "reason"),
+    [
+        ({"1": 0.78, "0": 0.2}, {"0.8": 0.15, "0.9": 0.05, "1": 0.7788}, "P(0) P(.) times that of each digit"),
+        ({"1": 0.78, "2": 0.2}, {"1": 0.7788}, "0 is not among the likeliest: nothing is known of its branch"),
+    ],
+    ids=["likely", "cut off"],
+)
+def test_vllm_reads_the_other_branch_where_a_1_was_stated(vllm, folder, questions, first, expected, reason):
+    vllm.wrote = vllm.wrote.replace("0.9", "1")
+    vllm.after = {"<confidence>": first, "<confidence>0": {".": 1.0}, "<confidence>0.": {"8": 0.75, "9": 0.25}}
+    ((found,), _) = VLLMEngine(folder, name="v", max_new_tokens=9, keep_logprobs=True).complete(questions[:2])
+    assert found.numerals == pytest.approx(expected, abs=1e-4), reason
+    assert [len(batch) for batch in vllm.asked] == [2, 6]
+
+
 def test_without_vllm_the_line_says_how_to_get_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ModelFilesError, match=r"needs vLLM, which is not installed; use `pip install corea\[gpu\]`"):
+    with pytest.raises(ModelFilesError, match=r"needs vLLM, which cannot be imported \(.*\); use `pip install \.\[gpu\]`"):
         VLLMEngine(folder, name="v", max_new_tokens=9)

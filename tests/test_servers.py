@@ -168,6 +168,13 @@ def test_tokens_that_a_server_does_not_count_are_counted_and_said_once(questions
     assert with_steps.completion_tokens == len(with_steps.logprobs)
 
 
+def test_reasoning_that_the_limit_cut_off_stays_open(questions):
+    """A closing tag that the model did not write would hide that it never came to an answer."""
+    with FaultyServer(lambda *_: "unfinished") as server:
+        ((found,),) = engine(server).complete(questions[:1])
+    assert found.text == f"<think>{questions[0].text}" and found.finish == "length"
+
+
 def test_failed_tries_cost_nothing(questions):
     budget = Budget(10.0)
     with FaultyServer(lambda question, nth: 500 if nth == 1 else None) as server:

@@ -101,7 +101,7 @@ CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAW
 plan: $(VENV)/complete  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
 	@$(PY) -m corea.plan --profile $(PROFILE)
 
-test-serving: setup .venv-serving/complete  ## run the cascade over real servers (vLLM on the CPU, transformers serve); 2 GB more
+test-serving: setup .venv-serving/complete  ## run the cascade over real servers (vLLM on the CPU, transformers serve); 3.4 GB more
 	$(PY) -m pytest tests/serving.py -s -p no:cacheprovider
 
 .venv-serving/complete: tests/serving-requirements.txt

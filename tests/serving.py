@@ -1,6 +1,6 @@
 """The cascade over real servers on the loopback address: vLLM's CPU build and `transformers serve`; run by `make test-serving`.
 
-Not part of `make test`: it needs an environment of 2 GB of its own (`tests/serving-requirements.txt`).  What is measured is
+Not part of `make test`: it needs an environment of 3.4 GB of its own (`tests/serving-requirements.txt`).  What is measured is
 printed: how many greedy completions agree with the engine in this process, and the throughput of the service beside that of
 the servers behind it.
 """

@@ -154,7 +154,7 @@ def grade_one(answer: str | None, gold: str, answer_type: str) -> bool:
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _INTEGER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)")
 _TYPOGRAPHY = str.maketrans(
-    dict(zip("−–\u00a0\u2009\u202f", "--   ", strict=True)) | {"×": r"\times ", "÷": r"\div ", "·": r"\cdot "}
+    dict(zip("−–\u00a0\u2009\u202f", "--   ", strict=True)) | {"×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "∞": r"\infty "}
 )
 _DRESSED = re.compile(r"\$(.*)\$|\\(?:boxed|fbox|text|textbf|mathrm|mathbf)\s*\{(.*)\}|\*\*(.*)\*\*", re.DOTALL)
 _OPTION = re.compile(
@@ -165,6 +165,9 @@ _OPTION = re.compile(
 _OTHER_OPTION = re.compile(
     r"(?:^|[\s,;/&(\[])[A-Z]\s*[)\]:]|(?:\b(?:or|and|option)\b|[,;/&])\s*(?:option\s+)?[A-Z]\W*$", re.IGNORECASE
 )
+
+
+_VERDICTS = ("yes", "no", "true", "false")  # golds of questions that ask whether, written in any case
 
 
 def _without_algebra(answer: str | None, gold: str | None, answer_type: str) -> bool | None:
@@ -182,6 +185,8 @@ def _without_algebra(answer: str | None, gold: str | None, answer_type: str) -> 
         return ours == theirs
     if len(answer) > MAX_LENGTH or _CONTROL.search(answer):
         return False
+    if (verdict := _plain_text(_undressed(gold))) in _VERDICTS and _plain_text(_undressed(answer)) in _VERDICTS:
+        return _plain_text(_undressed(answer)) == verdict
     return True if _undressed(answer) == _undressed(gold) else None
 
 

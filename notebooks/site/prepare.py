@@ -1,0 +1,125 @@
+"""Lay out the sources of the site in one folder: pages, notebooks as they stand executed, claims, the course, the API.
+
+`python notebooks/site/prepare.py FOLDER` empties FOLDER and fills it; `conf.py` lies there afterwards, and Sphinx builds from
+there.  Nothing is executed, and nothing is written beside the sources themselves.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+SITE = Path(__file__).resolve().parent
+ROOT = SITE.parent.parent
+ROOMS = {
+    "Questions and answers": "tasks hubsets mini prompts parser grader",
+    "Models": "engines servers service models compute processes",
+    "Training": "rewards grpo callbacks pretrain ablations",
+    "Analysis": "records shards estimators metrics costs cascade systems",
+    "Results": "report comparisons claims explorer",
+    "Running it": "profiles pipeline plan notebooks cli files",
+}
+_CLAIMS = """# Claims, one by one
+
+What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and its verdict is
+computed from the 95% interval, widened by the spread of three training seeds where a training is claimed about.
+[Notebook 11]({notebook}) shows how. *Certainty* says how sure it is that the paper claims just this.
+
+{counts}
+
+{table}
+"""
+
+
+def main(folder: Path) -> None:
+    """Fill the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("__pycache__", "explorer", "*.txt", "prepare.py"))
+    shutil.copytree(SITE / "explorer", folder / "_static" / "explorer", ignore=shutil.ignore_patterns("*.html"))
+    shutil.copy(SITE / "explorer" / "explorer.html", folder / "explorer.html.part")
+    shutil.copy(ROOT / "figures" / "cpu" / "cost_accuracy.png", folder / "_static" / "cost_accuracy.png")
+    (folder / "notebooks").mkdir()
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    for path in notebooks:
+        _copy_notebook(path, folder / "notebooks" / path.name)
+    _write_claims(folder, next(path.stem for path in notebooks if path.stem.endswith("claims")))
+    _write_api(folder / "api")
+    _write_course(folder)
+
+
+def _copy_notebook(source: Path, target: Path) -> None:
+    """A notebook whose links to what is not on the site are left as plain text, and whose images say what they show."""
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    heading = ""
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            found = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+            heading = found[-1] if found else heading
+            cell["source"] = _on_site(text, source.parent)
+        elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            cell["metadata"]["mystnb"] = {"image": {"alt": f"Figure: {heading}. The text above says what it shows."}}
+    target.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def _on_site(text: str, folder: Path) -> str:
+    """Markdown whose relative links lead to notebooks that are there; other relative links become their own words."""
+    def link(match: re.Match) -> str:
+        label, target = match["label"], match["target"]
+        if re.match(r"(https?:|#)", target):
+            return match[0]
+        path = (folder / target.split("#")[0]).resolve()
+        is_page = path.suffix == ".ipynb" and path.parent == ROOT / "notebooks" and path.exists()
+        return match[0] if is_page else label
+
+    return re.sub(r"(?<!!)\[(?P<label>[^\]]*)\]\((?P<target>[^)\s]+)\)", link, text)
+
+
+def _write_claims(folder: Path, notebook: str) -> None:
+    """The claims' table under a head that counts the verdicts."""
+    table = (ROOT / "figures" / "cpu" / "claims.md").read_text(encoding="utf-8")
+    verdicts = [row.split("|")[-3].strip() for row in table.splitlines()[2:]]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    table = table.replace("---:", "---")  # words in most columns: to the left
+    page = _CLAIMS.format(notebook=f"notebooks/{notebook}.ipynb", counts=f"Of {len(verdicts)}: **{counts}**.", table=table)
+    (folder / "claims.md").write_text(page, encoding="utf-8")
+
+
+def _write_api(folder: Path) -> None:
+    """A page for each module of the library, and one that lists them by room with the first line of each."""
+    folder.mkdir()
+    modules = {path.stem: path for path in sorted((ROOT / "corea").glob("*.py")) if path.stem != "__init__"}
+    rooms = {room: names.split() for room, names in ROOMS.items()}
+    if rest := sorted(set(modules) - {name for names in rooms.values() for name in names}):
+        rooms["More"] = rest
+    lines = ["# The library", "", "What each module holds, from its docstrings.", ""]
+    hidden = ["```{toctree}", ":hidden:", ""]
+    for room, names in rooms.items():
+        lines += [f"## {room}", ""]
+        for name in (name for name in names if name in modules):
+            first = ast.get_docstring(ast.parse(modules[name].read_text(encoding="utf-8"))).splitlines()[0]
+            lines += [f"[`corea.{name}`]({name}.md)", f": {first}", ""]
+            hidden.append(name)
+            page = f"# corea.{name}\n\n```{{eval-rst}}\n.. automodule:: corea.{name}\n   :members:\n```\n"
+            (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    (folder / "index.md").write_text("\n".join([*lines, *hidden, "```", ""]), encoding="utf-8")
+
+
+def _write_course(folder: Path) -> None:
+    """The course's page and its place in the contents, where the course is there."""
+    source = ROOT / "notebooks" / "course" / "README.md"
+    if not source.exists():
+        return
+    (folder / "course").mkdir()
+    text = re.sub(r"\((?:\.\./)+(\d\d_\w+\.ipynb)", r"(../notebooks/\1", _on_site(source.read_text(encoding="utf-8"), source.parent))
+    (folder / "course" / "index.md").write_text(text, encoding="utf-8")
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    (folder / "index.md").write_text(index.replace("\napi/index\n", "\napi/index\ncourse/index\n"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

@@ -177,7 +177,7 @@ def test_the_next_change_keeps_other_answers(node):
         for (const n of [0, 767, 800, 1000, 1001]) for (const way of [-1, 1]) moves.push([n, way, cascade.nextChange(parts, n, way)]);
         return [moves, moves.map(([n, way, to]) => [kept(n), kept(to)])];""")
     for (n, way, to), (before, after) in zip(moved, kept, strict=True):
-        assert (to - n) * way > 0 and (after - before) * way < 0 or to == n, (n, way, to)
+        assert ((to - n) * way > 0 and (after - before) * way < 0) or to == n, (n, way, to)
     assert [0, -1, 0] in moved and [1001, 1, 1001] in moved
     assert [767, 1, 900] in moved, "stated confidences are tenths, so that 0.9 is the next that defers others than 0.767"
 
@@ -239,8 +239,26 @@ def _module(name: str):
     return module
 
 
+prepare = _module("prepare")
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("[7](07_cascade.ipynb#prices)", "[7](../notebooks/07_cascade.ipynb#prices)"),
+        ("[drag](site/explorer.md)", "[drag](../explorer.md)"),
+        ("[claims](../figures/cpu/claims.md)", "[claims](../claims.md)"),
+        ("[that page](https://arxiv.org/abs/2603.03752)", "[that page](https://arxiv.org/abs/2603.03752)"),
+        ("[here](#prices)", "[here](#prices)"),
+        ("the [README](../README.md), [none](no.ipynb)", "the README, none"),
+    ],
+)
+def test_a_link_leads_to_a_page_or_becomes_its_words(link, expected):
+    assert prepare._on_site(link, ROOT / "notebooks") == expected
+
+
 def test_the_layout_has_every_notebook_and_module_and_no_link_that_leads_nowhere(tmp_path):
-    _module("prepare").main(tmp_path / "site")
+    prepare.main(tmp_path / "site")
     laid = tmp_path / "site"
     assert {p.name for p in (laid / "notebooks").iterdir()} == {p.name for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
     assert {p.stem for p in (laid / "api").iterdir()} == {p.stem for p in (ROOT / "corea").glob("*.py")} - {"__init__"} | {"index"}
@@ -260,11 +278,12 @@ def test_the_layout_has_every_notebook_and_module_and_no_link_that_leads_nowhere
         (["|a - b| and *all* of pass1_ and `*args`"], [r"\|a - b\| and \*all\* of pass1\_ and ``*args``"]),
         (["| a | b |", "|---|---|", "| 1 | `x y` |"],
          ["", ".. list-table::", "   :header-rows: 1", "", "   * - a", "     - b", "   * - 1", "     - ``x y``"]),
+        (["10 bins **closed on the left**"], ["10 bins **closed on the left**"]),
         (["===  ===", "a|b  *c", "===  ==="], ["===  ===", "a|b  *c", "===  ==="]),
         (["Run:", "", "    a *b", "", "Then `c d`."], ["Run:", "", "::", "", "    a *b", "", "Then ``c d``."]),
         (["Rules:", "1. *one", "   more", "2. two"], ["Rules:", "", r"1. \*one", "   more", "2. two"]),
     ],
-    ids=["names are references, other code is not", "marks mean nothing", "a Markdown table", "columns are not moved",
+    ids=["names are references, other code is not", "marks mean nothing", "a Markdown table", "bold", "columns are not moved",
          "an example", "a list after its sentence"],
 )  # fmt: skip
 def test_docstrings_become_restructured_text(lines, expected):

@@ -6,7 +6,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from docstrings import as_rst
+from docstrings import as_rst, is_name
+from docutils import nodes
+from sphinx.domains.python import PyXRefRole
 
 project = "corea"
 author = "The corea developers"
@@ -23,7 +25,7 @@ nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3
 
-default_role = "py:obj"
+default_role = "name-or-code"  # what single backticks mean
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
@@ -42,7 +44,18 @@ html_theme_options = {
 }
 
 
+class NameOrCode(PyXRefRole):
+    """A reference to a name of the library where that is what the text is; else code, as it stands."""
+
+    def run(self):
+        if not is_name(self.text):
+            return [nodes.literal(self.rawtext, self.text)], []
+        self.name = "py:obj"
+        return super().run()
+
+
 def setup(app):
+    app.add_role("name-or-code", NameOrCode())
     app.connect("autodoc-process-docstring", _rewrite)
     app.connect("html-page-context", _make_accessible, priority=900)  # after the theme has built its navigation
 

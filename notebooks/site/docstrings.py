@@ -45,13 +45,18 @@ def _row(line: str, *, is_first: bool) -> list[str]:
 
 def _text(line: str) -> str:
     """A line outside of tables: marks that mean nothing here escaped, code in double backticks, names left as references."""
-    parts = re.split(r"(``.+?``|`[^`]+`)", line)
-    return "".join(_code(part) if part.startswith("`") else _escaped(part) for part in parts)
+    parts = re.split(r"(``.+?``|`[^`]+`|\*\*[^\s*][^*]*\*\*)", line)
+    return "".join(_escaped(part) if n % 2 == 0 else _code(part) if part.startswith("`") else part for n, part in enumerate(parts))
 
 
 def _code(part: str) -> str:
     inner = part.strip("`")
-    return part if part.startswith("``") or _NAME.fullmatch(inner) else f"``{inner}``"
+    return part if part.startswith("``") or is_name(inner) else f"``{inner}``"
+
+
+def is_name(code: str) -> bool:
+    """Whether code is a name that a page may be about, and nothing more."""
+    return bool(_NAME.fullmatch(code))
 
 
 def _escaped(part: str) -> str:

@@ -1,7 +1,7 @@
 """Lay out the sources of the site in one folder: pages, notebooks as they stand executed, claims, the course, the API.
 
-`python notebooks/site/prepare.py FOLDER` empties FOLDER and fills it; `conf.py` lies there afterwards, and Sphinx builds from
-there.  Nothing is executed, and nothing is written beside the sources themselves.
+`python notebooks/site/prepare.py FOLDER` empties FOLDER and fills it, `conf.py` included, for Sphinx to build from.  Nothing is
+executed, and nothing is written beside the sources themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _CLAIMS = """# Claims, one by one
 
 What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and its verdict is
 computed from the 95% interval, widened by the spread of three training seeds where a training is claimed about.
-[Notebook 11]({notebook}) shows how. *Certainty* says how sure it is that the paper claims just this.
+[The last notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims just this; numbers
+are fractions.
 
 {counts}
 
@@ -46,13 +47,13 @@ def main(folder: Path) -> None:
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     for path in notebooks:
         _copy_notebook(path, folder / "notebooks" / path.name)
-    _write_claims(folder, next(path.stem for path in notebooks if path.stem.endswith("claims")))
+    _write_claims(folder, next(path.stem for path in notebooks if "claims" in path.stem))
     _write_api(folder / "api")
     _write_course(folder)
 
 
 def _copy_notebook(source: Path, target: Path) -> None:
-    """A notebook whose links to what is not on the site are left as plain text, and whose images say what they show."""
+    """A notebook with links that lead somewhere, and images that say what they show."""
     notebook = json.loads(source.read_text(encoding="utf-8"))
     heading = ""
     for cell in notebook["cells"]:
@@ -67,25 +68,42 @@ def _copy_notebook(source: Path, target: Path) -> None:
 
 
 def _on_site(text: str, folder: Path) -> str:
-    """Markdown whose relative links lead to notebooks that are there; other relative links become their own words."""
+    """Markdown of `folder` for a page one folder down: links to what is on the site lead there, others become their own words."""
     def link(match: re.Match) -> str:
-        label, target = match["label"], match["target"]
-        if re.match(r"(https?:|#)", target):
+        label, (target, _, anchor) = match["label"], match["target"].partition("#")
+        if not target or re.match(r"https?:", target):
             return match[0]
-        path = (folder / target.split("#")[0]).resolve()
-        is_page = path.suffix == ".ipynb" and path.parent == ROOT / "notebooks" and path.exists()
-        return match[0] if is_page else label
+        page = _page_of((folder / target).resolve())
+        return label if page is None else f"[{label}](../{page}{'#' * bool(anchor)}{anchor})"
 
     return re.sub(r"(?<!!)\[(?P<label>[^\]]*)\]\((?P<target>[^)\s]+)\)", link, text)
 
 
+def _page_of(path: Path) -> str | None:
+    """Where a file of the checkout stands on the site; None where it does not."""
+    notebooks = ROOT / "notebooks"
+    if not path.exists():
+        return None
+    if path.parent == notebooks and path.suffix == ".ipynb":
+        return f"notebooks/{path.name}"
+    if path.parent == SITE and path.suffix == ".md":
+        return path.name
+    return {notebooks / "course" / "README.md": "course/index.md", ROOT / "figures" / "cpu" / "claims.md": "claims.md"}.get(path)
+
+
 def _write_claims(folder: Path, notebook: str) -> None:
-    """The claims' table under a head that counts the verdicts."""
-    table = (ROOT / "figures" / "cpu" / "claims.md").read_text(encoding="utf-8")
-    verdicts = [row.split("|")[-3].strip() for row in table.splitlines()[2:]]
+    """The claims' table, verdicts to the front, under a head that counts them."""
+    lines = (ROOT / "figures" / "cpu" / "claims.md").read_text(encoding="utf-8").splitlines()
+    names, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for n, line in enumerate(lines) if n != 1)
+    claims = [dict(zip(names, row, strict=True)) for row in rows]
+    verdicts = [claim["verdict"] for claim in claims]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-    table = table.replace("---:", "---")  # words in most columns: to the left
-    page = _CLAIMS.format(notebook=f"notebooks/{notebook}.ipynb", counts=f"Of {len(verdicts)}: **{counts}**.", table=table)
+    table = ["| claim | verdict | questions | here | in the source | source | certainty | n |", "|---|---|---|---|---|---|---|---|"]
+    for c in claims:
+        here = f"{c['value']} [{c['low']}, {c['high']}]"
+        cells = (c["claim"], f"**{c['verdict']}**", c["scope"], here, c["paper value"], c["source"], c["certainty"], c["n"])
+        table.append(f"| {' | '.join(cells)} |")
+    page = _CLAIMS.format(notebook=f"notebooks/{notebook}.ipynb", counts=f"Of {len(claims)}: **{counts}**.", table="\n".join(table))
     (folder / "claims.md").write_text(page, encoding="utf-8")
 
 
@@ -115,10 +133,11 @@ def _write_course(folder: Path) -> None:
     if not source.exists():
         return
     (folder / "course").mkdir()
-    text = re.sub(r"\((?:\.\./)+(\d\d_\w+\.ipynb)", r"(../notebooks/\1", _on_site(source.read_text(encoding="utf-8"), source.parent))
+    text = _on_site(source.read_text(encoding="utf-8"), source.parent)
     (folder / "course" / "index.md").write_text(text, encoding="utf-8")
     index = (folder / "index.md").read_text(encoding="utf-8")
-    (folder / "index.md").write_text(index.replace("\napi/index\n", "\napi/index\ncourse/index\n"), encoding="utf-8")
+    index = index.replace("\napi/index\n", "\napi/index\ncourse/index\n").replace(":caption: Library", ":caption: Library and course")
+    (folder / "index.md").write_text(index, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@
     const ends = cascade.alone(parts, state.ratio);
     const all = [...curves.flat(), ...Object.values(ends)];
     const x = range([0, ...all.map((p) => p.cost)], width < 420 && state.ratio > 0.5 ? 0.5 : 0.25);
-    const y = range(all.map((p) => p.pass1), 0.1);
+    const heights = all.flatMap((p) => [p.pass1, p.pass1 - 0.02]); // room for the name under the lowest point
+    const y = range(heights, Math.max(...heights) - Math.min(...heights) > 0.3 ? 0.1 : 0.05);
     const plot = frame(width, { x, y, xTitle: "cost (% of the LLM alone)", yTitle: "Pass@1 (%)", format: (value) => (100 * value).toFixed(0) });
     let svg = plot.svg;
     const level = plot.up(ends.llm.pass1);
@@ -231,16 +232,16 @@
     const total = found.bins.reduce((sum, bin) => sum + bin[2], 0);
     const at = Math.min(1, state.n / data.steps);
     svg += tag("path", { class: "join", d: found.bins.map(([, , , c, share], n) => `${n ? "L" : "M"}${plot.across(c)} ${plot.up(share)}`).join("") });
-    for (const [, , count, confidence, share] of found.bins) {
-      const kept = confidence >= at && state.n <= data.steps;
+    for (const [low, high, count, confidence, share] of found.bins) {
+      const kept = state.n > data.steps || high <= at ? "" : low >= at ? " kept" : " part";
       const radius = 2.5 + 15 * Math.sqrt(count / total);
-      svg += tag("circle", { class: kept ? "bin kept" : "bin", cx: plot.across(confidence), cy: plot.up(share), r: radius.toFixed(1) });
+      svg += tag("circle", { class: `bin${kept}`, cx: plot.across(confidence), cy: plot.up(share), r: radius.toFixed(1) });
     }
     const line = plot.across(at);
     svg += tag("line", { class: "threshold", x1: line, x2: line, y1: plot.box.top, y2: plot.box.bottom });
     byId("reliability").innerHTML = tag("svg", { viewBox: `0 0 ${width} ${plot.height}`, width, height: plot.height, "aria-hidden": "true" }, svg);
     const error = isScore ? "A score has no ECE." : `ECE ${found.ece.toFixed(3)}.`;
-    const areas = "Areas: answers in a bin of a tenth; filled where kept.";
+    const areas = "Areas: answers in a bin of a tenth; filled where kept, pale where some are.";
     byId("reliability-text").textContent = `${error} AUROC ${found.auroc.toFixed(3)}. ${areas}${isScore ? "" : " Dashed: confidence equals accuracy."}`;
   }
 

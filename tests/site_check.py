@@ -183,7 +183,8 @@ def test_axe_finds_nothing_serious(browser, path, scheme, width):
     opened.add_script_tag(path=str(AXE))
     found = opened.evaluate("() => axe.run({resultTypes: ['violations']})")["violations"]
     if folder := os.environ.get("COREA_SCREENSHOTS"):
-        opened.screenshot(path=str(Path(folder) / f"{path.replace('/', '-')[:-5]}-{scheme}-{width}.png"), full_page=path == "explorer.html")
+        name = f"{path.replace('/', '-')[:-5]}-{scheme}-{width}.png"
+        opened.screenshot(path=str(Path(folder) / name), full_page=path == "explorer.html")
     overflow = opened.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
     opened.close()
     serious = [

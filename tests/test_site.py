@@ -135,7 +135,9 @@ def test_nodes_numbers_are_the_librarys(node, data, records):
     """Every group, small model and source; some ratios and thresholds, on and beside the steps at which confidences stand."""
     found = node(f"""
         const all = {{}};
-        for (const group of Object.keys(data.groups)) for (const slm of {list(explorer.SLMS)}) for (const source of {list(explorer.SOURCES)}) {{
+        for (const group of Object.keys(data.groups))
+        for (const slm of {list(explorer.SLMS)})
+        for (const source of {list(explorer.SOURCES)}) {{
           const parts = cascade.groupSums(data, group, slm, source);
           for (const ratio of {list(RATIOS)}) all[[group, slm, source, ratio]] = {list(THRESHOLDS)}.map((n) => {{
             const p = cascade.point(parts, ratio, n); return [p.cost, p.pass1, p.deferred];
@@ -174,7 +176,8 @@ def test_the_next_change_keeps_other_answers(node):
         const parts = cascade.groupSums(data, "in-domain", "L1-SLM", "Verb");
         const kept = (n) => parts[0].kept[n];
         const moves = [];
-        for (const n of [0, 767, 800, 1000, 1001]) for (const way of [-1, 1]) moves.push([n, way, cascade.nextChange(parts, n, way)]);
+        for (const n of [0, 767, 800, 1000, 1001])
+          for (const way of [-1, 1]) moves.push([n, way, cascade.nextChange(parts, n, way)]);
         return [moves, moves.map(([n, way, to]) => [kept(n), kept(to)])];""")
     for (n, way, to), (before, after) in zip(moved, kept, strict=True):
         assert ((to - n) * way > 0 and (after - before) * way < 0) or to == n, (n, way, to)
@@ -240,6 +243,25 @@ def _module(name: str):
 
 
 prepare = _module("prepare")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [(["image/png", "text/plain"], 1), (["text/plain"], 0), (["text/html", "text/plain"], 1)],
+    ids=["a widget with its picture stays", "one without goes", "a table stays"],
+)
+def test_a_widget_is_shown_by_its_picture_or_not_at_all(tmp_path, kinds, expected):
+    data = {"application/vnd.jupyter.widget-view+json": {}} | dict.fromkeys(kinds, "x")
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "# 1 · Bins"},
+        {"cell_type": "code", "metadata": {}, "source": "show()", "outputs": [{"output_type": "display_data", "data": data}]},
+        {"cell_type": "code", "metadata": {}, "source": "", "outputs": [{"output_type": "stream", "text": "text"}]},
+    ]
+    (tmp_path / "in.ipynb").write_text(json.dumps({"cells": cells}))
+    prepare._copy_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb")
+    _, shown, stream = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    assert len(shown["outputs"]) == expected and stream["outputs"]
+    assert ("mystnb" in shown["metadata"]) == ("image/png" in kinds)
 
 
 @pytest.mark.parametrize(

@@ -46,12 +46,13 @@ def _row(line: str, *, is_first: bool) -> list[str]:
 def _text(line: str) -> str:
     """A line outside of tables: marks that mean nothing here escaped, code in double backticks, names left as references."""
     parts = re.split(r"(``.+?``|`[^`]+`|\*\*[^\s*][^*]*\*\*)", line)
-    return "".join(_escaped(part) if n % 2 == 0 else _code(part) if part.startswith("`") else part for n, part in enumerate(parts))
+    # Every second part is code or bold, as split keeps what it splits at.
+    return "".join(_escaped(part) if n % 2 == 0 else _code(part) for n, part in enumerate(parts))
 
 
 def _code(part: str) -> str:
     inner = part.strip("`")
-    return part if part.startswith("``") or is_name(inner) else f"``{inner}``"
+    return part if part.startswith(("``", "**")) or is_name(inner) else f"``{inner}``"
 
 
 def is_name(code: str) -> bool:

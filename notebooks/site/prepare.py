@@ -62,9 +62,18 @@ def _copy_notebook(source: Path, target: Path) -> None:
             found = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
             heading = found[-1] if found else heading
             cell["source"] = _on_site(text, source.parent)
-        elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            continue
+        cell["outputs"] = [output for output in cell.get("outputs", []) if not _is_widget_alone(output)]
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
             cell["metadata"]["mystnb"] = {"image": {"alt": f"Figure: {heading}. The text above says what it shows."}}
     target.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def _is_widget_alone(output: dict) -> bool:
+    """Whether an output is a widget without a picture of it: it would be a line of code on a page where no kernel runs."""
+    kinds = set(output.get("data", {}))
+    is_shown = any(kind.startswith("image/") or kind == "text/html" for kind in kinds)
+    return "application/vnd.jupyter.widget-view+json" in kinds and not is_shown
 
 
 def _on_site(text: str, folder: Path) -> str:
@@ -88,17 +97,20 @@ def _page_of(path: Path) -> str | None:
         return f"notebooks/{path.name}"
     if path.parent == SITE and path.suffix == ".md":
         return path.name
-    return {notebooks / "course" / "README.md": "course/index.md", ROOT / "figures" / "cpu" / "claims.md": "claims.md"}.get(path)
+    pages = {notebooks / "course" / "README.md": "course/index.md", ROOT / "figures" / "cpu" / "claims.md": "claims.md"}
+    return pages.get(path)
 
 
 def _write_claims(folder: Path, notebook: str) -> None:
     """The claims' table, verdicts to the front, under a head that counts them."""
     lines = (ROOT / "figures" / "cpu" / "claims.md").read_text(encoding="utf-8").splitlines()
-    names, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for n, line in enumerate(lines) if n != 1)
+    del lines[1]  # the rule under the head
+    names, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
     claims = [dict(zip(names, row, strict=True)) for row in rows]
     verdicts = [claim["verdict"] for claim in claims]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-    table = ["| claim | verdict | questions | here | in the source | source | certainty | n |", "|---|---|---|---|---|---|---|---|"]
+    head = ["claim", "verdict", "questions", "here", "in the source", "source", "certainty", "n"]
+    table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for c in claims:
         here = f"{c['value']} [{c['low']}, {c['high']}]"
         cells = (c["claim"], f"**{c['verdict']}**", c["scope"], here, c["paper value"], c["source"], c["certainty"], c["n"])
@@ -136,7 +148,8 @@ def _write_course(folder: Path) -> None:
     text = _on_site(source.read_text(encoding="utf-8"), source.parent)
     (folder / "course" / "index.md").write_text(text, encoding="utf-8")
     index = (folder / "index.md").read_text(encoding="utf-8")
-    index = index.replace("\napi/index\n", "\napi/index\ncourse/index\n").replace(":caption: Library", ":caption: Library and course")
+    index = index.replace("\napi/index\n", "\napi/index\ncourse/index\n")
+    index = index.replace(":caption: Library", ":caption: Library and course")
     (folder / "index.md").write_text(index, encoding="utf-8")
 
 

@@ -9,7 +9,10 @@
   /** Whole numbers from two characters of base64 each; see corea.explorer.pack. */
   function unpack(text) {
     const value = new Map([...ALPHABET].map((letter, n) => [letter, n]));
-    return Uint16Array.from({ length: text.length / 2 }, (_, n) => 64 * value.get(text[2 * n]) + value.get(text[2 * n + 1]));
+    return Uint16Array.from(
+      { length: text.length / 2 },
+      (_, n) => 64 * value.get(text[2 * n]) + value.get(text[2 * n + 1]),
+    );
   }
 
   /** The arrays of one dataset: outcomes of the LLM and the SLM, and the SLM's confidences in steps. */
@@ -35,7 +38,10 @@
     const last = data.steps + 1;
     const at = () => new Float64Array(last + 1);
     const total = { rows: found.llm.length, slmTokens: 0, llmTokens: 0, slmRight: 0, llmRight: 0 };
-    const kept = at(), gained = at(), keptRight = at(), spared = at();
+    const kept = at(),
+      gained = at(),
+      keptRight = at(),
+      spared = at();
     found.llm.forEach((llm, row) => {
       const own = found.slm[row];
       total.slmTokens += tokens(own);
@@ -92,7 +98,10 @@
   /** Both models alone; the straight line from the SLM to `both` is what deferring at random gives. */
   function alone(parts, ratio) {
     const over = (value) => mean(parts.map(value));
-    const slm = { cost: over((part) => (ratio * part.slmTokens) / part.llmTokens), pass1: over((part) => part.slmRight / part.rows) };
+    const slm = {
+      cost: over((part) => (ratio * part.slmTokens) / part.llmTokens),
+      pass1: over((part) => part.slmRight / part.rows),
+    };
     const llm = { cost: 1, pass1: over((part) => part.llmRight / part.rows) };
     return { slm, llm, both: { cost: slm.cost + 1, pass1: llm.pass1 } };
   }
@@ -123,7 +132,14 @@
       const all = columns(data, example.dataset, slm, source);
       const [own, llm] = [right(all.slm[example.row]) === 1, right(all.llm[example.row]) === 1];
       const confidence = all.confidence[example.row];
-      return { ...example, confidence, slmRight: own, llmRight: llm, effect: effect(own, llm), answer: example.answers[slm] };
+      return {
+        ...example,
+        confidence,
+        slmRight: own,
+        llmRight: llm,
+        effect: effect(own, llm),
+        answer: example.answers[slm],
+      };
     });
     return found.filter((example) => example.confidence !== NO_CONFIDENCE).sort((a, b) => a.confidence - b.confidence);
   }
@@ -165,7 +181,18 @@
   }
 
   const CoreaCascade = {
-    unpack, sums, groupSums, point, curve, alone, nextChange, examples, flips, readState, writeState, thresholdText,
+    unpack,
+    sums,
+    groupSums,
+    point,
+    curve,
+    alone,
+    nextChange,
+    examples,
+    flips,
+    readState,
+    writeState,
+    thresholdText,
   };
   scope.CoreaCascade = CoreaCascade;
   if (typeof module !== "undefined") module.exports = CoreaCascade;

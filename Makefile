@@ -93,10 +93,11 @@ base: setup  ## retrain the base models of the mini world (about 40 minutes on t
 
 test: setup  ## run pytest and nbval
 	$(PY) -m ruff check corea tests notebooks/site
-	$(PY) -m pytest tests
-	COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
+	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile
+	COREA_STATIC=1 COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
 
-CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb)
+TEST_JOBS ?= 2
+CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb) notebooks/12_your_own_data.ipynb
 
 plan: $(VENV)/complete  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
 	@$(PY) -m corea.plan --profile $(PROFILE)
@@ -143,7 +144,7 @@ reference: setup  ## (for maintainers) make the finished cpu run the tracked ref
 	for n in $(ALONE); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb || exit 1; done
 	for n in $(ALONE) $(SHOWN); do $(NOTEBOOK) --publish $(EXECUTED)/$$n.ipynb notebooks/$${n%%-*}.ipynb || exit 1; done
 
-ALONE := 01_meet_the_cascade 02_base_models 03_rewards
+ALONE := 01_meet_the_cascade 02_base_models 03_rewards 12_your_own_data
 SHOWN := 04_train-L1-SLM 05_generate-SLM 09_ablate-anchor $(DRAWN)
 
 setup: $(VENV)/complete  ## make .venv from the pinned lock file; does nothing the second time

@@ -20,14 +20,14 @@ ROOMS = {
     "Models": "engines servers service models compute processes",
     "Training": "rewards grpo callbacks pretrain ablations",
     "Analysis": "records shards estimators metrics costs cascade systems",
-    "Results": "report comparisons claims explorer",
+    "Results": "report comparisons claims interactive explorer",
     "Running it": "profiles pipeline plan notebooks cli files",
 }
 _CLAIMS = """# Claims, one by one
 
 What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and its verdict is
 computed from the 95% interval, widened by the spread of three training seeds where a training is claimed about.
-[The last notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims just this; numbers
+[Its notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims just this; numbers
 are fractions.
 
 {counts}
@@ -115,7 +115,8 @@ def _write_claims(folder: Path, notebook: str) -> None:
         here = f"{c['value']} [{c['low']}, {c['high']}]"
         cells = (c["claim"], f"**{c['verdict']}**", c["scope"], here, c["paper value"], c["source"], c["certainty"], c["n"])
         table.append(f"| {' | '.join(cells)} |")
-    page = _CLAIMS.format(notebook=f"notebooks/{notebook}.ipynb", counts=f"Of {len(claims)}: **{counts}**.", table="\n".join(table))
+    counts = f"Of {len(claims)}: **{counts}**."
+    page = _CLAIMS.format(notebook=f"notebooks/{notebook}.ipynb", counts=counts, table="\n".join(table))
     (folder / "claims.md").write_text(page, encoding="utf-8")
 
 

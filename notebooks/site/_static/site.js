@@ -1,4 +1,4 @@
-// What scrolls sideways can be reached and scrolled by keyboard.
+// What scrolls sideways can be reached and scrolled by keyboard, and panels have names.
 (function () {
   "use strict";
   function reachable() {
@@ -12,6 +12,13 @@
       }
     }
   }
+  /** The theme's two side panels, told apart by name. */
+  function name() {
+    for (const [panel, label] of [[".sidebar-drawer", "Site"], [".toc-drawer", "This page"]]) {
+      document.querySelector(panel)?.setAttribute("aria-label", label);
+    }
+  }
+  addEventListener("load", name);
   addEventListener("load", reachable);
   addEventListener("resize", reachable);
 })();

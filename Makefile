@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help plan shard test-serving site site-check paper ablations records figures base test bench setup lock lint clean reference check-profile check-gpus machine
+.PHONY: help plan shard test-serving site site-check paper ablations records figures base test dist artifact bench setup lock lint clean reference check-profile check-gpus machine
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -91,8 +91,9 @@ base: setup  ## retrain the base models of the mini world (about 40 minutes on t
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm -p retrain true & slm=$$!; \
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
 
-test: setup  ## run pytest and nbval
+test: setup  ## run ruff, mypy, pytest and nbval
 	$(PY) -m ruff check corea tests notebooks/site
+	$(PY) -m mypy
 	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile
 	COREA_STATIC=1 COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
 
@@ -135,6 +136,15 @@ site-check: site .venv-site/checks  ## look at the built site in a browser: link
 	@touch $@
 
 AXE := 4.14.1
+
+dist: setup  ## build wheel and sdist into dist/, look into them, and import the wheel in an empty environment
+	$(PYTHON) -m venv build/packaging
+	build/packaging/bin/python -m pip install --quiet --disable-pip-version-check build
+	rm -rf dist build/lib && build/packaging/bin/python -m build --quiet .
+	$(PY) -m tests.wheel dist
+
+artifact: setup  ## (for maintainers) fill in the measured figures of figures/ARTIFACT.md
+	$(PY) -m tests.artifact
 
 bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench

@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help plan shard test-serving paper ablations records figures base test bench setup lock lint clean reference check-profile check-gpus machine
+.PHONY: help plan shard test-serving site site-check paper ablations records figures base test dist artifact bench setup lock lint clean reference check-profile check-gpus machine
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -91,12 +91,14 @@ base: setup  ## retrain the base models of the mini world (about 40 minutes on t
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm -p retrain true & slm=$$!; \
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
 
-test: setup  ## run pytest and nbval
-	$(PY) -m ruff check corea tests
-	$(PY) -m pytest tests
-	COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
+test: setup  ## run ruff, mypy, pytest and nbval
+	$(PY) -m ruff check corea tests notebooks/site
+	$(PY) -m mypy
+	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile
+	COREA_STATIC=1 COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
 
-CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb)
+TEST_JOBS ?= 2
+CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb) notebooks/12_your_own_data.ipynb
 
 plan: $(VENV)/complete  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
 	@$(PY) -m corea.plan --profile $(PROFILE)
@@ -110,6 +112,40 @@ test-serving: setup .venv-serving/complete  ## run the cascade over real servers
 	.venv-serving/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # they do not load beside this torch
 	@touch $@
 
+site: setup .venv-site/complete  ## build the site into build/site from executed notebooks and docstrings; nothing is executed
+	$(PY) notebooks/site/prepare.py build/site-source
+	$(PY) -m corea.explorer build/site-source/_static/explorer/records.js
+	rm -rf build/site
+	PYTHONPATH="$(CURDIR)" .venv-site/bin/python -m sphinx -W --keep-going -q -j auto -d build/site-doctrees build/site-source build/site
+	@echo "done: open build/site/index.html"
+
+site-check: site .venv-site/checks  ## look at the built site in a browser: links, numbers, axe-core (needs chromium and npm)
+	PYTHONPATH="$(CURDIR)" .venv-site/bin/python -m pytest tests/site_check.py -p no:cacheprovider
+
+# Docstrings come from the real modules, so the site's environment sees the library's packages behind its own.
+.venv-site/complete: notebooks/site/requirements.txt $(VENV)/complete
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-site/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/library.pth"
+	@touch $@
+
+.venv-site/checks: tests/site-requirements.txt .venv-site/complete
+	.venv-site/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	npm install --silent --no-save --no-fund --no-audit --prefix .venv-site axe-core@$(AXE)
+	@touch $@
+
+AXE := 4.14.1
+
+dist: setup  ## build wheel and sdist into dist/, look into them, and import the wheel in an empty environment
+	$(PYTHON) -m venv build/packaging
+	build/packaging/bin/python -m pip install --quiet --disable-pip-version-check build
+	rm -rf dist build/lib && build/packaging/bin/python -m build --quiet .
+	$(PY) -m tests.wheel dist
+
+artifact: setup  ## (for maintainers) fill in the measured figures of figures/ARTIFACT.md
+	$(PY) -m tests.artifact
+
 bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench
 
@@ -118,7 +154,7 @@ reference: setup  ## (for maintainers) make the finished cpu run the tracked ref
 	for n in $(ALONE); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb || exit 1; done
 	for n in $(ALONE) $(SHOWN); do $(NOTEBOOK) --publish $(EXECUTED)/$$n.ipynb notebooks/$${n%%-*}.ipynb || exit 1; done
 
-ALONE := 01_meet_the_cascade 02_base_models 03_rewards
+ALONE := 01_meet_the_cascade 02_base_models 03_rewards 12_your_own_data
 SHOWN := 04_train-L1-SLM 05_generate-SLM 09_ablate-anchor $(DRAWN)
 
 setup: $(VENV)/complete  ## make .venv from the pinned lock file; does nothing the second time

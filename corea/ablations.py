@@ -165,7 +165,7 @@ def generate(profile: Profile, name: str) -> None:
     chosen = variant(profile, name)
     asked = profile if chosen.full else profile.replace(samples=min(SAMPLES, profile.samples))
     run = run_folder(profile, name)
-    models = {name: run / "model"}
+    models: dict[str, str | Path] = {name: run / "model"}
     if chosen.base:
         models[f"{name} base"] = base_folder(profile, chosen.base)
     for system, folder in models.items():
@@ -216,7 +216,7 @@ def load_logs(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.Da
 
 def where_from(profile: Profile) -> pd.DataFrame:
     """Where each variant's results come from: columns variant, results ("made here", "reference run" or "not run")."""
-    kinds = {None: "not run"}
+    kinds: dict[Path | None, str] = {None: "not run"}
     kinds |= {run_folder(p, name): kind for p, kind in ((profile.reference(), "reference run"), (profile, "made here")) for name in variants_of(profile)}
     return pd.DataFrame([(name, kinds[results_folder(profile, name)]) for name in variants_of(profile)], columns=["variant", "results"])
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -219,7 +219,8 @@ def cost_at_pass1(rows: pd.DataFrame, weights, *targets, before_generation: bool
             kept = np.add.reduceat(ordered * gained[stated], starts, axis=1).cumsum(axis=1)
             start = np.concatenate([start, start + kept], axis=1)
         curve.append(start)
-    return [_cheapest(*curve, np.broadcast_to(np.asarray(target, dtype=float), len(weights))) for target in targets]
+    pass1, cost = curve
+    return [_cheapest(pass1, cost, np.broadcast_to(np.asarray(target, dtype=float), len(weights))) for target in targets]
 
 
 def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -301,7 +302,7 @@ def evaluate_cascade(
     cost_reduction, 1 - cost / the LLM's cost alone; llm_share.  Arguments and errors as in
     `replay`.
     """
-    options = {"confidence": confidence, "before_generation": before_generation}
+    options: dict[str, Any] = {"confidence": confidence, "before_generation": before_generation}
     rows = replay(slm_records, llm_records, threshold, prices, **options)
     sets = set_draws(rows, resamples=resamples, seed=seed)
     names = list(sets["mean"])

@@ -226,6 +226,10 @@ def _auroc_gain(e: Evidence, after: str, before: str) -> np.ndarray:
     return e.metric(after, "ood")["auroc"] - e.metric(before, "ood")["auroc"]
 
 
+def _routers_cost(e: Evidence, scope: str) -> np.ndarray:
+    return e.cost_beyond_coreas("Router+RLVR-SLM", scope)
+
+
 _PAPER, _LATER = "paper", "counter"
 _ROLLOUTS = ("anchor", "rollouts-4", "rollouts-16", "rollouts-32")
 CLAIMS: tuple[Claim, ...] = (
@@ -269,7 +273,7 @@ CLAIMS: tuple[Claim, ...] = (
     _less("the answer's own correctness is the better target (ECE, L2)", "CALIBER 2606.24281", "all", "ece", "brier", "l2", 2, above=False, certainty=_LATER),
     _less("dividing by the group's standard deviation raises confidence above accuracy", "2508.11800", "all", "over", "anchor", "no-std", 2, certainty=_LATER),
     *(
-        Claim("a router that decides before generation is cheaper than COREA at its Pass@1", "2605.06350", scope, lambda e, scope=scope: e.cost_beyond_coreas("Router+RLVR-SLM", scope), above=False, paper_value="4 of 5 datasets", certainty=_LATER, systems=(COREA, "Router+RLVR-SLM"))
+        Claim("a router that decides before generation is cheaper than COREA at its Pass@1", "2605.06350", scope, functools.partial(_routers_cost, scope=scope), above=False, paper_value="4 of 5 datasets", certainty=_LATER, systems=(COREA, "Router+RLVR-SLM"))
         for scope in ("in-domain", "ood")
     ),
     _less("isotonic recalibration lowers ECE out of domain", "UCCI 2605.18796", "ood", "ece", "L1-SLM-Verb-Isotonic", COREA, 0, above=False, certainty=_LATER),

@@ -106,10 +106,12 @@ def _model_options(command: argparse.ArgumentParser) -> None:
 
 
 def _train_options(train: argparse.ArgumentParser) -> None:
+    from corea.rewards import REWARDS
+
     train.add_argument("questions", type=Path, help=_QUESTIONS)
     train.add_argument("--model", required=True, help="where to begin: a folder, or a model of the hub")
     train.add_argument("--out", type=Path, required=True, help="folder of the run; a run cut off there goes on")
-    train.add_argument("--reward", default="L1", choices=("L1", "L2", "KL", "Brier", "log", "RLVR"), help="default: L1, COREA's")
+    train.add_argument("--reward", default="L1", choices=tuple(REWARDS), help="default: L1, COREA's")
     train.add_argument("--steps", type=int, default=200)
     train.add_argument("--questions-per-step", type=int, default=32)
     train.add_argument("--rollouts", type=int, default=8, help="completions a question in each step (default: %(default)s)")
@@ -275,7 +277,7 @@ def _answer(given: argparse.Namespace) -> None:
                    "confidence": answer.confidence, "cost": answer.cost}  # fmt: skip
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     share = sum(a.source == "llm" for a in answers) / len(answers)
-    money = f", cost {sum(a.cost for a in answers):g}" if prices else ""
+    money = f", cost {sum(a.cost or 0.0 for a in answers):g}" if prices else ""
     print(f"{len(answers)} questions, right {sum(right) / len(right):.3f}, {share:.1%} by the LLM{money}; answers in {given.out}")
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +65,8 @@ def table_cascade(
     rows, llm: as for `systems.choose_thresholds`.  Columns: rule, then those of `report.CASCADE_COLUMNS`.  A system that no
     threshold of a rule fits has no row under it.
     """
-    options, tables = {"resamples": resamples, "seed": seed}, []
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    tables = []
     theirs = dict(_groups(llm))
     for rule, thresholds in rules.thresholds.items():
         for name, records in rows.items():
@@ -408,7 +409,7 @@ def _sizes(part: pd.DataFrame) -> dict[str, int]:
 
 def _flat(found: Mapping[str, metrics.Interval], names: Sequence[str]) -> dict[str, float]:
     """name, name_low and name_high of each interval."""
-    table = {}
+    table: dict[str, float] = {}
     for name in names:
         each = found[name]
         table |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}

@@ -53,6 +53,19 @@ class Engine(Protocol):
     ) -> list[list[Completion]]: ...
 
 
+class ReportingEngine(Engine, Protocol):
+    """An engine that calls `progress` with how many completions it has finished since the last call."""
+
+    def complete(
+        self,
+        questions: Sequence[Question],
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]: ...
+
+
 class ModelFilesError(ValueError):
     """Weights that are missing, damaged or not what their manifest says."""
 
@@ -181,7 +194,8 @@ class TransformersEngine:
         asked = prompts.render(questions, self.tokenizer, instruction=self.instruction)
         whole = [t.rfind("<confidence>") + len("<confidence>") if "<confidence>" in t else len(t) for t in texts]
         ids = self._ids([q + t[:end] for q, t, end in zip(asked, texts, whole, strict=True)])
-        order, found = sorted(range(len(ids)), key=lambda n: len(ids[n])), {}
+        order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
+        found: dict[int, np.ndarray] = {}
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             found |= zip(rows, self._last_states([ids[n] for n in rows]), strict=True)
@@ -373,7 +387,7 @@ def _with_branch(completion: Completion, reached: float, likely: Sequence[tuple[
 
     reached: the branch's log-probability; likely: the likeliest tokens after it, with theirs.
     """
-    numerals = dict(completion.numerals)
+    numerals = dict(completion.numerals or {})
     for token, logprob in likely:
         if _is_probability(_BRANCH + token):
             _add(numerals, _BRANCH + token, math.exp(reached + logprob))
@@ -519,7 +533,10 @@ def _check_manifest(folder: Path) -> None:
         )
 
 
-def model_engine(folder: str | Path, compute: Compute, *, batch_size: int, **options) -> Engine:
+ModelEngine = TransformersEngine | VLLMEngine
+
+
+def model_engine(folder: str | Path, compute: Compute, *, batch_size: int, **options) -> ModelEngine:
     """An engine in this process for the model in a folder or on the hub, on the machine that `compute` names.
 
     batch_size: of transformers; vLLM batches by itself.  options: as of both engines.

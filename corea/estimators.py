@@ -131,7 +131,7 @@ def _layer(states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int
     head = SGDClassifier(
         loss="log_loss", alpha=_PENALTY, learning_rate="constant", eta0=_RATE, average=True, random_state=seed
     )
-    best, kept = (np.inf, 0), None
+    best, kept = (np.inf, 0), (np.zeros(states.shape[-1]), 0.0)
     for epoch in range(1, _EPOCHS + 1):
         head.partial_fit(inside, correct[~held], classes=[0, 1])
         loss = log_loss(correct[held], head.predict_proba(outside)[:, 1], labels=[0, 1])
@@ -196,7 +196,7 @@ def _router_strength(texts: np.ndarray, correct: np.ndarray, held: np.ndarray) -
         )
         for strength in (1e-3, 1e-2, 1e-1)
     }
-    return min(losses, key=losses.get)
+    return min(losses, key=losses.__getitem__)
 
 
 def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float):

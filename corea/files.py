@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+STATIC = "COREA_STATIC"  # set in the environment where a notebook is executed to be read, not to be used
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
@@ -25,13 +27,13 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     Raises OSError, in one line that names the file, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     aside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, mode, **text) as file:
+        with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,6 +52,12 @@ def _remove_leftovers(path: Path) -> None:
     """Temporary files of writes to this very path that were killed; `mkstemp` puts eight characters into their names."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
         leftover.unlink(missing_ok=True)
+
+
+def checkout() -> Path | None:
+    """The checkout that this library is imported from; None where it is installed without one."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").is_file() else None
 
 
 def sha256_of(path: str | Path) -> str:
@@ -80,7 +88,9 @@ def git_commit() -> tuple[str, bool]:
 
     ("unknown", False) outside a checkout.
     """
-    root = Path(__file__).resolve().parent.parent
+    root = checkout()
+    if root is None:  # git would speak of whatever repository the installed library lies in
+        return "unknown", False
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES))

@@ -43,6 +43,7 @@ MAX_LENGTH = 2_000  # characters of a math or choice answer; a longer one is ref
 MEMORY_LIMIT = 2 << 30  # bytes of address space of one worker, where the system can limit it
 START_LIMIT = 120.0  # seconds a worker may take to import math-verify
 CACHE_SIZE = 50_000  # verdicts kept, as reinforcement learning meets the same answers again and again
+_Row = tuple[str | None, str, str]  # answer, gold, answer type
 
 
 class Grader:
@@ -58,7 +59,7 @@ class Grader:
         self.workers, self.deadline = workers, deadline
         self._lock = threading.Lock()
         self._owner = os.getpid()
-        self._cache: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
+        self._cache: OrderedDict[_Row, bool] = OrderedDict()
         self._pool: list[_Worker | None] = [None] * workers
         weakref.finalize(self, _kill_all, self._pool)  # also at exit
 
@@ -81,19 +82,19 @@ class Grader:
             verdicts |= self._ask(asked)
         return [bool(verdicts[row]) for row in rows]
 
-    def _known(self, row: tuple[str, str, str]) -> bool | None:
+    def _known(self, row: _Row) -> bool | None:
         if row in self._cache:
             self._cache.move_to_end(row)
             return self._cache[row]
         return _without_algebra(*row)
 
-    def _ask(self, rows: list[tuple[str, str, str]]) -> dict[tuple[str, str, str], bool]:
+    def _ask(self, rows: list[_Row]) -> dict[_Row, bool]:
         """Verdicts of the workers; a thread feeds each worker from the one queue."""
         if not rows:
             return {}
         if self._owner != os.getpid():  # forked: the workers speak to the parent
             self._owner, self._pool[:] = os.getpid(), [None] * self.workers
-        queue, verdicts = deque(rows), {}
+        queue, verdicts = deque(rows), dict[_Row, bool]()
         threads = min(self.workers, len(rows))
         with ThreadPoolExecutor(threads) as executor:
             try:
@@ -107,7 +108,7 @@ class Grader:
             self._cache.popitem(last=False)
         return verdicts
 
-    def _feed(self, slot: int, queue: deque, verdicts: dict) -> None:
+    def _feed(self, slot: int, queue: deque[_Row], verdicts: dict[_Row, bool]) -> None:
         while queue:
             try:
                 row = queue.popleft()
@@ -136,7 +137,7 @@ class Grader:
         return {"workers": self.workers, "deadline": self.deadline}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+        Grader.__init__(self, **state)
 
 
 @lru_cache(maxsize=1)
@@ -154,7 +155,7 @@ def grade_one(answer: str | None, gold: str, answer_type: str) -> bool:
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _INTEGER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)")
 _TYPOGRAPHY = str.maketrans(
-    dict(zip("−–\u00a0\u2009\u202f", "--   ", strict=True)) | {"×": r"\times ", "÷": r"\div ", "·": r"\cdot "}
+    dict(zip("−–\u00a0\u2009\u202f", "--   ", strict=True)) | {"×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "∞": r"\infty "}
 )
 _DRESSED = re.compile(r"\$(.*)\$|\\(?:boxed|fbox|text|textbf|mathrm|mathbf)\s*\{(.*)\}|\*\*(.*)\*\*", re.DOTALL)
 _OPTION = re.compile(
@@ -165,6 +166,9 @@ _OPTION = re.compile(
 _OTHER_OPTION = re.compile(
     r"(?:^|[\s,;/&(\[])[A-Z]\s*[)\]:]|(?:\b(?:or|and|option)\b|[,;/&])\s*(?:option\s+)?[A-Z]\W*$", re.IGNORECASE
 )
+
+
+_VERDICTS = ("yes", "no", "true", "false")  # golds of questions that ask whether, written in any case
 
 
 def _without_algebra(answer: str | None, gold: str | None, answer_type: str) -> bool | None:
@@ -182,6 +186,8 @@ def _without_algebra(answer: str | None, gold: str | None, answer_type: str) -> 
         return ours == theirs
     if len(answer) > MAX_LENGTH or _CONTROL.search(answer):
         return False
+    if (verdict := _plain_text(_undressed(gold))) in _VERDICTS and _plain_text(_undressed(answer)) in _VERDICTS:
+        return _plain_text(_undressed(answer)) == verdict
     return True if _undressed(answer) == _undressed(gold) else None
 
 
@@ -381,6 +387,8 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        assert self._process.stdin and self._process.stdout, "both are pipes"
+        self._input, self._output = self._process.stdin, self._process.stdout
         if self._line(START_LIMIT) != "ready":
             self.kill()
             raise RuntimeError(
@@ -390,21 +398,26 @@ class _Worker:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, pair: tuple[str, str], deadline: float) -> str | None:
+    def ask(self, pair: tuple[str | None, str], deadline: float) -> str | None:
         """The verdict, or None where the worker died or was killed as the deadline passed."""
         try:
-            self._process.stdin.write(json.dumps(pair).encode() + b"\n")
-            self._process.stdin.flush()
+            self._input.write(json.dumps(pair).encode() + b"\n")
+            self._input.flush()
         except OSError:
             return None
         return self._line(deadline)
 
     def _line(self, limit: float) -> str | None:
         late = threading.Event()
-        timer = threading.Timer(limit, lambda: (late.set(), self._process.kill()))
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(limit, end)
         timer.daemon = True
         timer.start()
-        line = self._process.stdout.readline()
+        line = self._output.readline()
         timer.cancel()
         timer.join()  # a timer that has gone off has killed the worker by now
         return None if late.is_set() or not line.endswith(b"\n") else line.decode().strip()
@@ -412,9 +425,9 @@ class _Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
+        self._output.close()
         with contextlib.suppress(OSError):  # what was still to be written has no reader
-            self._process.stdin.close()
+            self._input.close()
 
 
 def _kill_all(pool: list[_Worker | None]) -> None:

@@ -19,7 +19,8 @@ How questions are drawn, since the paper's own DeepMath16K and DeepMath500 are n
 3. The rest is sorted by the SHA-256 of "seed/text", and the first `size` are taken: a smaller draw begins a larger one, and
    the order of the rows on the hub plays no part.
 
-Files in `data/hub/<dataset>/` of the checkout, or in `<dataset>/` of the folder that `COREA_HUB` names, come before the hub.
+Files in `data/hub/<dataset>/` of the checkout (without one: of the current folder), or in `<dataset>/` of the folder that
+`COREA_HUB` names, come before the hub.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corea.files import checkout
 from corea.tasks import TRAINING, Question, group_of, split_of, test_datasets
 
 if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = checkout() or Path.cwd()
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 SUITE = "paper"
 SPLITS = ("train", "calibration", "test")
@@ -120,7 +122,8 @@ def _text(value: object) -> str:
 
 def _level(value: object) -> int:
     """A difficulty, rounded half up, of at least 1 (DeepMath's go from -1 to 10 in steps of a half); 1 where it is missing."""
-    return max(1, int(float(value) + 0.5)) if _text(value) else 1
+    text = _text(value)
+    return max(1, int(float(text) + 0.5)) if text else 1
 
 
 def _with_options(question: str, options: Mapping[str, str]) -> str:
@@ -265,7 +268,8 @@ def _compare(split: str) -> tuple[pd.DataFrame, set[str]]:
     """The table of `overlap`, and the normalised stems that a training split may not have."""
     import pandas as pd
 
-    stems, forbidden, rows = read(TRAINING[SUITE]).stems[split], set(), []
+    stems, forbidden = read(TRAINING[SUITE]).stems[split], set[str]()
+    rows: list[tuple[str, int | None, int | None, str]] = []
     for name in test_datasets(SUITE):
         try:
             asked = set(read(name).stems["test"])
@@ -298,8 +302,9 @@ def read(name: str) -> ReadSet:
 
 @lru_cache(maxsize=32)
 def _read(entry: HubSet, files: tuple[Path, ...]) -> ReadSet:
-    questions, stems = {split: [] for split in SPLITS}, {split: [] for split in SPLITS}
-    seen, dropped = set(), Counter()
+    questions: dict[str, list[Question]] = {split: [] for split in SPLITS}
+    stems: dict[str, list[str]] = {split: [] for split in SPLITS}
+    seen, dropped = set[str](), Counter[str]()
     for index, row in enumerate(_rows(entry, files)):
         try:
             parts = _checked(entry.parts(row))

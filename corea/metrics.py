@@ -31,8 +31,6 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
-from scipy.special import digamma
 
 _BLOCK = 2**18  # weights held at a time: resamples x questions
 
@@ -184,6 +182,8 @@ def bootstrap(
     closed: as in `ece`.  Equal seeds draw the same questions for every system that answered the
     same ones, so draws can be subtracted.
     """
+    from scipy.sparse import csr_array
+
     correct, confidence = checked(correct, confidence)
     question, questions = numbered(question_id, len(correct))
     stated = ~np.isnan(confidence)
@@ -308,6 +308,8 @@ def _auroc(levels, right, wrong):
 
 
 def _aurc(levels, right, wrong):
+    from scipy.special import digamma
+
     wrong, count = wrong[..., ::-1], (right + wrong)[..., ::-1]
     covered = count.cumsum(-1)
     before, errors_before = covered - count, wrong.cumsum(-1) - wrong

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from corea.files import atomic_write
+from corea.files import STATIC, atomic_write
 
 
 def known_parameters(path: Path) -> set[str]:
@@ -36,6 +36,7 @@ def run(source: Path, target: Path, parameters: dict[str, object], *, quiet: boo
         raise ValueError(f"{source} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.stem}.part.ipynb")
+    os.environ[STATIC] = "1"  # pictures in the place of controls that no kernel will move
     papermill.execute_notebook(
         str(source), str(aside), parameters, kernel_name="python3", cwd=str(source.parent),
         log_output=not quiet, progress_bar=not quiet,

@@ -152,7 +152,7 @@ def parse(text: str) -> Response:
 def _parse(text: str) -> Response:
     tags = list(_TAG.finditer(text))
     blocks, problems = _blocks_that_count(text, tags)
-    bodies = {"answer": [], "confidence": []}
+    bodies: dict[str, list[str | None]] = {"answer": [], "confidence": []}
     for kind, _, body in blocks:
         bodies[kind].append(body)
     answer, answer_problems = _answer(bodies["answer"])
@@ -257,9 +257,10 @@ def _blocks(text: str, tags: list[re.Match], start: int, end: int) -> tuple[list
 def _answer(bodies: list[str | None]) -> tuple[str | None, set[str]]:
     if not bodies:
         return None, {"missing-answer"}
-    if None in bodies:
+    closed = [body for body in bodies if body is not None]
+    if len(closed) < len(bodies):
         return None, {"unclosed-answer"}
-    answers = {body.strip(_BLANK) for body in bodies}
+    answers = {body.strip(_BLANK) for body in closed}
     if len(answers) > 1:
         return None, {"several-answers"}
     problems = {"repeated-answer"} if len(bodies) > 1 else set()
@@ -274,9 +275,10 @@ def _answer(bodies: list[str | None]) -> tuple[str | None, set[str]]:
 def _confidence(bodies: list[str | None]) -> tuple[float | None, set[str]]:
     if not bodies:
         return None, {"missing-confidence"}
-    if None in bodies:
+    closed = [body for body in bodies if body is not None]
+    if len(closed) < len(bodies):
         return None, {"unclosed-confidence"}
-    readings = [_read_confidence(body.strip(_BLANK)) for body in bodies]
+    readings = [_read_confidence(body.strip(_BLANK)) for body in closed]
     if len({value for value, _ in readings}) > 1:
         return None, {"several-confidences"}
     problems = {problem for _, problem in readings if problem is not None}

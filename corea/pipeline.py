@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from corea import estimators, grpo, parser, processes
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
-from corea.engines import Completion, Engine, TransformersEngine, model_engine
+from corea.engines import Completion, ModelEngine, ReportingEngine, TransformersEngine, model_engine
 from corea.files import atomic_write, git_commit, settings_hash
 from corea.grader import Grader
 from corea.models import architecture_of
@@ -77,12 +78,12 @@ def model_folder(profile: Profile, system: str) -> str:
     return str(folder / "model")
 
 
-def engine_for(profile: Profile, system: str) -> Engine:
+def engine_for(profile: Profile, system: str) -> ModelEngine:
     """An engine that answers as one system of the profile."""
     return engine_at(profile, model_folder(profile, system), system)
 
 
-def engine_at(profile: Profile, folder: str | Path, name: str) -> Engine:
+def engine_at(profile: Profile, folder: str | Path, name: str) -> ModelEngine:
     """An engine for the model in a folder or on the hub, with the profile's settings of generation."""
     return model_engine(
         folder,
@@ -127,7 +128,7 @@ def generate_records(profile: Profile, system: str, shard: str = "1/1") -> list[
 
 
 def answer_sets(
-    profile: Profile, engine: Engine, model: str, run: str, paths: Mapping[str, Path], shard: Shard = WHOLE
+    profile: Profile, engine: ReportingEngine, model: str, run: str, paths: Mapping[str, Path], shard: Shard = WHOLE
 ) -> list[Path]:
     """Write the records of one engine on each dataset of `paths`, and keep those that lie there from the same settings.
 
@@ -157,7 +158,7 @@ def answer_sets(
     return written
 
 
-def probe_system(profile: Profile, engine: Engine, system: str) -> Path:
+def probe_system(profile: Profile, engine: ModelEngine, system: str) -> Path:
     """Fit a probe on an SLM's hidden states and write its confidences, a row for each record; returns the file.
 
     Fitted on the calibration split alone.  Columns: the key of a record, probe, layer, epochs, settings.
@@ -182,13 +183,13 @@ def probe_system(profile: Profile, engine: Engine, system: str) -> Path:
     return path
 
 
-def _with_states(profile: Profile, engine: Engine, system: str) -> TransformersEngine:
+def _with_states(profile: Profile, engine: ModelEngine, system: str) -> TransformersEngine:
     """An engine that shows hidden states: the one given, or in its place the same model in transformers."""
     if isinstance(engine, TransformersEngine):
         return engine
     engine.close()
     plain = dataclasses.replace(profile.compute, engine="transformers")
-    return engine_for(profile.replace(compute=plain), system)
+    return cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
 
 
 def probe_path(profile: Profile, system: str) -> Path:
@@ -286,7 +287,7 @@ def settings_of(path: Path) -> str | None:
 
 
 def answered(
-    engine: Engine, grader: Grader, questions: Sequence[Question], dataset: str, group: str, *, samples: int, seed: int
+    engine: ReportingEngine, grader: Grader, questions: Sequence[Question], dataset: str, group: str, *, samples: int, seed: int
 ) -> list[dict]:
     """`samples` answers of an engine to each question, parsed and graded: a record each, but for what names the run."""
     with tqdm(total=len(questions) * samples, desc=f"{engine.name} {dataset}", mininterval=5) as bar:
@@ -311,7 +312,7 @@ def answered(
 def _estimates(completion: Completion) -> dict:
     """What a record keeps of a completion's log-probabilities."""
     probabilities = None if completion.logprobs is None else np.exp(completion.logprobs)
-    found = {"mean_probability": None, "answer_probability": None, "numerals": None}
+    found: dict[str, float | str | None] = {"mean_probability": None, "answer_probability": None, "numerals": None}
     if probabilities is None:
         return found
     found["mean_probability"] = round(min(1.0, float(probabilities.mean())), 6)

@@ -168,7 +168,8 @@ def evaluation_sizes(profile: Profile) -> dict[str, int]:
     sizes = {CALIBRATION: profile.calibration_size}
     for dataset in test_datasets(profile.suite):
         size = profile.in_domain_size if group_of(dataset) == "in-domain" else profile.ood_size
-        sizes[dataset] = size if profile.suite == "mini" else min(size or sys.maxsize, SETS[dataset].rows)
+        held = sys.maxsize if profile.suite == "mini" else SETS[dataset].rows
+        sizes[dataset] = min(size or sys.maxsize, held)
     return sizes
 
 
@@ -306,7 +307,7 @@ class Memory:
     @property
     def room(self) -> float:
         """GiB for keys and values; without end where those of all sequences are among the parts."""
-        return self.limit - self.total + self.each if self.each else math.inf
+        return math.inf if self.limit is None or not self.each else self.limit - self.total + self.each
 
     @property
     def sequences(self) -> int | None:

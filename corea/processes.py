@@ -67,7 +67,7 @@ def launch(command: list[str], module: str, *arguments: str) -> None:
     process = subprocess.Popen(whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     tail: list[str] = []
     try:
-        for line in process.stdout:
+        for line in process.stdout or ():
             sys.stdout.write(line)
             tail = [*tail[-499:], line]
         status = process.wait()

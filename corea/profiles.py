@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corea.compute import Compute
+from corea.files import checkout
 from corea.grpo import GRPOSettings
 from corea.models import HUB_MODELS
 from corea.prompts import INSTRUCTION
 from corea.rewards import REWARDS, RewardSpec
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = checkout() or Path.cwd()  # installed without a checkout, the current folder holds what profiles write
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +190,18 @@ PROFILES = {profile.name: profile for profile in (_CPU, _SMOKE, _PAPER, _SINGLE_
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name, its paths under the checkout or under the folder in `COREA_ROOT`."""
+    """The profile of that name, its paths under the checkout or under the folder in `COREA_ROOT`.
+
+    Raises ValueError for an unknown name, and for a profile of the mini world where there is no checkout to read its weights from.
+    """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; use one of {', '.join(sorted(PROFILES))}")
     profile = PROFILES[name]
+    if checkout() is None and profile.suite == "mini":
+        raise ValueError(
+            f"profile {name!r} reads the base models in data/base of a checkout, and this library is installed without one; "
+            "clone the repository and run `make paper` there, or `pip install -e .` in it"
+        )
     return dataclasses.replace(
         profile,
         slm=_place(profile.slm),

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +86,7 @@ def table_cascade(
     cascade) and cost_reduction (1 - cascade / LLM) are against the LLM alone, with intervals paired
     over questions.  Raises ValueError where the LLM's records or a threshold is missing.
     """
-    options = {"resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     free = PriceList(Price(0.0, 0.0), prices.llm, prices.source)
     tables = []
     for system, group, part, llm in _against_llm(records, with_llm=True):
@@ -128,10 +128,10 @@ def held(low: float, high: float, *, at_least: float | None = None, at_most: flo
 
     "undecided" where the interval straddles the bound, or is not known.  Raises ValueError unless exactly one is given.
     """
-    if (at_least is None) == (at_most is None):
+    if at_least is None and at_most is not None:
+        return held(-high, -low, at_least=-at_most)
+    if at_least is None or at_most is not None:
         raise ValueError(f"at_least={at_least!r}, at_most={at_most!r}: give one of them")
-    if at_most is not None:
-        low, high, at_least = -high, -low, -at_most
     return "yes" if low >= at_least else "no" if high < at_least else "undecided"
 
 

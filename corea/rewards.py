@@ -17,7 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from corea import processes
 from corea.parser import Response, parse
@@ -90,7 +90,7 @@ def confidence_reward(
 ) -> RewardFunction:
     """Reward minus the distance between stated confidence and an estimate of P(correct): [-1, 0].
 
-    distance: "l1", "l2", "kl" or "log".  target: "group" (mean correctness of all rollouts of the question
+    distance: a name of `DISTANCES`.  target: "group" (mean correctness of all rollouts of the question
     in the call), "sample" (this rollout's own 0/1) or a float in [0, 1], the weight of sample in a
     mix of both.  A missing confidence earns -1.  Reads columns gold, answer_type and question_id;
     without the last, rows with the same prompt are of one question.
@@ -136,12 +136,12 @@ class _Confidence:
     def __call__(self, *, completions, prompts=None, gold=None, answer_type=None, question_id=None, **_) -> list[float]:
         responses = _parsed(completions)
         right = _grades(self.grader, responses, gold, answer_type)
-        targets = right
+        targets = [float(own) for own in right]
         if self.sample_weight < 1:
             questions = _questions(question_id, prompts, len(right))
             means = _group_means(questions, right, self.num_generations)
             w = self.sample_weight
-            targets = [w * own + (1 - w) * mean for own, mean in zip(right, means, strict=True)]
+            targets = [w * own + (1 - w) * mean for own, mean in zip(targets, means, strict=True)]
         distance = DISTANCES[self.distance]
         return [
             WORST if response.confidence is None else 0.0 - distance(response.confidence, target)
@@ -151,7 +151,7 @@ class _Confidence:
 
 def _group_means(questions: list[Hashable], right: list[int], size: int) -> list[float]:
     """Mean correctness of each row's question over all processes: a ratio of whole numbers, the same in any order."""
-    rows, wins = Counter(), Counter()
+    rows, wins = Counter[Hashable](), Counter[Hashable]()
     for question, won in processes.gathered(list(zip(questions, right, strict=True))):
         rows[question] += 1
         wins[question] += won
@@ -265,7 +265,7 @@ def _sample_weight(target: str | float) -> float:
     return float(target)
 
 
-def _is_number(value) -> bool:
+def _is_number(value) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

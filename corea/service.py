@@ -25,6 +25,7 @@ import secrets
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from corea.cascade import keeps
 from corea.costs import PriceList
@@ -90,7 +91,7 @@ def _messages(given: object) -> list[dict]:
     return found
 
 
-def _content(content: object, n: int) -> str:
+def _content(content: Any, n: int) -> str:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     is_text = isinstance(parts, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts

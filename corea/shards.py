@@ -71,9 +71,9 @@ def merge_shards(whole: Path, settings: str, expected: set[tuple[str, int]]) -> 
 
 def _check_names(whole: Path, paths: list[Path]) -> None:
     """All shards of one count."""
-    named = [re.search(r"shard-(\d+)-of-(\d+)\.parquet$", path.name) for path in paths]
-    counts = sorted({int(found[2]) for found in named if found})
-    if len(counts) != 1 or None in named:
+    named = [found for path in paths if (found := re.search(r"shard-(\d+)-of-(\d+)\.parquet$", path.name))]
+    counts = sorted({int(found[2]) for found in named})
+    if len(counts) != 1 or len(named) < len(paths):
         raise RecordsError(f"{whole}: shards of several counts lie beside each other ({', '.join(p.name for p in paths)}); keep those of one")
     missing = sorted(set(range(1, counts[0] + 1)) - {int(found[1]) for found in named})
     if missing:

@@ -15,6 +15,8 @@ from corea import cascade, estimators
 from corea.costs import PriceList
 from corea.tasks import CALIBRATION
 
+ROUTERS = {"Router"}  # sources that read the question alone, so that the SLM is paid for what it keeps only
+SCORES = {"Gain", "Oracle"}  # sources that rank and are no probabilities
 PAPER_RULE, BUDGET_RULE, EQUAL_RULE = "LLM Pass@1", "equal budget", "equal Pass@1"
 
 
@@ -33,12 +35,12 @@ class System:
     @property
     def before_generation(self) -> bool:
         """Whether it decides before the SLM is paid."""
-        return self.source == "Router"
+        return self.source in ROUTERS
 
     @property
     def is_score(self) -> bool:
         """Whether its confidence is a score that ranks, and no probability: calibration and the paper's rule do not apply."""
-        return self.source in ("Gain", "Oracle")
+        return self.source in SCORES
 
 
 def _system(name: str, recalibrated: str | None = None) -> System:
@@ -105,8 +107,10 @@ def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> 
     """The records of a system's SLM, its confidence in the column `confidence`; fitted on group `calibration` alone.
 
     records: of its SLM and, for the oracle, the LLM, with the calibration split; texts: the question of each id.  Raises
-    ValueError where the SLM has no records.
+    ValueError where the SLM has no records, and for a source that is not in `SOURCES`.
     """
+    if system.source not in SOURCES:
+        raise ValueError(f"{system.name}: unknown source of confidence {system.source!r}; use one of {', '.join(SOURCES)}")
     slm = records[records["system"] == system.slm]
     if slm.empty:
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
@@ -239,9 +243,10 @@ class Comparison:
         return {name: self.rows[name] for name in names}
 
 
-def compare(records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList) -> Comparison:
-    """Every system of `PAPER` and `OURS`, and COREA+, with thresholds from the calibration split."""
-    systems = (*PAPER, *OURS)
+def compare(
+    records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList, systems: Sequence[System] = (*PAPER, *OURS)
+) -> Comparison:
+    """The systems, COREA among them, and COREA+, with thresholds from the calibration split."""
     llm = records[records["system"] == "LLM"]
     routers = tuple(system.name for system in systems if system.before_generation)
     rows, chosen = with_plus(all_rows(records, texts, systems), records, texts, prices)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("corea", deadline=None)  # a first call imports what is heavy, and another test may use the other core
+settings.load_profile("corea")
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,9 @@ RIGHT = [
     ("x=1 or x=2", "1, 2", "a list where the gold is the same list"),
     ("(7,11) or (11,7)", "(11,7),(7,11)", "two pairs where the gold is two pairs"),
     (r"\boxed{1} and \boxed{2}", r"\{1,2\}", "a list in several boxes"),
+    ("yes", "Yes", "a verdict in another case"),
+    (r"\text{No}", "no.", "a verdict in LaTeX"),
+    ("∞", r"\infty", "infinity as a character"),
     ("50%", "50", "a percentage by its number"),
     ("60%", "0.6", "a percentage by its value"),
     ("1,000", "1000", "thousands by a comma"),
@@ -85,6 +88,9 @@ RIGHT = [
 ]
 
 WRONG = [
+    ("no", "Yes", "the other verdict"),
+    ("yes or no", "Yes", "both verdicts"),
+    ("-∞", r"\infty", "infinity of the other sign"),
     ("1 or 2 or 3", "3", "every candidate listed"),
     ("1 or 2 or 3", "1", "and whichever stands first"),
     ("$1$ or $2$ or $3$", "3", "each in dollars"),

@@ -1,0 +1,158 @@
+"""Lay out the sources of the site in one folder: pages, notebooks as they stand executed, claims, the course, the API.
+
+`python notebooks/site/prepare.py FOLDER` empties FOLDER and fills it, `conf.py` included, for Sphinx to build from.  Nothing is
+executed, and nothing is written beside the sources themselves.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+SITE = Path(__file__).resolve().parent
+ROOT = SITE.parent.parent
+ROOMS = {
+    "Questions and answers": "tasks hubsets mini prompts parser grader",
+    "Models": "engines servers service models compute processes",
+    "Training": "rewards grpo callbacks pretrain ablations",
+    "Analysis": "records shards estimators metrics costs cascade systems",
+    "Results": "report comparisons claims interactive explorer",
+    "Running it": "profiles pipeline plan notebooks cli files",
+}
+_CLAIMS = """# Claims, one by one
+
+What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and its verdict is
+computed from the 95% interval, widened by the spread of three training seeds where a training is claimed about.
+[Its notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims just this; numbers
+are fractions.
+
+{counts}
+
+{table}
+"""
+
+
+def main(folder: Path) -> None:
+    """Fill the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("__pycache__", "explorer", "*.txt", "prepare.py"))
+    shutil.copytree(SITE / "explorer", folder / "_static" / "explorer", ignore=shutil.ignore_patterns("*.html"))
+    shutil.copy(SITE / "explorer" / "explorer.html", folder / "explorer.html.part")
+    shutil.copy(ROOT / "figures" / "cpu" / "cost_accuracy.png", folder / "_static" / "cost_accuracy.png")
+    (folder / "notebooks").mkdir()
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    for path in notebooks:
+        _copy_notebook(path, folder / "notebooks" / path.name)
+    _write_claims(folder, next(path.stem for path in notebooks if "claims" in path.stem))
+    _write_api(folder / "api")
+    _write_course(folder)
+
+
+def _copy_notebook(source: Path, target: Path) -> None:
+    """A notebook with links that lead somewhere, and images that say what they show."""
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    heading = ""
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            found = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+            heading = found[-1] if found else heading
+            cell["source"] = _on_site(text, source.parent)
+            continue
+        cell["outputs"] = [output for output in cell.get("outputs", []) if not _is_widget_alone(output)]
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            cell["metadata"]["mystnb"] = {"image": {"alt": f"Figure: {heading}. The text above says what it shows."}}
+    target.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def _is_widget_alone(output: dict) -> bool:
+    """Whether an output is a widget without a picture of it: it would be a line of code on a page where no kernel runs."""
+    kinds = set(output.get("data", {}))
+    is_shown = any(kind.startswith("image/") or kind == "text/html" for kind in kinds)
+    return "application/vnd.jupyter.widget-view+json" in kinds and not is_shown
+
+
+def _on_site(text: str, folder: Path) -> str:
+    """Markdown of `folder` for a page one folder down: links to what is on the site lead there, others become their own words."""
+    def link(match: re.Match) -> str:
+        label, (target, _, anchor) = match["label"], match["target"].partition("#")
+        if not target or re.match(r"https?:", target):
+            return match[0]
+        page = _page_of((folder / target).resolve())
+        return label if page is None else f"[{label}](../{page}{'#' * bool(anchor)}{anchor})"
+
+    return re.sub(r"(?<!!)\[(?P<label>[^\]]*)\]\((?P<target>[^)\s]+)\)", link, text)
+
+
+def _page_of(path: Path) -> str | None:
+    """Where a file of the checkout stands on the site; None where it does not."""
+    notebooks = ROOT / "notebooks"
+    if not path.exists():
+        return None
+    if path.parent == notebooks and path.suffix == ".ipynb":
+        return f"notebooks/{path.name}"
+    if path.parent == SITE and path.suffix == ".md":
+        return path.name
+    pages = {notebooks / "course" / "README.md": "course/index.md", ROOT / "figures" / "cpu" / "claims.md": "claims.md"}
+    return pages.get(path)
+
+
+def _write_claims(folder: Path, notebook: str) -> None:
+    """The claims' table, verdicts to the front, under a head that counts them."""
+    lines = (ROOT / "figures" / "cpu" / "claims.md").read_text(encoding="utf-8").splitlines()
+    del lines[1]  # the rule under the head
+    names, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
+    claims = [dict(zip(names, row, strict=True)) for row in rows]
+    verdicts = [claim["verdict"] for claim in claims]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    head = ["claim", "verdict", "questions", "here", "in the source", "source", "certainty", "n"]
+    table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for c in claims:
+        here = f"{c['value']} [{c['low']}, {c['high']}]"
+        cells = (c["claim"], f"**{c['verdict']}**", c["scope"], here, c["paper value"], c["source"], c["certainty"], c["n"])
+        table.append(f"| {' | '.join(cells)} |")
+    counts = f"Of {len(claims)}: **{counts}**."
+    page = _CLAIMS.format(notebook=f"notebooks/{notebook}.ipynb", counts=counts, table="\n".join(table))
+    (folder / "claims.md").write_text(page, encoding="utf-8")
+
+
+def _write_api(folder: Path) -> None:
+    """A page for each module of the library, and one that lists them by room with the first line of each."""
+    folder.mkdir()
+    modules = {path.stem: path for path in sorted((ROOT / "corea").glob("*.py")) if path.stem != "__init__"}
+    rooms = {room: names.split() for room, names in ROOMS.items()}
+    if rest := sorted(set(modules) - {name for names in rooms.values() for name in names}):
+        rooms["More"] = rest
+    lines = ["# The library", "", "What each module holds, from its docstrings.", ""]
+    hidden = ["```{toctree}", ":hidden:", ""]
+    for room, names in rooms.items():
+        lines += [f"## {room}", ""]
+        for name in (name for name in names if name in modules):
+            first = ast.get_docstring(ast.parse(modules[name].read_text(encoding="utf-8"))).splitlines()[0]
+            lines += [f"[`corea.{name}`]({name}.md)", f": {first}", ""]
+            hidden.append(name)
+            page = f"# corea.{name}\n\n```{{eval-rst}}\n.. automodule:: corea.{name}\n   :members:\n```\n"
+            (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    (folder / "index.md").write_text("\n".join([*lines, *hidden, "```", ""]), encoding="utf-8")
+
+
+def _write_course(folder: Path) -> None:
+    """The course's page and its place in the contents, where the course is there."""
+    source = ROOT / "notebooks" / "course" / "README.md"
+    if not source.exists():
+        return
+    (folder / "course").mkdir()
+    text = _on_site(source.read_text(encoding="utf-8"), source.parent)
+    (folder / "course" / "index.md").write_text(text, encoding="utf-8")
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    index = index.replace("\napi/index\n", "\napi/index\ncourse/index\n")
+    index = index.replace(":caption: Library", ":caption: Library and course")
+    (folder / "index.md").write_text(index, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

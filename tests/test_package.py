@@ -1,0 +1,134 @@
+"""The package as it is handed on: what a wheel holds, what it does without a checkout, and papers that agree with each other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import corea
+from tests import artifact, wheel
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder that holds what a wheel installs, by the patterns that setuptools reads, and no checkout around it."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    setuptools = PROJECT["tool"]["setuptools"]
+    for package in setuptools["packages"]:
+        source = ROOT / package.replace(".", "/")
+        (folder / source.relative_to(ROOT)).mkdir(parents=True)
+        for pattern in ("*.py", *setuptools["package-data"].get(package, ())):
+            for path in source.glob(pattern):
+                shutil.copy(path, folder / path.relative_to(ROOT))
+    return folder
+
+
+def run(installed: Path, code: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Python that finds the installed package before the checkout's."""
+    start = f"import sys; sys.path.insert(0, {str(installed)!r})\n"
+    return subprocess.run([sys.executable, "-I", "-c", start + code], cwd=cwd, capture_output=True, text=True)
+
+
+def test_a_wheel_holds_every_file_of_the_package(installed):
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout to list the package's files from")
+    held = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    assert wheel.package_files() <= held
+    assert [name for name in held if name.endswith(".yaml")]
+
+
+def test_without_a_checkout_the_library_works_and_writes_where_one_stands(installed, tmp_path):
+    """Rewards, parser, cascade and the profiles of hub models; paths lie in the current folder, the commit is not another's."""
+    git = ["git", "-C", str(installed), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "of another project"], check=True)
+    code = """
+from pathlib import Path
+from corea import cascade, cli, compute, files, hubsets, parser, profiles, rewards
+assert parser.parse("<answer>4</answer><confidence>0.9</confidence>").confidence == 0.9
+assert rewards.format_reward()(completions=["x"]) == [0.0]
+assert cascade.keeps(0.9, 0.5)
+assert files.checkout() is None and files.git_commit() == ("unknown", False)
+assert profiles.load_profile("paper").data == Path.cwd() / "data" / "paper"
+assert hubsets._folders(hubsets.SETS["gsm8k"])[-1] == Path.cwd() / "data" / "hub" / "gsm8k"
+assert len(list(compute.CONFIGURATIONS.glob("*.yaml"))) >= 2
+cli.main(["--help"])
+"""
+    done = run(installed, code, tmp_path)
+    assert done.returncode == 0 and "serve the cascade" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["cpu", "smoke"])
+def test_without_a_checkout_the_mini_world_is_refused_in_one_line(name, installed, tmp_path):
+    done = run(installed, f"from corea import plan; sys.exit(plan.main(['--profile', {name!r}]))", tmp_path)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert f"corea.plan: profile {name!r} reads the base models in data/base of a checkout" in done.stderr
+
+
+def test_without_a_checkout_a_plan_of_the_papers_models_is_made(installed, tmp_path):
+    done = run(installed, "from corea import plan; sys.exit(plan.main(['--profile', 'paper']))", tmp_path)
+    assert done.returncode == 0 and "Plan of PROFILE=paper" in done.stdout, done.stderr
+
+
+# --- papers ---------------------------------------------------------------------------------------
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M).group(1)
+    assert {corea.__version__, PROJECT["project"]["version"], str(citation["version"]), changes} == {corea.__version__}
+
+
+def test_one_licence_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["license"] == PROJECT["project"]["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
+
+
+def test_the_citation_has_what_its_format_asks_for():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    for reference in citation["references"]:
+        assert {"type", "title", "authors"} <= set(reference) and all(reference["authors"])
+
+
+def test_the_lock_file_holds_every_dependency_that_is_tested_with():
+    locked = {line.split("==")[0].lower() for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["test"]]
+    assert {re.match(r"[\w.-]+", need).group().lower() for need in wanted} <= locked
+    names = [line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]]
+    assert names == sorted(names, key=str.lower)
+
+
+def test_conda_users_get_the_lock_file_and_the_checkout():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, by_pip = environment["dependencies"]
+    assert python == "python=3.11" and pip == "pip"
+    assert by_pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_the_badges_say_what_the_files_say():
+    (paper,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    assert dict(re.findall(r"badge/(\w+)-([\w.]+)-\w+\)", (ROOT / "README.md").read_text())) == {
+        "license": PROJECT["project"]["license"],
+        "python": PROJECT["project"]["requires-python"].removeprefix(">="),
+        "arXiv": paper["identifiers"][0]["value"].removeprefix("arXiv:"),
+    }
+
+
+def test_the_artifact_appendix_holds_what_its_commands_print():
+    text = artifact.PAGE.read_text().split("## Of the machine")[0]
+    found = list(artifact.rows(text))
+    assert len(found) > 8
+    for item, value, command in found:
+        assert value == artifact.output(command), f"{item}: run `make artifact`"

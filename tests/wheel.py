@@ -1,0 +1,57 @@
+"""What `make dist` built: the wheel holds the package and its configurations, and works in an empty environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from corea import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+LIGHT = "from corea import cli, compute, costs, files, parser, rewards, tasks; print(files.checkout(), parser.parse('x').answer)"
+
+
+def package_files() -> set[str]:
+    """The files of the package that git tracks."""
+    listed = subprocess.run(["git", "ls-files", "corea"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return set(listed.stdout.split())
+
+
+def check_contents(dist: Path) -> Path:
+    """The one wheel in a folder, where it and the source distribution hold all of the package; else an AssertionError."""
+    (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("corea/")}
+    assert inside == package_files(), f"the wheel differs from the package in {sorted(inside ^ package_files())}"
+    with tarfile.open(source) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    wanted = package_files() | {"pyproject.toml", "README.md", "LICENSE"}
+    assert wanted <= names, f"the source distribution lacks {sorted(wanted - names)}"
+    return wheel
+
+
+def check_installed(wheel: Path) -> None:
+    """Install into an empty environment, without what it depends on, and import what needs none of that."""
+    with TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = str(Path(folder) / "bin" / "python")
+        install = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", str(wheel)]
+        subprocess.run(install, check=True)
+        found = subprocess.run([python, "-I", "-c", LIGHT], check=True, capture_output=True, text=True, cwd=folder)
+        assert found.stdout.strip() == "None None", found.stdout
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Check the folder given."""
+    wheel = check_contents(Path(arguments[0]))
+    check_installed(wheel)
+    print(f"{wheel.name} holds the package of version {__version__} and is imported from an empty environment")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

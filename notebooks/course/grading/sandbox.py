@@ -1,6 +1,6 @@
 """Untrusted Python called from outside: it gets arguments and gives values, and sees nothing else of the machine.
 
-The code lives in a process of its own (`corea.inside`); this side sends a request as a line of JSON and reads a line of
+The code lives in a process of its own (`grading.inside`); this side sends a request as a line of JSON and reads a line of
 JSON back, so that what is tested, and with what, never enters that process.  What holds on Linux, and by what:
 
 | threat | held by |
@@ -8,12 +8,13 @@ JSON back, so that what is tested, and with what, never enters that process.  Wh
 | reads files: solutions, hidden tests, records, other people's work | a root of its own: Python read only, a scratch folder of 64 MB |
 | reads `/proc`, signals or traces other processes | its own process table, no `/proc`, a system call filter |
 | uses the network | a network namespace without interfaces; the filter refuses sockets |
-| starts processes | the filter refuses fork, exec and the like |
+| starts processes, or slips away from the one that kills it | the filter refuses fork, exec, new groups and the like |
 | fills memory, disk or time | limits of the process; this side's clock, which kills it |
-| sends objects, or endless replies | JSON of bounded length and nothing else |
+| sends objects that equal anything, or endless replies | JSON of bounded length and nothing else |
+| writes replies of its own | nothing, and nothing is won: a reply is a value, which it may choose anyway |
 
-Where the kernel refuses new namespaces there is `SandboxUnavailable`; `isolated=False` then goes on without the first two
-rows: code that looks for them can read this user's files.
+Where the kernel refuses new namespaces, and on other systems than Linux, there is `SandboxUnavailable`; `isolated=False` then
+goes on without the first two rows (and without the filter where there is no Linux): such code can read this user's files.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from corea import inside
+from grading import inside
 
-_LONGEST_REPLY = 16 << 20
+CHECKOUT = Path(__file__).resolve().parents[3]
+_LONGEST_REPLY = 4 << 20
 
 
 class SandboxUnavailable(RuntimeError):
@@ -68,15 +71,16 @@ class Sandbox:
         self._folder = tempfile.mkdtemp(prefix="corea-")
         settings = {
             "isolated": isolated, "root": self._folder, "scratch": f"{self._folder}/scratch", "files": dict(files or {}),
-            "memory": limits.memory, "seconds": int(limits.together) + 1, **_view(),
+            "memory": limits.memory, "seconds": int(limits.together) + 1, **(_view() if isolated else {}),
         }  # fmt: skip
         self._errors = tempfile.TemporaryFile()
         command = [sys.executable, "-I", inside.__file__, "enter"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env={}, bufsize=0, start_new_session=True
         )
+        os.set_blocking(self._process.stdin.fileno(), False)  # code that answers and then never reads must not hold this side
         try:
-            self._send(settings)
+            self._send(settings, time.monotonic() + 30.0)
             self._ask({"run": "", "cell": "cell 0"}, 30.0)
         except CodeStopped as error:
             self.close()
@@ -92,12 +96,15 @@ class Sandbox:
 
     def close(self) -> None:
         """Kill the process, whatever it does."""
-        if self._process.poll() is None:
-            self._process.kill()
+        self._kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:  # its group: the code's process is a child of the one that was started
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -108,61 +115,67 @@ class Sandbox:
     def _why(self, isolated: bool) -> str:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()
-        way_out = "; allow user namespaces, or grade with --not-isolated code that you trust" if isolated else ""
+        way_out = "; see `What the sandbox holds` in notebooks/course/README.md" if isolated else ""
         return f"this machine cannot shut untrusted code in ({said[-1] if said else 'it did not start'}){way_out}"
 
-    def _send(self, request: dict) -> None:
-        data = memoryview(json.dumps(request).encode() + b"\n")
+    def _send(self, request: dict, ends: float) -> None:
+        data, descriptor = memoryview(json.dumps(request).encode() + b"\n"), self._process.stdin.fileno()
         try:
-            while data:  # unbuffered: a write may take a part
-                data = data[self._process.stdin.write(data) :]
+            while data:
+                if not select.select([], [descriptor], [], max(0.0, ends - time.monotonic()))[1]:
+                    self._kill()
+                    raise CodeStopped("stopped: it takes no calls any more")
+                data = data[os.write(descriptor, data) :]
         except BrokenPipeError as error:
             raise CodeStopped("its process ended") from error
 
     def _ask(self, request: dict, seconds: float):
         ends = min(self._ends, time.monotonic() + seconds)
-        self._send(request)
+        self._send(request, ends)
+        line = self._line(ends, seconds)
         try:
-            reply = json.loads(self._line(ends, seconds))
-            if "error" in reply:
-                raise CodeError(str(reply["error"])[:500])
-            return inside.decoded(reply["value"])
-        except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
+            reply = json.loads(line)
+            said = reply.get("error")
+            value = None if said is not None else inside.decoded(reply["value"])
+        except Exception as error:  # the line may be anything that the code wrote there
             raise CodeError("it gave no plain value") from error
+        if said is not None:
+            raise CodeError(str(said)[:500])
+        return value
 
     def _line(self, ends: float, seconds: float) -> bytes:
         read, descriptor = bytearray(), self._process.stdout.fileno()
         while not read.endswith(b"\n"):
             left = ends - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                self._process.kill()
+                self._kill()
                 which = f"{seconds:g} seconds" if ends < self._ends else f"{self._limits.together:g} seconds for the whole notebook"
                 raise CodeStopped(f"stopped after {which}: an endless loop?")
             part = os.read(descriptor, 1 << 16)
             if not part or len(read) > _LONGEST_REPLY:
-                self._process.kill()
+                self._kill()
                 raise CodeStopped("its process ended: it quit, or ran out of memory" if not part else "its reply is too long")
             read += part
         return bytes(read)
 
 
 def _view() -> dict[str, list | dict]:
-    """What of the file system the code may see: Python and its libraries, without this package."""
-    places = {sys.prefix, sys.base_prefix, "/usr"}
-    places |= {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages") and Path(p).is_dir()}
-    shown: list[str] = []
-    for place in sorted(os.path.realpath(p) for p in places):
-        if not any(place == s or place.startswith(s + "/") for s in shown):
-            shown.append(place)
+    """What of the file system the code may see: Python and its libraries, without this checkout and the package."""
+    sites = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages") and Path(p).is_dir()]
+    places = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, "/usr", *sites)}
     links = {}
     for name in ("/bin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(name):
             links[name] = os.readlink(name)
         elif os.path.isdir(name):
-            shown.append(name)
-    hidden = [f"{p}/corea" for p in sys.path if os.path.isdir(f"{p}/corea") and any(p.startswith(s) for s in _sites(places))]
-    return {"shown": shown, "hidden": hidden, "links": links}
+            places.add(name)
+    shown = [p for p in sorted(places) if not any(_within(p, other) for other in places - {p})]
+    hidden = [f"{os.path.realpath(p)}/corea" for p in sites if os.path.isdir(f"{p}/corea")]
+    if any(_within(str(CHECKOUT), place) for place in shown):
+        hidden.append(str(CHECKOUT))
+    again = [p for p in sorted(places) if _within(p, str(CHECKOUT)) and p not in shown]
+    return {"shown": shown, "hidden": hidden, "shown_again": again, "links": links}
 
 
-def _sites(places: Sequence[str]) -> list[str]:
-    return [p for p in places if Path(p).name in ("site-packages", "dist-packages")]
+def _within(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
@@ -23,10 +26,12 @@ from grading.sandbox import CHECKOUT, SandboxUnavailable
 BUILT = CHECKOUT / "build" / "course"
 CONFIG = f'''"""nbgrader's settings of this course: student code runs in a sandbox, not in a kernel beside the tests."""
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, {str(COURSE)!r})
+os.environ["PATH"] = f"{{Path(sys.executable).parent}}{{os.pathsep}}{{os.environ['PATH']}}"  # nbgrader calls alembic by name
 c = get_config()
 c.CourseDirectory.course_id = "corea"
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
@@ -121,9 +126,10 @@ def build(folder: Path = BUILT, names: Sequence[str] = ()) -> list[Path]:
         (source / DATA).write_text(calibration_table())
     config = Config()
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "corea"
-    api, released = NbGraderAPI(config=config), []
+    api, released, home = NbGraderAPI(config=config), [], Path(sys.executable).parent
     for path in chosen:
-        done = api.generate_assignment(path.stem)
+        with mock.patch.dict(os.environ, PATH=f"{home}{os.pathsep}{os.environ['PATH']}"):  # nbgrader calls alembic by name
+            done = api.generate_assignment(path.stem)
         if not done["success"]:
             raise RuntimeError(f"nbgrader refuses {path.stem}: {done.get('log') or done.get('error')}")
         released.append(folder / "release" / path.stem / path.name)

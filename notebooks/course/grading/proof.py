@@ -60,5 +60,5 @@ def fault_of(marks: Sequence[Mark], wanted: str) -> str:
 def run_as_a_student(notebook: NotebookNode, folder: Path) -> float:
     """Execute a copy in a kernel, in `folder`, as a student would; seconds.  Raises nbclient's error where a cell fails."""
     began, place = time.monotonic(), {"metadata": {"path": str(folder)}}
-    NotebookClient(copy.deepcopy(notebook), timeout=int(_LONGEST), kernel_name="python3", resources=place).execute()
+    NotebookClient(copy.deepcopy(notebook), timeout=int(_LONGEST), kernel_name="python3", resources=place, extra_arguments=["--log-level=ERROR"]).execute()
     return time.monotonic() - began

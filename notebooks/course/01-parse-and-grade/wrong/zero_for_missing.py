@@ -5,7 +5,7 @@ Feedback: nothing stated must stay None
 
 
 def read_confidence(body):
-    number = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(%?)", body.strip())
+    number = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(%?)", body)
     if number is None:
         return 0.0
     value = float(number[1])

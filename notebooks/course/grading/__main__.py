@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.add_argument("assignments", nargs="*", help="names such as 01-parse-and-grade; all where none is given")
     cli.add_argument("--folder", type=Path, default=BUILT, help="nbgrader's course folder")
     cli.add_argument("--not-isolated", action="store_true", help="check where the sandbox cannot be had")
-    given = cli.parse_args(arguments)
+    given = cli.parse_intermixed_args(arguments)
     try:
         if given.action == "leaderboard":
             print(leaderboard(given.folder).to_string(index=False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -33,7 +33,7 @@ def read(path: Path) -> NotebookNode:
 
 def kind_of(cell: NotebookNode) -> str:
     """"solution", "test", "setup" (locked code that both sides run) or "other" (text, demonstrations)."""
-    marks = cell.metadata.get("nbgrader", {})
+    marks = _marks(cell)
     if cell.cell_type != "code" or not marks:
         return "other"
     if marks.get("solution"):
@@ -43,7 +43,14 @@ def kind_of(cell: NotebookNode) -> str:
 
 def grade_id(cell: NotebookNode) -> str:
     """The name that nbgrader knows a cell by; empty where it knows it by none."""
-    return cell.metadata.get("nbgrader", {}).get("grade_id") or ""
+    name = _marks(cell).get("grade_id")
+    return name if isinstance(name, str) else ""
+
+
+def _marks(cell: NotebookNode) -> Mapping:
+    """What nbgrader wrote into a cell; in a submission it may be anything."""
+    marks = cell.metadata.get("nbgrader")
+    return marks if isinstance(marks, Mapping) else {}
 
 
 def functions_of(source: str) -> list[str]:

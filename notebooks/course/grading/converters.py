@@ -1,4 +1,4 @@
-"""nbgrader with two parts of its own: student code runs in the sandbox instead of a kernel, and feedback hides hidden tests."""
+"""nbgrader with parts of its own: student code runs in the sandbox instead of a kernel, and feedback hides hidden tests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
-from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from nbgrader.apps import NbGraderAPI
-from nbgrader.converters.base import NbGraderException
+from nbgrader.preprocessors import GetGrades, NbGraderPreprocessor
 from traitlets import Bool, Unicode
 from traitlets.config import Config
 
@@ -28,15 +27,23 @@ CONFIG = f'''"""nbgrader's settings of this course: student code runs in a sandb
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
+warnings.filterwarnings("ignore", message="Object of type <Submitted")  # of nbgrader's, about its own database
 sys.path.insert(0, {str(COURSE)!r})
 os.environ["PATH"] = f"{{Path(sys.executable).parent}}{{os.pathsep}}{{os.environ['PATH']}}"  # nbgrader calls alembic by name
 c = get_config()
 c.CourseDirectory.course_id = "corea"
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
-c.ExecuteApart.source = c.CourseDirectory.root + "/source"
+c.Restore.source = c.ExecuteApart.source = c.CourseDirectory.root + "/source"
 # c.ExecuteApart.isolated = False  # only for code that you trust, where the sandbox cannot be had
+c.Autograde.sanitize_preprocessors = [
+    "grading.converters.Restore",
+    "nbgrader.preprocessors.ClearOutput",
+    "nbgrader.preprocessors.OverwriteCells",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
 c.Autograde.autograde_preprocessors = [
     "grading.converters.ExecuteApart",
     "nbgrader.preprocessors.LimitOutput",
@@ -46,69 +53,86 @@ c.Autograde.autograde_preprocessors = [
 ]
 c.GenerateFeedback.preprocessors = [
     "grading.converters.HideTests",
-    "nbgrader.preprocessors.GetGrades",
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 '''
 
 
-class ExecuteApart(Preprocessor):
-    """Puts marks where a kernel would have put outputs: an error where a test failed, nothing else where it passed."""
+class Restore(NbGraderPreprocessor):
+    """Puts the source's tests and metadata back before nbgrader reads a submission.
+
+    nbgrader counts what cells say of themselves, so that a copy of a test cell, or a cell with other points, would be a way to
+    marks; and metadata that is malformed stops it for the whole class.
+    """
+
+    source = Unicode(help="folder of the sources, an assignment each").tag(config=True)
+
+    def preprocess(self, nb: NotebookNode, resources: Mapping) -> tuple[NotebookNode, Mapping]:
+        """The student's cells, and the source's for the rest."""
+        original = source_of(self.source, resources)
+        nb.cells, nb.metadata = restored(nb.cells, original.cells), copy.deepcopy(original.metadata)
+        return nb, resources
+
+
+class ExecuteApart(NbGraderPreprocessor):
+    """Puts marks where a kernel would have put outputs: an error where a test failed, none where it passed."""
 
     source = Unicode(help="folder of the sources, an assignment each").tag(config=True)
     isolated = Bool(True, help="whether code that cannot be shut in is refused").tag(config=True)
 
     def preprocess(self, nb: NotebookNode, resources: Mapping) -> tuple[NotebookNode, Mapping]:
-        """Grade a submission that nbgrader has put the source's tests back into."""
-        names = resources["nbgrader"]
-        source = read(Path(self.source) / names["assignment"] / f"{names['notebook']}.ipynb")
+        """Grade a submission that `Restore` has seen."""
         try:
-            marks = {mark.cell: mark for mark in grade(source, nb, isolated=self.isolated)}
+            marks = {mark.cell: mark for mark in grade(source_of(self.source, resources), nb, isolated=self.isolated)}
         except SandboxUnavailable as error:
-            self.log.error("%s", error)
-            raise NbGraderException(str(error)) from None
-        nb.cells = marked(nb.cells, source.cells, marks)
+            sys.exit(str(error))  # not of this submission: nbgrader would go on to the next
+        for cell in nb.cells:
+            if grade_id(cell) in marks:
+                cell.outputs = _outputs(marks[grade_id(cell)])
         return nb, resources
 
 
-def marked(cells: Sequence[NotebookNode], originals: Sequence[NotebookNode], marks: Mapping[str, Mark]) -> list[NotebookNode]:
-    """A submission's cells with outputs that say its marks.
+class HideTests(GetGrades):
+    """Grades for the feedback, and no hidden tests in it: what they found stands in the output."""
 
-    Every test of the original is among them once, as the original has it: nbgrader counts what cells say of themselves, so
-    that a copy of a test cell, or one with a name of the student's own, would be a way to points.
-    """
-    by_name = {grade_id(cell): cell for cell in originals if grade_id(cell)}
-    found, seen = [], set()
-    for cell in map(copy.deepcopy, cells):
-        name = grade_id(cell)
-        if name in marks and name not in seen:
-            cell = _with_mark(by_name[name], marks[name])
-        elif name in seen or name not in by_name:
-            cell.metadata.pop("nbgrader", None)
-        if cell.cell_type == "code" and name not in marks:
-            cell.outputs = []
-        seen.add(name)
-        found.append(cell)
-    return found + [_with_mark(by_name[name], mark) for name, mark in marks.items() if name not in seen]
+    def preprocess(self, nb: NotebookNode, resources: Mapping) -> tuple[NotebookNode, Mapping]:
+        """The notebook without the hidden part of its test cells."""
+        for cell in nb.cells:
+            if kind_of(cell) == "test":
+                cell.source = re.sub(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS\n?", "", cell.source, flags=re.DOTALL)
+        return super().preprocess(nb, resources)
 
 
-def _with_mark(test: NotebookNode, mark: Mark) -> NotebookNode:
-    cell = copy.deepcopy(test)
-    cell.outputs = [new_output("stream", name="stdout", text=mark.printed)] if mark.printed else []
-    if mark.message:
-        said = f"{mark.points:g} of {mark.most:g} points: {mark.message}"
-        cell.outputs.append(new_output("error", ename="", evalue=said, traceback=[said]))
-    return cell
+def source_of(folder: str, resources: Mapping) -> NotebookNode:
+    """The source of the notebook that nbgrader is at."""
+    names = resources["nbgrader"]
+    return read(Path(folder) / names["assignment"] / f"{names['notebook']}.ipynb")
 
 
-class HideTests(Preprocessor):
-    """Leaves hidden tests out of the feedback; what they found stands in the output."""
+def restored(cells: Sequence[NotebookNode], originals: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """A submission's cells: of known ones the student's part alone, every test once, and no claim of points elsewhere."""
+    missing = {grade_id(cell): cell for cell in originals if grade_id(cell)}
+    made = []
+    for cell in cells:
+        if (original := missing.pop(grade_id(cell), None)) is None:
+            found = new_code_cell(cell.source) if cell.cell_type == "code" else new_markdown_cell(cell.source)
+        else:
+            found = copy.deepcopy(original)
+            if kind_of(original) == "solution":
+                found.source = cell.source
+        made.append(found)
+    made += [copy.deepcopy(cell) for cell in missing.values() if kind_of(cell) == "test"]
+    for number, cell in enumerate(made, start=1):
+        cell.id = f"cell-{number}"
+    return made
 
-    def preprocess_cell(self, cell: NotebookNode, resources: Mapping, index: int) -> tuple[NotebookNode, Mapping]:
-        """A test cell without its hidden part."""
-        if kind_of(cell) == "test":
-            cell.source = re.sub(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS\n?", "", cell.source, flags=re.DOTALL)
-        return cell, resources
+
+def _outputs(mark: Mark) -> list[NotebookNode]:
+    printed = [new_output("stream", name="stdout", text=mark.printed)] if mark.printed else []
+    if not mark.message:
+        return printed
+    said = f"{mark.points:g} of {mark.most:g} points: {mark.message}"
+    return [*printed, new_output("error", ename="", evalue=said, traceback=[said])]
 
 
 def build(folder: Path = BUILT, names: Sequence[str] = ()) -> list[Path]:

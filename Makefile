@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help plan shard test-serving site site-check paper ablations records figures base test dist artifact bench setup lock lint clean reference check-profile check-gpus machine
+.PHONY: help plan shard test-serving site site-check course course-check leaderboard paper ablations records figures base test dist artifact bench setup lock lint clean reference check-profile check-gpus machine
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -92,7 +92,7 @@ base: setup  ## retrain the base models of the mini world (about 40 minutes on t
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
 
 test: setup  ## run ruff, mypy, pytest and nbval
-	$(PY) -m ruff check corea tests notebooks/site
+	$(PY) -m ruff check corea tests notebooks/site notebooks/course/grading
 	$(PY) -m mypy
 	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile
 	COREA_STATIC=1 COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
@@ -121,6 +121,20 @@ site: setup .venv-site/complete  ## build the site into build/site from executed
 
 site-check: site .venv-site/checks  ## look at the built site in a browser: links, numbers, axe-core (needs chromium and npm)
 	PYTHONPATH="$(CURDIR)" .venv-site/bin/python -m pytest tests/site_check.py -p no:cacheprovider
+
+# The course's machinery lies beside its assignments, as it works in a checkout alone.
+GRADING := PYTHONPATH="$(CURDIR)/notebooks/course" $(PY) -m grading
+COURSE ?= build/course
+
+course: setup  ## build the student version of the course's assignments into build/course/release
+	@$(GRADING) build --folder $(COURSE)
+
+course-check: setup  ## prove the course's grading: solutions, empty releases, wrong solutions, and the teacher's guide
+	@$(GRADING) check --folder build/course-check
+	$(PY) -m pytest tests/course_guide.py -p no:cacheprovider
+
+leaderboard: setup  ## list the students of the course's open assignment by cost at equal accuracy
+	@$(GRADING) leaderboard --folder $(COURSE)
 
 # Docstrings come from the real modules, so the site's environment sees the library's packages behind its own.
 .venv-site/complete: notebooks/site/requirements.txt $(VENV)/complete

@@ -8,6 +8,7 @@ the other.
 import contextlib
 import ctypes
 import errno
+import io
 import json
 import os
 import platform
@@ -41,7 +42,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def enter() -> None:
     """Read the settings, isolate this process, and become `serve`."""
-    settings = json.loads(sys.stdin.buffer.raw.readline())
+    settings = json.loads(io.FileIO(0, closefd=False).readline())  # unbuffered: what follows is for the program it becomes
     with open(__file__) as file:
         source = file.read()
     if _IS_LINUX:
@@ -58,7 +59,7 @@ def enter() -> None:
             _libc.prctl(1, signal.SIGKILL)  # die with the process that started this one
             _new_root(settings)
         except OSError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            print(f"the kernel refuses {error.filename}: {error.strerror}", file=sys.stderr)
             os._exit(UNAVAILABLE)
     else:
         _write_files(settings["scratch"], settings["files"])
@@ -71,7 +72,7 @@ def enter() -> None:
 
 def _new_namespaces() -> None:
     user, group = os.getuid(), os.getgid()
-    _check(_libc.unshare(_NEW_USER | _NEW_MOUNTS | _NEW_NETWORK | _NEW_PIDS | _NEW_IPC))
+    _check(_libc.unshare(_NEW_USER | _NEW_MOUNTS | _NEW_NETWORK | _NEW_PIDS | _NEW_IPC), "new namespaces")
     # not root inside, so that the exec that follows drops every capability
     for name, text in (("setgroups", "deny"), ("uid_map", f"1000 {user} 1"), ("gid_map", f"1000 {group} 1")):
         with open(f"/proc/self/{name}", "w") as file:
@@ -100,11 +101,11 @@ def _new_root(settings: dict) -> None:
     for path in settings["shown"] + settings["shown_again"]:
         attributes = ctypes.create_string_buffer(struct.pack("QQQQ", _READ_ONLY, 0, 0, 0))
         target = ctypes.c_char_p((root + path).encode())
-        _check(_libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, target, _AT_RECURSIVE, attributes, 32))
+        _check(_libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, target, _AT_RECURSIVE, attributes, 32), f"{path} read only")
     _write_files(root + "/scratch", settings["files"])
     os.chdir(root)
-    _check(_libc.syscall(_CALLS[platform.machine()][1], b".", b"."))
-    _check(_libc.umount2(b".", _DETACH))
+    _check(_libc.syscall(_CALLS[platform.machine()][1], b".", b"."), "a root of its own")
+    _check(_libc.umount2(b".", _DETACH), "to leave the old root")
     os.chdir("/scratch")
 
 
@@ -117,10 +118,10 @@ def _write_files(folder: str, files: dict) -> None:
 
 def _mount(source, target, kind, flags, data=None) -> None:
     given = [None if text is None else text.encode() for text in (source, target, kind, data)]
-    _check(_libc.mount(*given[:3], ctypes.c_ulong(flags), given[3]), target)
+    _check(_libc.mount(*given[:3], ctypes.c_ulong(flags), given[3]), f"to mount {target}")
 
 
-def _check(status: int, what: str = "") -> None:
+def _check(status: int, what: str) -> None:
     if status:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
@@ -152,8 +153,8 @@ def forbid_system_calls() -> None:
     program += [(answer, 0, 0, allow)]
     packed = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     whole = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(packed)))
-    _check(_libc.prctl(38, 1, 0, 0, 0))  # no new privileges
-    _check(_libc.prctl(22, 2, whole, 0, 0))
+    _check(_libc.prctl(38, 1, 0, 0, 0), "to give up new privileges")
+    _check(_libc.prctl(22, 2, whole, 0, 0), "the system call filter")
 
 
 # --- values over the channel ----------------------------------------------------------------------

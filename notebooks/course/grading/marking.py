@@ -87,7 +87,8 @@ class _Code:
 
     def __init__(self, cells: Sequence[tuple[str, str]], limits: Limits, files: dict[str, str], isolated: bool):
         self._cells, self._limits, self._files, self._isolated = list(cells), limits, files, isolated
-        self._left, self._sandbox = limits.together, None
+        self._left = limits.together
+        self._sandbox: Sandbox | None = None
         self._lost: set[str] = set()
         self.problems: dict[str, str] = {}
 

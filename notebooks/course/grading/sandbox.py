@@ -66,25 +66,29 @@ class Sandbox:
     files: text by name, put into the code's folder.  isolated: see the head of this module.
     """
 
-    def __init__(self, limits: Limits = Limits(), files: Mapping[str, str] | None = None, *, isolated: bool = True):  # noqa: B008
+    def __init__(self, limits: Limits = Limits(), files: Mapping[str, str] | None = None, *, isolated: bool = True):
         self._limits, self._ends = limits, time.monotonic() + limits.together
         self._folder = tempfile.mkdtemp(prefix="corea-")
         settings = {
             "isolated": isolated, "root": self._folder, "scratch": f"{self._folder}/scratch", "files": dict(files or {}),
             "memory": limits.memory, "seconds": int(limits.together) + 1, **(_view() if isolated else {}),
         }  # fmt: skip
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-I", inside.__file__, "enter"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env={}, bufsize=0, start_new_session=True
         )
-        os.set_blocking(self._process.stdin.fileno(), False)  # code that answers and then never reads must not hold this side
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        self._requests, self._replies = stdin, stdout
+        os.set_blocking(stdin.fileno(), False)  # code that answers and then never reads must not hold this side
         try:
             self._send(settings, time.monotonic() + 30.0)
             self._ask({"run": "", "cell": "cell 0"}, 30.0)
         except CodeStopped as error:
+            why = self._why(isolated)
             self.close()
-            raise SandboxUnavailable(self._why(isolated)) from error
+            raise SandboxUnavailable(why) from error
 
     def run(self, source: str, cell: str) -> None:
         """Execute a cell; CodeError where it raises or is stopped."""
@@ -98,7 +102,7 @@ class Sandbox:
         """Kill the process, whatever it does."""
         self._kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._requests, self._replies, self._errors):
             stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -119,7 +123,7 @@ class Sandbox:
         return f"this machine cannot shut untrusted code in ({said[-1] if said else 'it did not start'}){way_out}"
 
     def _send(self, request: dict, ends: float) -> None:
-        data, descriptor = memoryview(json.dumps(request).encode() + b"\n"), self._process.stdin.fileno()
+        data, descriptor = memoryview(json.dumps(request).encode() + b"\n"), self._requests.fileno()
         try:
             while data:
                 if not select.select([], [descriptor], [], max(0.0, ends - time.monotonic()))[1]:
@@ -144,7 +148,7 @@ class Sandbox:
         return value
 
     def _line(self, ends: float, seconds: float) -> bytes:
-        read, descriptor = bytearray(), self._process.stdout.fileno()
+        read, descriptor = bytearray(), self._replies.fileno()
         while not read.endswith(b"\n"):
             left = ends - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:

@@ -55,6 +55,7 @@ def enter() -> None:
             _new_namespaces()
             child = os.fork()  # the first process of the new process table
             if child:
+                signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))  # so that somebody waits for it
                 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
             _libc.prctl(1, signal.SIGKILL)  # die with the process that started this one
             _new_root(settings)

@@ -86,4 +86,4 @@ def test_the_guide_is_a_page_and_names_every_assignment():
     assert len(text.splitlines()) < 90
     for path in sorted(COURSE.glob("0*/0*.ipynb")):
         points = sum(int(cell.metadata.nbgrader.points) for cell in read(path).cells if kind_of(cell) == "test")
-        assert f"| {path.stem} | {points} |" in text
+        assert f"| [{path.stem}]({path.stem}/{path.name}) | {points} |" in text

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from grading import inside, sandbox
 from grading.assignments import assignments, feedback_of, fill, grade_id, kind_of, read, wrong_solutions
-from grading.converters import build, restored
+from grading.converters import build, released, restored
 from grading.marking import Mark, grade, total
 from grading.proof import ALL, NOTHING, fault_of, submissions
 from grading.records import RECORDS, calibration_table, prices, rows
@@ -89,6 +89,7 @@ def test_a_release_holds_no_solution_no_hidden_test_and_needs_no_library(path, r
     for cell, original in zip(release.cells, read(path).cells, strict=True):
         if kind_of(cell) == "solution":
             assert "raise NotImplementedError" in cell.source and cell.source != original.source
+    assert [cell.source for cell in released(read(path)).cells] == [cell.source for cell in release.cells], "what the site shows"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
@@ -158,7 +159,7 @@ def messages(marks) -> dict[str, str]:
     ("code", "says"),
     [
         ("def pass_at_1(question_ids, right):\n    while True: pass", "stopped after 0.5 seconds: an endless loop?"),
-        ("while True: pass", "there is no function 'pass_at_1'; cell 22: stopped after 1 seconds: an endless loop?"),
+        ("while True: pass", "there is no function 'pass_at_1'; cell 22: stopped after 2 seconds: an endless loop?"),
         ("import os; os._exit(0)", "there is no function 'pass_at_1'; cell 22: its process ended"),
         ("def pass_at_1(question_ids, right):\n    return Always()\nclass Always:\n    def __eq__(self, other): return True",
          "a value of type Always; use numbers, text"),
@@ -170,7 +171,7 @@ def messages(marks) -> dict[str, str]:
 def test_one_bad_cell_costs_its_own_points_and_the_feedback_says_why(code, says, releases):
     source = read(SOURCES[0])
     number = 1 + [grade_id(cell) for cell in source.cells].index("pass_at_1")
-    marks = grade(source, solved(releases[IDS[0]], source, "pass_at_1", code), limits=Limits(cell=1, call=0.5))
+    marks = grade(source, solved(releases[IDS[0]], source, "pass_at_1", code), limits=Limits(cell=2, call=0.5))
     said = messages(marks)
     assert set(said) <= {"pass_at_1_seen", "pass_at_1_hidden"}
     assert says.replace("cell 22", f"cell {number}") in said["pass_at_1_hidden"]
@@ -213,13 +214,12 @@ CHEATS = {
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_cheat_gets_no_more_than_code_that_returns_nonsense(cheat, releases):
-    """Of the empty release with a cell of the student's own in front, in two assignments; True is what a forged reply says."""
-    for path in SOURCES[2], SOURCES[5]:
-        source, stem = read(path), path.stem
-        made = new_notebook(cells=[new_code_cell(textwrap.dedent(CHEATS[cheat])), *releases[stem].cells])
-        marks = grade(source, made, limits=Limits(cell=1, call=1, together=2))
-        assert total(marks)[0] == 0, messages(marks)
-        assert not any(mark.printed for mark in marks)
+    """Of the empty release with a cell of the student's own in front; True is what a forged reply says."""
+    path = SOURCES[5] if "prints" in cheat else SOURCES[2]
+    made = new_notebook(cells=[new_code_cell(textwrap.dedent(CHEATS[cheat])), *releases[path.stem].cells])
+    marks = grade(read(path), made, limits=Limits(cell=1, call=1, together=2))
+    assert total(marks)[0] == 0, messages(marks)
+    assert not any(mark.printed for mark in marks)
 
 
 def test_a_submission_cannot_claim_points_or_take_tests_away(releases):
@@ -366,14 +366,13 @@ def test_replies_of_its_own_are_values_or_nothing():
             return "returned"
     """
     for text in ('{"value": 7}\n', '{"value": {"#table": 5}}\n', '{"error": "x"}\n', "[]\n", "[" * 5000 + "\n", "\xff\n", "{}\n"):
-        for times in (1, 3):
-            with Sandbox() as box:
-                box.run(textwrap.dedent(code), "cell 1")
-                for _ in range(3):
-                    try:
-                        assert box.call("attack", text, times) in (7, "returned")
-                    except CodeError as error:
-                        assert "\n" not in str(error)
+        with Sandbox() as box:
+            box.run(textwrap.dedent(code), "cell 1")
+            for times in (1, 1, 3):
+                try:
+                    assert box.call("attack", text, times) in (7, "returned")
+                except CodeError as error:
+                    assert "\n" not in str(error)
 
 
 def test_code_that_takes_no_calls_is_stopped():

@@ -272,6 +272,8 @@ def test_a_widget_is_shown_by_its_picture_or_not_at_all(tmp_path, kinds, expecte
         ("[claims](../figures/cpu/claims.md)", "[claims](../claims.md)"),
         ("[that page](https://arxiv.org/abs/2603.03752)", "[that page](https://arxiv.org/abs/2603.03752)"),
         ("[here](#prices)", "[here](#prices)"),
+        ("[the course](course/README.md)", "[the course](../course/index.md)"),
+        ("[5](course/05-cascade/05-cascade.ipynb)", "[5](../course/05-cascade.ipynb)"),
         ("the [README](../README.md), [none](no.ipynb)", "the README, none"),
     ],
 )
@@ -285,6 +287,9 @@ def test_the_layout_has_every_notebook_and_module_and_no_link_that_leads_nowhere
     assert {p.name for p in (laid / "notebooks").iterdir()} == {p.name for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
     modules = {p.stem for p in (ROOT / "corea").glob("*.py")} - {"__init__"}
     assert {p.stem for p in (laid / "api").iterdir()} == modules | {"index"}
+    shown = {path.stem: path.read_text() for path in (laid / "course").glob("*.ipynb")}
+    assert set(shown) == {path.stem for path in (ROOT / "notebooks" / "course").glob("0*/*.ipynb")}
+    assert not any("SOLUTION" in text or "HIDDEN" in text for text in shown.values()), "students read the site"
     sources = {path: path.read_text() for path in laid.rglob("*.md")}
     for path in (laid / "notebooks").iterdir():
         cells = json.loads(path.read_text())["cells"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent.parent
+COURSE = ROOT / "notebooks" / "course"
 ROOMS = {
     "Questions and answers": "tasks hubsets mini prompts parser grader",
     "Models": "engines servers service models compute processes",
@@ -95,9 +96,11 @@ def _page_of(path: Path) -> str | None:
         return None
     if path.parent == notebooks and path.suffix == ".ipynb":
         return f"notebooks/{path.name}"
+    if path.parent.parent == notebooks / "course" and path.suffix == ".ipynb":
+        return f"course/{path.name}"
     if path.parent == SITE and path.suffix == ".md":
         return path.name
-    pages = {notebooks / "course" / "README.md": "course/index.md", ROOT / "figures" / "cpu" / "claims.md": "claims.md"}
+    pages = {COURSE / "README.md": "course/index.md", ROOT / "figures" / "cpu" / "claims.md": "claims.md"}
     return pages.get(path)
 
 
@@ -141,12 +144,16 @@ def _write_api(folder: Path) -> None:
 
 
 def _write_course(folder: Path) -> None:
-    """The course's page and its place in the contents, where the course is there."""
-    source = ROOT / "notebooks" / "course" / "README.md"
-    if not source.exists():
-        return
+    """The course's page, its assignments as students get them, and its place in the contents."""
+    sys.path.insert(0, str(COURSE))
+    from grading import assignments, converters
+
     (folder / "course").mkdir()
-    text = _on_site(source.read_text(encoding="utf-8"), source.parent)
+    for path in assignments.assignments():
+        shown = converters.released(assignments.read(path))
+        (folder / "course" / path.name).write_text(json.dumps(shown), encoding="utf-8")
+    text = _on_site((COURSE / "README.md").read_text(encoding="utf-8"), COURSE)
+    text += "\n```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
     (folder / "course" / "index.md").write_text(text, encoding="utf-8")
     index = (folder / "index.md").read_text(encoding="utf-8")
     index = index.replace("\napi/index\n", "\napi/index\ncourse/index\n")

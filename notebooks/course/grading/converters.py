@@ -13,7 +13,7 @@ from unittest import mock
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from nbgrader.apps import NbGraderAPI
-from nbgrader.preprocessors import GetGrades, NbGraderPreprocessor
+from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions, GetGrades, NbGraderPreprocessor
 from traitlets import Bool, Unicode
 from traitlets.config import Config
 
@@ -133,6 +133,14 @@ def _outputs(mark: Mark) -> list[NotebookNode]:
         return printed
     said = f"{mark.points:g} of {mark.most:g} points: {mark.message}"
     return [*printed, new_output("error", ename="", evalue=said, traceback=[said])]
+
+
+def released(notebook: NotebookNode) -> NotebookNode:
+    """What students get of a source: no solutions and no hidden tests; to look at, as nbgrader's book does not know of it."""
+    found = copy.deepcopy(notebook)
+    for preprocessor in (ClearSolutions(), ClearHiddenTests()):
+        found, _ = preprocessor.preprocess(found, {"language": "python"})
+    return found
 
 
 def build(folder: Path = BUILT, names: Sequence[str] = ()) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -79,6 +80,18 @@ def test_feedback_names_the_mistake_and_hides_the_tests(graded):
     assert "is a high score what should stand?" in pages["eve"]
     assert "No such file or directory" in pages["mal"] and "root:" not in pages["mal"]
     assert not any("held_out" in page or "HIDDEN TESTS" in page for page in pages.values())
+
+
+def test_where_code_cannot_be_shut_in_nothing_is_graded(graded):
+    """One line, and no copy left that nbgrader would take for graded; in a namespace that may make no others."""
+    folder, _ = graded
+    refuse = "echo 0 > /proc/sys/user/max_user_namespaces && exec nbgrader autograde 06-open --student=ada --force"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["unshare", "-Ur", "bash", "-c", refuse], cwd=folder, env=environment, capture_output=True, text=True)
+    if "max_user_namespaces" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip(f"namespaces cannot be refused here: {done.stderr.strip()}")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("this machine cannot shut untrusted code in (")
+    assert not (folder / "autograded" / "ada" / NAME).exists()
 
 
 def test_the_guide_is_a_page_and_names_every_assignment():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,7 +86,8 @@ class ExecuteApart(NbGraderPreprocessor):
         try:
             marks = {mark.cell: mark for mark in grade(source_of(self.source, resources), nb, isolated=self.isolated)}
         except SandboxUnavailable as error:
-            sys.exit(str(error))  # not of this submission: nbgrader would go on to the next
+            shutil.rmtree(resources["metadata"]["path"])  # of nbgrader's copy, or it is taken for graded the next time
+            sys.exit(str(error))
         for cell in nb.cells:
             if grade_id(cell) in marks:
                 cell.outputs = _outputs(marks[grade_id(cell)])
@@ -150,7 +152,8 @@ def build(folder: Path = BUILT, names: Sequence[str] = ()) -> list[Path]:
     """
     chosen = assignments(names)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "nbgrader_config.py").write_text(CONFIG)
+    if not (folder / "nbgrader_config.py").exists():  # a teacher's changes stay
+        (folder / "nbgrader_config.py").write_text(CONFIG)
     for path in chosen:
         source = folder / "source" / path.stem
         source.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,7 @@ def test_the_citation_has_what_its_format_asks_for():
 
 def test_the_lock_file_holds_every_dependency_that_is_tested_with():
     locked = {line.split("==")[0].lower() for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["test"]]
+    wanted = [*PROJECT["project"]["dependencies"], *(need for extra in ("test", "course") for need in PROJECT["project"]["optional-dependencies"][extra])]
     assert {re.match(r"[\w.-]+", need).group().lower() for need in wanted} <= locked
     names = [line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]]
     assert names == sorted(names, key=str.lower)

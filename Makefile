@@ -92,7 +92,7 @@ base: setup  ## retrain the base models of the mini world (about 40 minutes on t
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
 
 test: setup  ## run ruff, mypy, pytest and nbval
-	$(PY) -m ruff check corea tests notebooks/site notebooks/course/grading
+	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile
 	COREA_STATIC=1 COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)

@@ -1,0 +1,98 @@
+"""What a rebuilding of the package must not move: hashes of profiles, runs and records, and the bytes of the drawn numbers.
+
+`python -m tests.golden write` writes `tests/golden.json` (for maintainers, when a new run is tracked); `python -m tests.golden
+check FOLDER` compares the CSV files that notebooks drew into a folder with it, and exits 1 if one differs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from corea import ablations, grpo, pipeline
+from corea.files import settings_hash, sha256_of
+from corea.profiles import PROFILES, TRAINED, load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden.json"
+
+
+def profile_hashes() -> dict[str, str]:
+    """The hash of each profile's settings, without the machine's paths."""
+    return {name: settings_hash(load_profile(name).settings()) for name in sorted(PROFILES)}
+
+
+def setting_hashes() -> dict[str, str]:
+    """The hash of the reward and GRPO settings of every run of every profile."""
+    found = {}
+    for name in sorted(PROFILES):
+        profile = load_profile(name)
+        for system, reward in TRAINED.items():
+            found[f"{name}/{system}"] = settings_hash([reward, profile.grpo.made_of()])
+        for variant in ablations.variants_of(profile):
+            chosen = ablations.VARIANTS[variant]
+            found[f"{name}/{variant}"] = settings_hash([chosen.reward, chosen.settings(profile).made_of()])
+    return found
+
+
+def run_hashes() -> dict[str, str]:
+    """The hash by which a run of the mini world is found again, for every run that starts from the shipped SLM."""
+    found = {}
+    for name in ("cpu", "smoke"):
+        profile = load_profile(name)
+        questions = pipeline.training_questions(profile)
+        runs = {system: (reward, profile.grpo) for system, reward in TRAINED.items()}
+        for variant in ablations.variants_of(profile):
+            chosen = ablations.VARIANTS[variant]
+            if chosen.base is None:
+                runs[variant] = (chosen.reward, chosen.settings(profile))
+        for run, (reward, settings) in runs.items():
+            made = grpo._hash(profile.slm, reward, questions, settings, profile.compute, profile.instruction)
+            found[f"{name}/{run}"] = made
+    return found
+
+
+def record_hashes() -> dict[str, str]:
+    """The hash by which records of the base models are found again, as `pipeline.answer_sets` makes it."""
+    found = {}
+    for name in ("cpu", "smoke"):
+        profile = load_profile(name)
+        for system in ("SLM", "LLM"):
+            model = grpo.fingerprint(pipeline.model_folder(profile, system))
+            for dataset in pipeline.all_sets(profile):
+                found[f"{name}/{system}/{dataset}"] = settings_hash([
+                    model, pipeline.evaluation_questions(profile, dataset), profile.samples, profile.temperature,
+                    profile.max_new_tokens, profile.instruction, profile.seed, "log-probabilities",
+                ])  # fmt: skip
+    return found
+
+
+def drawn(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every CSV in a folder of figures."""
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.csv"))}
+
+
+def golden() -> dict:
+    """What lies in `tests/golden.json`."""
+    return json.loads(GOLDEN.read_text())
+
+
+def main(arguments: list[str]) -> int:
+    """The command line."""
+    if arguments == ["write"]:
+        found = {
+            "profiles": profile_hashes(), "settings": setting_hashes(), "runs": run_hashes(), "records": record_hashes(),
+            "csv": drawn(ROOT / "figures" / "cpu"),
+        }  # fmt: skip
+        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        return 0
+    (_, folder), kept = arguments, golden()["csv"]
+    now = drawn(Path(folder))
+    wrong = sorted(name for name in {*kept, *now} if kept.get(name) != now.get(name))
+    print(f"golden: {len(kept) - len(wrong)} of {len(kept)} CSV files have the same bytes", *wrong, sep="\n  ")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -24,9 +24,9 @@ export COREA_ROOT := $(abspath $(COREA_ROOT))
 endif
 DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
-NOTEBOOK := $(PY) -m corea.notebooks
-LIBRARY := corea/profiles.py corea/tasks.py corea/mini.py corea/grpo.py corea/rewards.py $(if $(HUB),corea/hubsets.py corea/compute.py)
-ASKING := corea/engines.py corea/parser.py corea/grader.py corea/pipeline.py corea/estimators.py
+NOTEBOOK := $(PY) -m corea.paper.execute
+LIBRARY := corea/paper/profiles.py $(wildcard corea/questions/*.py) corea/grpo.py corea/rewards.py $(if $(HUB),corea/questions/hub.py corea/support/hardware.py)
+ASKING := corea/engines/base.py corea/parser.py corea/grader.py corea/paper/runs.py corea/analysis/sources.py
 BASE := data/base/slm/model.safetensors data/base/llm/model.safetensors
 
 # One thread a process: the same bytes however many processes run side by side.
@@ -83,7 +83,7 @@ endef
 $(foreach s,SLM LLM,$(eval $(call RECORDS_RULE,$(s),$(BASE))))
 $(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(EXECUTED)/04_train-$(s).ipynb)))
 
-$(EXECUTED)/09_ablate-%.ipynb: notebooks/09_ablate.ipynb $(LIBRARY) $(ASKING) corea/ablations.py corea/pretrain.py $(BASE)
+$(EXECUTED)/09_ablate-%.ipynb: notebooks/09_ablate.ipynb $(LIBRARY) $(ASKING) corea/paper/variants.py corea/mini/pretrain.py $(BASE)
 	@echo "ablate $*: $(if $(wildcard $@),older than what it is made from: checked again,no whole $@)"
 	@$(NOTEBOOK) $< $@ -p profile $(PROFILE) -p variant $*
 
@@ -101,7 +101,7 @@ TEST_JOBS ?= 2
 CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb) notebooks/12_your_own_data.ipynb
 
 plan: $(VENV)/complete  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
-	@$(PY) -m corea.plan --profile $(PROFILE)
+	@$(PY) -m corea.paper.plan --profile $(PROFILE)
 
 test-serving: setup .venv-serving/complete  ## run the cascade over real servers (vLLM on the CPU, transformers serve); 3.4 GB more
 	$(PY) -m pytest tests/serving.py -s -p no:cacheprovider
@@ -114,7 +114,7 @@ test-serving: setup .venv-serving/complete  ## run the cascade over real servers
 
 site: setup .venv-site/complete  ## build the site into build/site from executed notebooks and docstrings; nothing is executed
 	$(PY) notebooks/site/prepare.py build/site-source
-	$(PY) -m corea.explorer build/site-source/_static/explorer/records.js
+	$(PY) notebooks/site/pack_explorer.py build/site-source/_static/explorer/records.js
 	rm -rf build/site
 	PYTHONPATH="$(CURDIR)" .venv-site/bin/python -m sphinx -W --keep-going -q -j auto -d build/site-doctrees build/site-source build/site
 	@echo "done: open build/site/index.html"
@@ -164,7 +164,7 @@ bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench
 
 reference: setup  ## (for maintainers) make the finished cpu run the tracked reference run, and show it in the notebooks
-	$(PY) -m corea.pipeline --reference
+	$(PY) -m corea.paper.runs --reference
 	for n in $(ALONE); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb || exit 1; done
 	for n in $(ALONE) $(SHOWN); do $(NOTEBOOK) --publish $(EXECUTED)/$$n.ipynb notebooks/$${n%%-*}.ipynb || exit 1; done
 
@@ -184,14 +184,14 @@ $(VENV)/complete: requirements.lock pyproject.toml
 machine: $(if $(HUB),check-gpus $(VENV)/gpu)
 
 check-gpus: $(VENV)/complete
-	@$(PY) -m corea.profiles $(PROFILE)
+	@$(PY) -m corea.paper.profiles $(PROFILE)
 
 $(VENV)/gpu: $(VENV)/complete
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[gpu]'
 	@touch $@
 
 check-profile:
-	@$(PY) -c 'import sys; from corea.profiles import load_profile; load_profile(sys.argv[1])' $(PROFILE) 2> >(tail -n 1 >&2)
+	@$(PY) -c 'import sys; from corea.paper.profiles import load_profile; load_profile(sys.argv[1])' $(PROFILE) 2> >(tail -n 1 >&2)
 
 lock: setup  ## (for maintainers) write requirements.lock from .venv
 	{ head -n 1 requirements.lock; $(PY) -m pip freeze --exclude corea | sed 's/+cpu//'; } > .lock.part && mv .lock.part requirements.lock

@@ -23,8 +23,8 @@ from corea.costs import PriceList
 from corea.parser import parse
 
 if TYPE_CHECKING:
-    from corea.engines import Completion, Engine
-    from corea.tasks import Question
+    from corea.engines.base import Completion, Engine
+    from corea.questions.base import Question
 
 KEY = ["dataset", "question_id", "sample"]
 DEFER_ALL = math.inf

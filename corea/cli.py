@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corea.costs import Price, PriceList
-from corea.files import atomic_write
+from corea.support.files import atomic_write
 
 _KEYS = "API keys are read from COREA_SLM_KEY and COREA_LLM_KEY, or OPENAI_API_KEY for both."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; one clear line and exit status 1 where something is wrong."""
-    from corea.servers import BudgetError, ServerError
+    from corea.serving.client import BudgetError, ServerError
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     given = _parser().parse_args(arguments)
@@ -152,7 +152,7 @@ def _prices(given: argparse.Namespace) -> PriceList | None:
 
 
 def _engine(given: argparse.Namespace, side: str, **options):
-    from corea.servers import ServerEngine
+    from corea.serving.client import ServerEngine
 
     return ServerEngine(
         getattr(given, side), getattr(given, f"{side}_model"), name=side, max_new_tokens=given.max_new_tokens,
@@ -173,10 +173,11 @@ def _dtype(given: argparse.Namespace) -> str:
 
 def _train(given: argparse.Namespace) -> None:
     """RLCC on the questions of a file; launched again in several processes where there are several GPUs."""
-    from corea import grpo, processes
-    from corea.compute import Compute
+    from corea import grpo
+    from corea.questions.load import load_jsonl
     from corea.rewards import REWARDS
-    from corea.tasks import load_jsonl
+    from corea.support import processes
+    from corea.support.hardware import Compute
 
     compute = Compute(
         gpus=given.gpus, dtype=_dtype(given), rollouts=given.rollout_engine, lora_rank=given.lora_rank, micro_batch=given.micro_batch,
@@ -204,18 +205,19 @@ def _evaluate(given: argparse.Namespace) -> None:
     """Records of a model on the questions of a file, and its metrics with intervals; records already there are kept."""
     import pandas as pd
 
-    from corea import grpo, pipeline
-    from corea.files import git_commit, settings_hash
+    from corea import grpo
     from corea.grader import Grader
+    from corea.paper import runs
+    from corea.questions.load import load_jsonl
     from corea.records import write_records
-    from corea.tasks import load_jsonl
+    from corea.support.files import git_commit, settings_hash
 
     questions, name = load_jsonl(given.questions), Path(given.model).name
     model = given.model if given.server else grpo.fingerprint(given.model)
     settings = settings_hash([model, questions, given.samples, given.temperature, given.max_new_tokens, given.seed, given.no_instruction])
-    if pipeline.settings_of(given.out) != settings:
+    if runs.settings_of(given.out) != settings:
         with Grader() as grader:
-            rows = pipeline.answered(
+            rows = runs.answered(
                 _own_engine(given, name), grader, questions, given.questions.stem, "in-domain", samples=given.samples, seed=given.seed
             )
         named = {"profile": "own", "system": name, "run": model[:12], "seed": given.seed, "settings": settings}
@@ -225,12 +227,12 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 def _own_engine(given: argparse.Namespace, name: str):
     """What answers: a server, or a model run here."""
-    from corea.compute import Compute
-    from corea.engines import model_engine
+    from corea.engines.base import model_engine
+    from corea.support.hardware import Compute
 
     options = {"name": name, "max_new_tokens": given.max_new_tokens, "temperature": given.temperature, "instruction": _instruction(given)}
     if given.server:
-        from corea.servers import Budget, ServerEngine
+        from corea.serving.client import Budget, ServerEngine
 
         if math.isfinite(given.budget) and given.price is None:
             raise ValueError("--budget needs --price")
@@ -259,8 +261,8 @@ def _answer(given: argparse.Namespace) -> None:
 
     from corea.cascade import Cascade
     from corea.grader import Grader
-    from corea.servers import Budget
-    from corea.tasks import load_jsonl
+    from corea.questions.load import load_jsonl
+    from corea.serving.client import Budget
 
     questions, prices, budget = load_jsonl(given.questions), _prices(given), Budget(given.budget)
     slm, llm = (
@@ -295,7 +297,7 @@ class _Shown:
 def _serve(given: argparse.Namespace) -> None:
     import uvicorn
 
-    from corea.service import build_app
+    from corea.serving.app import build_app
 
     key = os.environ.get("COREA_API_KEY")
     app = build_app(_engine(given, "slm"), _engine(given, "llm"), given.threshold, prices=_prices(given), api_key=key)

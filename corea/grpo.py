@@ -2,7 +2,7 @@
 
 TRL samples, normalises, and steps.  This room chooses its settings, hands it our rewards, watches the rollouts, refuses
 to train on after a collapse, and makes a run that was killed at any moment go on as if it had not been.  The same code
-runs in one process and in several (`accelerate launch`, see `corea.processes`), with all weights or a low-rank adapter.
+runs in one process and in several (`accelerate launch`, see `corea.support.processes`), with all weights or a low-rank adapter.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from corea import parser, processes, prompts
-from corea.compute import Compute
-from corea.files import atomic_write, git_commit, settings_hash, sha256_of
+from corea import parser, prompts
 from corea.grader import Grader
-from corea.models import revision_of
+from corea.questions.base import Question
 from corea.rewards import RewardSpec, text_of
-from corea.tasks import Question
+from corea.support import processes
+from corea.support.files import atomic_write, git_commit, settings_hash, sha256_of
+from corea.support.hardware import Compute
+from corea.support.models import revision_of
 
 SETTINGS = "settings.json"
 COMPLETE = "complete.json"  # written last, so a checkpoint or run without it was cut off while being written
@@ -129,7 +130,7 @@ def train(
     CPU; launched by `accelerate`, every process calls this with the same arguments.  Raises ValueError where the folder
     holds a run made with other settings, CollapseError as said there.
     """
-    from corea.callbacks import Watch
+    from corea._callbacks import Watch
 
     folder, compute = Path(folder), compute or Compute()
     run = Run(name, folder, _hash(base, reward, questions, settings, compute, instruction))
@@ -171,7 +172,7 @@ def build_trainer(
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    from corea.callbacks import MarkWhole
+    from corea._callbacks import MarkWhole
 
     compute = compute or Compute()
     # Before the model is loaded: ZeRO-3 loads it in parts, and learns from the arguments that it should.
@@ -191,7 +192,7 @@ def build_trainer(
 
 def _trained_model(base: str | Path, compute: Compute):
     """The model to be trained: its own weights in float32, or frozen ones under an adapter in the profile's dtype."""
-    from corea.engines import load_model
+    from corea.engines.base import load_model
 
     return load_model(base, dtype=compute.dtype if compute.lora_rank else "float32")
 

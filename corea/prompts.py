@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from corea.models import revision_of
-from corea.tasks import Question
+from corea.questions.base import Question
+from corea.support.models import revision_of
 
 INSTRUCTION = (
     "Solve the problem step by step, then say how likely your answer is to be right. Reply in exactly this form: "

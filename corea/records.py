@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corea.files import atomic_write
+from corea.support.files import atomic_write
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:

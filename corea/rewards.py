@@ -19,8 +19,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
-from corea import processes
 from corea.parser import Response, parse
+from corea.support import processes
 
 if TYPE_CHECKING:
     from corea.grader import Grader

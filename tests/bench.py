@@ -17,12 +17,13 @@ import numpy as np
 from transformers import PrinterCallback
 from transformers.utils.logging import set_verbosity_error
 
-from corea import callbacks, cascade, grpo, parser, pipeline, prompts
-from corea.compute import Compute
-from corea.engines import load_model
+from corea import _callbacks, cascade, grpo, parser, prompts
+from corea.engines.base import load_model
 from corea.grader import Grader
-from corea.profiles import TRAINED, load_profile
-from corea.tasks import load_questions
+from corea.paper import runs
+from corea.paper.profiles import TRAINED, load_profile
+from corea.questions.load import load_questions
+from corea.support.hardware import Compute
 
 PAIRS = 5
 STEPS = 4
@@ -45,7 +46,7 @@ def grpo_step() -> None:
 
         def ours():
             trainer = grpo.build_trainer(profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader)
-            trainer.add_callback(callbacks.Watch("ours", STEPS, False))
+            trainer.add_callback(_callbacks.Watch("ours", STEPS, False))
             return trainer
 
         def bare():
@@ -87,7 +88,7 @@ def generation() -> None:
     questions = load_questions("drill", "test", size=64)
     speeds = {}
     for system in ("SLM", "LLM"):
-        engine = pipeline.engine_for(profile, system)
+        engine = runs.engine_for(profile, system)
         engine.complete(questions[:4])
         start = time.perf_counter()
         groups = engine.complete(questions, samples=4)

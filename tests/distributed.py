@@ -1,4 +1,4 @@
-"""What several processes run in the tests of `corea.processes`: one process's share of rewards, and of a real run.
+"""What several processes run in the tests of `corea.support.processes`: one process's share of rewards, and of a real run.
 
 `python -m tests.distributed rewards FOLDER` in each process (RANK, WORLD_SIZE and an address set), or under `accelerate launch`.
 """
@@ -9,13 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-from corea import grpo, processes
-from corea.compute import Compute
+from corea import grpo
 from corea.grader import Grader
-from corea.profiles import load_profile
+from corea.paper.profiles import load_profile
 from corea.prompts import response_text
+from corea.questions.load import load_questions
 from corea.rewards import REWARDS, confidence_reward
-from corea.tasks import load_questions
+from corea.support import processes
+from corea.support.hardware import Compute
 
 GROUP = 4
 SETTINGS = grpo.GRPOSettings(

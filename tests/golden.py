@@ -10,9 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from corea import ablations, grpo, pipeline
-from corea.files import settings_hash, sha256_of
-from corea.profiles import PROFILES, TRAINED, load_profile
+from corea import grpo
+from corea.paper import runs, variants
+from corea.paper.profiles import PROFILES, TRAINED, load_profile
+from corea.support.files import settings_hash, sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden.json"
@@ -30,8 +31,8 @@ def setting_hashes() -> dict[str, str]:
         profile = load_profile(name)
         for system, reward in TRAINED.items():
             found[f"{name}/{system}"] = settings_hash([reward, profile.grpo.made_of()])
-        for variant in ablations.variants_of(profile):
-            chosen = ablations.VARIANTS[variant]
+        for variant in variants.variants_of(profile):
+            chosen = variants.VARIANTS[variant]
             found[f"{name}/{variant}"] = settings_hash([chosen.reward, chosen.settings(profile).made_of()])
     return found
 
@@ -41,28 +42,28 @@ def run_hashes() -> dict[str, str]:
     found = {}
     for name in ("cpu", "smoke"):
         profile = load_profile(name)
-        questions = pipeline.training_questions(profile)
-        runs = {system: (reward, profile.grpo) for system, reward in TRAINED.items()}
-        for variant in ablations.variants_of(profile):
-            chosen = ablations.VARIANTS[variant]
+        questions = runs.training_questions(profile)
+        made = {system: (reward, profile.grpo) for system, reward in TRAINED.items()}
+        for variant in variants.variants_of(profile):
+            chosen = variants.VARIANTS[variant]
             if chosen.base is None:
-                runs[variant] = (chosen.reward, chosen.settings(profile))
-        for run, (reward, settings) in runs.items():
-            made = grpo._hash(profile.slm, reward, questions, settings, profile.compute, profile.instruction)
-            found[f"{name}/{run}"] = made
+                made[variant] = (chosen.reward, chosen.settings(profile))
+        for run, (reward, settings) in made.items():
+            digest = grpo._hash(profile.slm, reward, questions, settings, profile.compute, profile.instruction)
+            found[f"{name}/{run}"] = digest
     return found
 
 
 def record_hashes() -> dict[str, str]:
-    """The hash by which records of the base models are found again, as `pipeline.answer_sets` makes it."""
+    """The hash by which records of the base models are found again, as `runs.answer_sets` makes it."""
     found = {}
     for name in ("cpu", "smoke"):
         profile = load_profile(name)
         for system in ("SLM", "LLM"):
-            model = grpo.fingerprint(pipeline.model_folder(profile, system))
-            for dataset in pipeline.all_sets(profile):
+            model = grpo.fingerprint(runs.model_folder(profile, system))
+            for dataset in runs.all_sets(profile):
                 found[f"{name}/{system}/{dataset}"] = settings_hash([
-                    model, pipeline.evaluation_questions(profile, dataset), profile.samples, profile.temperature,
+                    model, runs.evaluation_questions(profile, dataset), profile.samples, profile.temperature,
                     profile.max_new_tokens, profile.instruction, profile.seed, "log-probabilities",
                 ])  # fmt: skip
     return found

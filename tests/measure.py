@@ -1,4 +1,4 @@
-"""Times short real pieces of the cpu profile for `corea.plan`: `python -m tests.measure` writes data/reference/cpu/measured.json.
+"""Times short real pieces of the cpu profile for `corea.paper.plan`: `python -m tests.measure` writes data/reference/cpu/measured.json.
 
 For maintainers: it takes about two minutes on one thread, and the file is tracked.
 """
@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from corea import grpo, pipeline
-from corea.engines import load_model
-from corea.files import atomic_write
+from corea import grpo
+from corea.engines.base import load_model
 from corea.grader import Grader
-from corea.plan import GIB, MEASURED
-from corea.profiles import TRAINED, Profile, load_profile
-from corea.tasks import load_questions
+from corea.paper import runs
+from corea.paper.plan import GIB, MEASURED
+from corea.paper.profiles import TRAINED, Profile, load_profile
+from corea.questions.load import load_questions
+from corea.support.files import atomic_write
 
 NOTE = "other work on the other cores"
 
@@ -79,7 +80,7 @@ def forward(profile: Profile, rows: int = 256, length: int = 64, times: int = 10
 def sampling(profile: Profile, system: str, questions: int) -> dict:
     """Questions of the calibration split, asked three times after a few to warm up."""
     asked = load_questions("drill", "calibration", size=questions, seed=profile.seed)
-    engine, times = pipeline.engine_for(profile, system), []
+    engine, times = runs.engine_for(profile, system), []
     engine.complete(asked[:8])
     for _ in range(3):
         start = time.perf_counter()

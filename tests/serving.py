@@ -26,18 +26,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea import estimators, pipeline, prompts
+from corea import prompts
+from corea.analysis import sources
 from corea.cascade import Cascade
-from corea.engines import Completion
+from corea.engines.base import Completion
+from corea.paper import runs
+from corea.paper.profiles import load_profile
 from corea.parser import parse
-from corea.profiles import load_profile
-from corea.servers import ServerEngine
-from corea.tasks import load_questions
+from corea.questions.load import load_questions
+from corea.serving.client import ServerEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVING = ROOT / os.environ.get("COREA_SERVING", ".venv-serving")
 PROFILE = load_profile("cpu").reference()
-FOLDERS = {"slm": pipeline.model_folder(PROFILE, "L1-SLM"), "llm": PROFILE.llm}
+FOLDERS = {"slm": runs.model_folder(PROFILE, "L1-SLM"), "llm": PROFILE.llm}
 TOKENS = 96
 QUESTIONS = load_questions("drill", "test", size=64) + load_questions("shopping", "test", size=32)
 TIE = 1e-3  # two tokens whose log-probabilities lie this near are a tie, which rounding may decide either way
@@ -122,7 +124,7 @@ def server(url: str, model: str, **options) -> ServerEngine:
 @pytest.fixture(scope="module")
 def here() -> dict:
     """Both models in this process."""
-    found = {side: pipeline.engine_at(PROFILE, folder, side) for side, folder in FOLDERS.items()}
+    found = {side: runs.engine_at(PROFILE, folder, side) for side, folder in FOLDERS.items()}
     for engine in found.values():
         engine.temperature = 0.0
     return found
@@ -190,8 +192,8 @@ def test_the_cascade_over_vllm_keeps_by_stated_confidence_and_by_its_expectation
     assert agree > 0.95 and 0 < sum(a.source == "llm" for a in answers) < len(answers)
     completions = [group[0] for group in server(vllm["slm"], "slm").complete(QUESTIONS)]
     stated = np.array([parse(c.text).confidence for c in completions], dtype=float)
-    rows = pd.DataFrame({"numerals": [estimators.format_numerals(c.numerals) for c in completions]})
-    digits = estimators.digit_expectation(rows)["digits"].to_numpy()
+    rows = pd.DataFrame({"numerals": [sources.format_numerals(c.numerals) for c in completions]})
+    digits = sources.digit_expectation(rows)["digits"].to_numpy()
     known = ~np.isnan(stated) & ~np.isnan(digits)
     print(f"digit expectation: {known.mean():.1%} of completions have one, |expectation - stated| {np.abs(digits - stated)[known].mean():.3f}")
     assert known.mean() > 0.9 and np.all((digits[known] >= 0) & (digits[known] <= 1))
@@ -216,8 +218,8 @@ def test_a_cascade_of_two_kinds_of_servers(transformers_serve, vllm):
 IN_PROCESS = """
 import json, os, sys
 def main():
-    from corea.engines import VLLMEngine
-    from corea.tasks import load_questions
+    from corea.engines.base import VLLMEngine
+    from corea.questions.load import load_questions
     side, folder, out = sys.argv[1:]
     engine = VLLMEngine(folder, name=side, max_new_tokens=96, temperature=0.0, keep_logprobs=True, dtype="float32",
                         max_model_len=256, memory=0.1, chunk=40)

@@ -15,11 +15,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import pack_explorer as explorer
 import pytest
 
-from corea import cascade, explorer, pipeline, report, systems
+from corea import cascade
+from corea.analysis import report, systems
 from corea.costs import Price, PriceList
-from corea.profiles import load_profile
+from corea.paper import runs
+from corea.paper.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "build" / "site"
@@ -115,7 +118,7 @@ def test_nothing_is_loaded_from_elsewhere():
 @pytest.fixture(scope="module")
 def expected():
     """Cost, Pass@1 and share deferred of every setting, by the library."""
-    records = pipeline.load_records(load_profile("cpu").reference(), explorer.SYSTEMS)
+    records = runs.load_records(load_profile("cpu").reference(), explorer.SYSTEMS)
     llm = records[records["system"] == "LLM"]
 
     @functools.cache

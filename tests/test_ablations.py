@@ -9,23 +9,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import ablations, grpo, pipeline
-from corea.profiles import PROFILES, TRAINED, load_profile
+from corea import grpo
+from corea.paper import runs, variants
+from corea.paper.profiles import PROFILES, TRAINED, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("smoke")
 
 
 def test_every_axis_names_variants_that_exist_and_one_that_is_the_anchor_or_shares_its_length():
-    for name, axis in ablations.AXES.items():
-        assert len(axis) >= 3 and set(axis.values()) <= set(ablations.VARIANTS), name
-    steps = {ablations.VARIANTS[run].settings(PROFILE).steps for axis in ablations.AXES.values() for run in axis.values()}
+    for name, axis in variants.AXES.items():
+        assert len(axis) >= 3 and set(axis.values()) <= set(variants.VARIANTS), name
+    steps = {variants.VARIANTS[run].settings(PROFILE).steps for axis in variants.AXES.values() for run in axis.values()}
     assert len(steps) == 1, "runs that are compared are equally long"
 
 
 def test_a_variant_differs_from_the_anchor_in_what_it_names_alone():
-    anchor = ablations.VARIANTS[ablations.ANCHOR].settings(load_profile("cpu"))
-    for name, variant in ablations.VARIANTS.items():
+    anchor = variants.VARIANTS[variants.ANCHOR].settings(load_profile("cpu"))
+    for name, variant in variants.VARIANTS.items():
         if variant.full:
             continue
         settings = variant.settings(load_profile("cpu"))
@@ -37,7 +38,7 @@ def test_a_variant_differs_from_the_anchor_in_what_it_names_alone():
 
 def test_no_two_variants_are_the_same_run():
     cpu = load_profile("cpu")
-    made_of = [(v.reward, tuple(v.settings(cpu).made_of().items()), v.base) for v in ablations.VARIANTS.values()]
+    made_of = [(v.reward, tuple(v.settings(cpu).made_of().items()), v.base) for v in variants.VARIANTS.values()]
     assert len(set(made_of)) == len(made_of)
 
 
@@ -45,7 +46,7 @@ def test_main_systems_have_three_seeds_of_full_length():
     cpu = load_profile("cpu")
     for system, reward in TRAINED.items():
         for seed in (1, 2):
-            variant = ablations.VARIANTS[f"{system}-seed-{seed}"]
+            variant = variants.VARIANTS[f"{system}-seed-{seed}"]
             assert variant.reward == reward
             assert variant.settings(cpu) == dataclasses.replace(cpu.grpo, seed=seed)
 
@@ -58,13 +59,13 @@ def make_says(variable: str, profile: str) -> list[str]:
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_make_knows_the_same_variants(profile):
-    assert tuple(make_says("IN_PAPER", profile)) == ablations.IN_PAPER
+    assert tuple(make_says("IN_PAPER", profile)) == variants.IN_PAPER
     named = make_says("ABLATIONS", profile)
-    assert len(named) == len(set(named)) and set(named) == set(ablations.variants_of(load_profile(profile)))
+    assert len(named) == len(set(named)) and set(named) == set(variants.variants_of(load_profile(profile)))
 
 
 def test_an_unknown_variant_is_one_clear_line(capsys):
-    assert ablations.main(["l3", "--profile", "smoke"]) == 1
+    assert variants.main(["l3", "--profile", "smoke"]) == 1
     assert capsys.readouterr().err.strip().startswith("unknown ablation 'l3' of profile 'smoke'; use one of anchor, none, l2")
 
 
@@ -73,24 +74,24 @@ def profile(tmp_path_factory):
     small = PROFILE.replace(
         root=str(tmp_path_factory.mktemp("root")), calibration_size=6, in_domain_size=6, ood_size=4, samples=2, train_size=32
     )
-    ablations.run(small, "l2")
+    variants.run(small, "l2")
     return small
 
 
 def test_a_run_is_trained_recorded_and_read_back(profile):
-    records = ablations.load_records(profile, ["l2"])
+    records = variants.load_records(profile, ["l2"])
     assert set(records["system"]) == {"l2"} and records["numerals"].notna().any()
-    assert set(records["run"]) == {grpo.run_settings(ablations.run_folder(profile, "l2"))}
-    assert set(ablations.load_logs(profile, ["l2"])["run"]) == {"l2"}
-    where = ablations.where_from(profile).set_index("variant")["results"]
+    assert set(records["run"]) == {grpo.run_settings(variants.run_folder(profile, "l2"))}
+    assert set(variants.load_logs(profile, ["l2"])["run"]) == {"l2"}
+    where = variants.where_from(profile).set_index("variant")["results"]
     assert where["l2"] == "made here" and where["kl"] == "not run"
 
 
 def test_a_finished_run_is_neither_trained_nor_asked_again(profile, monkeypatch):
-    folder = ablations.run_folder(profile, "l2")
+    folder = variants.run_folder(profile, "l2")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     monkeypatch.setattr(grpo, "build_trainer", lambda *a, **k: pytest.fail("trained again"))
-    ablations.run(profile, "l2")
+    variants.run(profile, "l2")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
 
 
@@ -99,32 +100,32 @@ def test_a_collapse_is_told_and_has_no_records(profile, monkeypatch, capsys):
         raise grpo.CollapseError("stopped at step 40: accuracy fell")
 
     monkeypatch.setattr(grpo, "train", collapse)
-    assert ablations.run(profile, "kl") is False
+    assert variants.run(profile, "kl") is False
     assert "kl: stopped at step 40: accuracy fell; there are no records of it" in capsys.readouterr().out
 
 
 def test_a_run_that_was_cut_off_does_not_stand_for_a_whole_one(profile):
-    path = ablations.run_folder(profile, "l2") / "records" / "l2" / "weave.parquet"
+    path = variants.run_folder(profile, "l2") / "records" / "l2" / "weave.parquet"
     aside = path.rename(path.with_suffix(".aside"))
-    assert ablations.results_folder(profile, "l2") is None
+    assert variants.results_folder(profile, "l2") is None
     aside.rename(path)
-    assert ablations.results_folder(profile, "l2") == ablations.run_folder(profile, "l2")
+    assert variants.results_folder(profile, "l2") == variants.run_folder(profile, "l2")
 
 
 def test_without_any_run_the_error_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `make ablations`"):
-        ablations.load_records(PROFILE.replace(root=str(tmp_path)))
+        variants.load_records(PROFILE.replace(root=str(tmp_path)))
 
 
 def test_seeds_of_the_main_systems_are_found_by_name():
     main = pd.DataFrame({"system": ["L1-SLM", "RLVR-SLM", "Brier-SLM"]})
     extra = pd.DataFrame({"system": ["L1-SLM-seed-1", "L1-SLM-seed-2", "anchor"]})
-    found = ablations.seeds_of(extra, main)
+    found = variants.seeds_of(extra, main)
     assert {system: len(runs) for system, runs in found.items()} == {"RLVR-SLM": 1, "Brier-SLM": 1, "L1-SLM": 3}
 
 
 def test_a_smaller_slm_is_a_cheaper_one():
-    prices = {name: each.slm.prompt for name, each in ablations.prices_of(load_profile("cpu")).items()}
+    prices = {name: each.slm.prompt for name, each in variants.prices_of(load_profile("cpu")).items()}
     assert prices["tiny"] < prices["small"] < prices["llama"] == pytest.approx(prices["anchor"], rel=0.05)
     assert prices["honest-0"] == prices["anchor"]
 
@@ -134,4 +135,4 @@ def test_a_setting_that_came_later_does_not_make_finished_runs_strangers():
     settings = load_profile("cpu").grpo
     assert "aggregation" not in settings.made_of()
     assert dataclasses.replace(settings, aggregation="normalize_then_sum").made_of()["aggregation"] == "normalize_then_sum"
-    assert pipeline.CALIBRATION == "calibration"
+    assert runs.CALIBRATION == "calibration"

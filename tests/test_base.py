@@ -9,23 +9,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import (
-    ablations,
-    cascade,
-    claims,
-    engines,
-    metrics,
-    mini,
-    pipeline,
-    pretrain,
-    report,
-    systems,
-    tasks,
-)  # fmt: skip
+from corea import cascade, metrics
+from corea.analysis import report, systems
+from corea.engines import base as engines
 from corea.grader import Grader
 from corea.grpo import fingerprint
-from corea.profiles import load_profile
-from corea.tasks import load_questions
+from corea.mini import pretrain
+from corea.paper import claims, runs, variants
+from corea.paper.profiles import load_profile
+from corea.questions import base, generated  # fmt: skip
+from corea.questions.load import load_questions
 
 PROFILE = load_profile("cpu")
 REFERENCE = PROFILE.reference()
@@ -33,7 +26,7 @@ REFERENCE = PROFILE.reference()
 
 @pytest.fixture(scope="module")
 def records() -> pd.DataFrame:
-    return pipeline.load_records(REFERENCE)
+    return runs.load_records(REFERENCE)
 
 
 @pytest.mark.parametrize("spec", [pretrain.SLM, pretrain.LLM], ids=lambda spec: spec.name)
@@ -66,15 +59,15 @@ def test_the_base_slm_looks_like_an_untrained_slm(records):
 def test_the_base_slm_has_room_to_grow(records):
     """pass@8 at least 15 points over Pass@1, on calibration questions."""
     questions = load_questions("drill", "calibration", size=176)
-    engine = pipeline.engine_for(PROFILE, "SLM")
+    engine = runs.engine_for(PROFILE, "SLM")
     with Grader() as grader:
-        rows = pd.DataFrame(pipeline.answered(engine, grader, questions, "calibration", "calibration", samples=8, seed=0))
+        rows = pd.DataFrame(runs.answered(engine, grader, questions, "calibration", "calibration", samples=8, seed=0))
     found = metrics.evaluate(rows["question_id"], rows["correct"], rows["confidence"], ks=(8,), resamples=0)
     assert found["pass@8"].value - found["pass1"].value >= 0.15
 
 
 def test_the_llm_is_better_on_every_group_and_not_perfect(records):
-    pass1 = records[records["group"] != pipeline.CALIBRATION].groupby(["system", "group", "dataset"])["correct"].mean()
+    pass1 = records[records["group"] != runs.CALIBRATION].groupby(["system", "group", "dataset"])["correct"].mean()
     means = pass1.groupby(["system", "group"]).mean()
     assert (means["LLM"] - means["SLM"] >= 0.15).all(), means
     assert (means["LLM"] <= 0.95).all(), means
@@ -83,25 +76,25 @@ def test_the_llm_is_better_on_every_group_and_not_perfect(records):
 FLAT = {"next-term", "pointer-chase"}  # near 0 on every rung: no look-up in context was learnt; trained on, not reported alone
 
 
-@pytest.mark.parametrize("family", [name for name in mini.FAMILIES if name not in FLAT])
+@pytest.mark.parametrize("family", [name for name in generated.FAMILIES if name not in FLAT])
 def test_the_slm_climbs_from_near_one_to_near_zero(family, records):
     rungs = records[(records["system"] == "SLM") & (records["family"] == family)].groupby("level")["correct"].mean()
     assert rungs.max() >= 0.85 and rungs.min() <= 0.35, rungs
 
 
 def test_the_flat_families_are_named():
-    assert not FLAT & set(tasks.test_datasets())
-    assert set(mini.IN_DOMAIN) > FLAT
+    assert not FLAT & set(base.test_datasets())
+    assert set(generated.IN_DOMAIN) > FLAT
 
 
 def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
     """The numbers of `figures/cpu/` come out of the reference records again, to the byte: also the page of claims."""
     options = {"resamples": PROFILE.resamples, "seed": PROFILE.seed}
-    calibration = records[(records["group"] == pipeline.CALIBRATION) & (records["system"] == "LLM")]
+    calibration = records[(records["group"] == runs.CALIBRATION) & (records["system"] == "LLM")]
     threshold = cascade.llm_pass1(calibration)
-    compared = systems.compare(records, pipeline.question_texts(PROFILE), pipeline.prices_of(PROFILE))
-    variants = dict(tuple(ablations.load_records(REFERENCE).groupby("system")))
-    evidence = claims.Evidence(compared, variants, **options)
+    compared = systems.compare(records, runs.question_texts(PROFILE), runs.prices_of(PROFILE))
+    by_name = dict(tuple(variants.load_records(REFERENCE).groupby("system")))
+    evidence = claims.Evidence(compared, by_name, **options)
     tables = {
         "table_slm": report.table_slm(records, **options),
         "table_verbalized": report.table_cascade(records, threshold, compared.prices, **options),
@@ -114,7 +107,7 @@ def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
 
 
 def test_every_ablation_is_in_the_reference_run():
-    assert (ablations.where_from(REFERENCE)["results"] != "not run").all()
+    assert (variants.where_from(REFERENCE)["results"] != "not run").all()
     tracked = sum(path.stat().st_size for path in Path(REFERENCE.data).rglob("*") if path.is_file())
     assert tracked < 30 * 2**20
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea import claims, systems
+from corea.analysis import systems
+from corea.paper import claims
 from tests.fakes import PRICES, fake_records, fake_texts
 
 

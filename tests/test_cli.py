@@ -7,9 +7,9 @@ import json
 import pytest
 
 from corea import cli, grpo
-from corea.profiles import load_profile
+from corea.paper.profiles import load_profile
+from corea.questions.load import load_questions
 from corea.records import read_records
-from corea.tasks import load_questions
 from tests.faulty import FaultyServer
 
 SLM = load_profile("cpu").slm

@@ -26,7 +26,7 @@ from grading.sandbox import CHECKOUT, CodeError, CodeStopped, Limits, Sandbox, S
 from nbformat.v4 import new_code_cell, new_notebook
 
 from corea import cascade
-from corea.profiles import load_profile
+from corea.paper.profiles import load_profile
 from corea.records import read_records
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,10 +11,10 @@ from collections import Counter
 import pytest
 import torch
 
-from corea.engines import ModelFilesError, TransformersEngine, VLLMEngine, _Sampler, load_model, numerals_of_path
-from corea.files import sha256_of
+from corea.engines.base import ModelFilesError, TransformersEngine, VLLMEngine, _Sampler, load_model, numerals_of_path
 from corea.prompts import load_tokenizer
-from corea.tasks import load_questions
+from corea.questions.load import load_questions
+from corea.support.files import sha256_of
 from tests.tiny import save_tiny
 
 
@@ -130,7 +130,7 @@ def test_keeping_logprobs_changes_no_completion(engine, keeping, questions):
 @pytest.fixture(scope="module")
 def shipped():
     """An engine of the shipped SLM, keeping log-probabilities."""
-    from corea.profiles import load_profile
+    from corea.paper.profiles import load_profile
 
     folder = load_profile("cpu").slm
     return TransformersEngine(

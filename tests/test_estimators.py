@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from corea import estimators
+from corea.analysis import sources
 from tests.fakes import fake_records, fake_texts
 
 
@@ -30,15 +30,15 @@ def llm(records) -> pd.DataFrame:
 
 
 def test_average_probability_is_what_was_kept(slm):
-    assert estimators.average_probability(slm).equals(slm["mean_probability"])
-    assert estimators.average_probability(slm, "answer").equals(slm["answer_probability"])
+    assert sources.average_probability(slm).equals(slm["mean_probability"])
+    assert sources.average_probability(slm, "answer").equals(slm["answer_probability"])
     with pytest.raises(ValueError, match="over='mean' is not one of all, answer"):
-        estimators.average_probability(slm, "mean")
+        sources.average_probability(slm, "mean")
 
 
 def test_records_without_logprobs_are_one_clear_line(slm):
     with pytest.raises(ValueError, match="records hold no mean_probability: generate them with log-probabilities"):
-        estimators.average_probability(slm.assign(mean_probability=None))
+        sources.average_probability(slm.assign(mean_probability=None))
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_records_without_logprobs_are_one_clear_line(slm):
 )
 def test_digit_expectation(numerals, digits, mass, reason):
     rows = pd.DataFrame({"numerals": ["0.5:1", numerals]})
-    found = estimators.digit_expectation(rows).iloc[1]
+    found = sources.digit_expectation(rows).iloc[1]
     assert found["digits"] == pytest.approx(digits, nan_ok=True), reason
     assert found["mass"] == pytest.approx(mass), reason
 
 
 def test_numerals_survive_being_written_and_lose_only_dust():
     numerals = {"0.0": 2e-6, "0.7": 0.25, "1": 0.74999}
-    assert estimators.parse_numerals(estimators.format_numerals(numerals)) == {"0.7": 0.25, "1": 0.74999}
-    assert estimators.format_numerals(None) is None and estimators.parse_numerals(None) == {}
+    assert sources.parse_numerals(sources.format_numerals(numerals)) == {"0.7": 0.25, "1": 0.74999}
+    assert sources.format_numerals(None) is None and sources.parse_numerals(None) == {}
 
 
 # --- samples ---
@@ -72,7 +72,7 @@ def vote(answers: list, correct: list) -> pd.DataFrame:
         "system": "SLM", "dataset": "drill", "question_id": "q", "sample": range(len(answers)), "answer": answers,
         "correct": correct, "confidence": 0.9, "prompt_tokens": 10, "completion_tokens": [1, 2, 3, 4][: len(answers)],
     })  # fmt: skip
-    return estimators.self_consistency(rows)
+    return sources.self_consistency(rows)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_self_consistency_is_the_majority_at_the_price_of_all(answers, correct, 
 
 
 def test_self_consistency_does_not_depend_on_the_order_of_rows(slm):
-    one = estimators.self_consistency(slm)
-    other = estimators.self_consistency(slm.sample(frac=1, random_state=0)).loc[slm.index]
+    one = sources.self_consistency(slm)
+    other = sources.self_consistency(slm.sample(frac=1, random_state=0)).loc[slm.index]
     pd.testing.assert_frame_equal(one, other[one.columns])
 
 
@@ -113,7 +113,7 @@ def states_of(rows: pd.DataFrame, layers: int = 3, seed: int = 0) -> np.ndarray:
 
 def test_the_probe_finds_the_layer_and_ranks_by_it(slm):
     known, other = slm[slm["group"] == "calibration"], slm[slm["dataset"] == "drill"]
-    probe = estimators.fit_probe(states_of(known), known["correct"], known["question_id"])
+    probe = sources.fit_probe(states_of(known), known["correct"], known["question_id"])
     assert probe.layer == 1 and 1 <= probe.epochs <= 200
     found = probe.predict(states_of(other, seed=1))
     assert ((found >= 0) & (found <= 1)).all()
@@ -123,7 +123,7 @@ def test_the_probe_finds_the_layer_and_ranks_by_it(slm):
 def test_the_probe_stops_early_on_noise(slm):
     known = slm[slm["group"] == "calibration"]
     noise = np.random.default_rng(0).normal(size=(len(known), 1, 64))
-    probe = estimators.fit_probe(noise, known["correct"], known["question_id"])
+    probe = sources.fit_probe(noise, known["correct"], known["question_id"])
     assert probe.epochs < 100, "held-out loss stops falling soon where there is nothing to learn"
 
 
@@ -134,9 +134,9 @@ def test_calibration_rows_are_judged_by_a_probe_that_did_not_see_them(slm):
     known = known.assign(correct=outcome)
     number = pd.factorize(known["question_id"])[0]
     states = np.eye(number.max() + 1)[number][:, None, :] * 5
-    _, found = estimators.probe_confidences({"calibration": states}, {"calibration": known}, "calibration")
+    _, found = sources.probe_confidences({"calibration": states}, {"calibration": known}, "calibration")
     assert abs(roc_auc_score(known["correct"], found["calibration"]) - 0.5) < 0.25
-    seen = estimators.fit_probe(states, known["correct"], known["question_id"]).predict(states)
+    seen = sources.fit_probe(states, known["correct"], known["question_id"]).predict(states)
     assert roc_auc_score(known["correct"], seen) > 0.8
 
 
@@ -144,12 +144,12 @@ def test_calibration_rows_are_judged_by_a_probe_that_did_not_see_them(slm):
 def test_a_probe_without_both_outcomes_is_one_clear_line(slm, value):
     known = slm[slm["group"] == "calibration"]
     with pytest.raises(ValueError, match="part of the calibration split has no right, or no wrong, answers"):
-        estimators.fit_probe(states_of(known), np.full(len(known), value), known["question_id"])
+        sources.fit_probe(states_of(known), np.full(len(known), value), known["question_id"])
 
 
 def test_a_probe_of_other_rows_is_one_clear_line(slm):
     with pytest.raises(ValueError, match=r"states, \d+ grades and \d+ question ids"):
-        estimators.fit_probe(np.zeros((3, 1, 2)), [1, 0], ["a", "b"])
+        sources.fit_probe(np.zeros((3, 1, 2)), [1, 0], ["a", "b"])
 
 
 def routed() -> tuple[pd.DataFrame, dict[str, str]]:
@@ -165,46 +165,46 @@ def routed() -> tuple[pd.DataFrame, dict[str, str]]:
 
 def test_the_router_learns_from_calibration_questions_alone():
     records, texts = routed()
-    found = estimators.router_confidences(texts, records, "calibration")
+    found = sources.router_confidences(texts, records, "calibration")
     assert roc_auc_score(records["correct"], found) > 0.95
     swapped = records.assign(correct=records["correct"] ^ (records["group"] == "ood-math"))
-    pd.testing.assert_series_equal(found, estimators.router_confidences(texts, swapped, "calibration"))
+    pd.testing.assert_series_equal(found, sources.router_confidences(texts, swapped, "calibration"))
     assert found.groupby(records["question_id"]).nunique().eq(1).all(), "a router sees the question, not the answer"
 
 
 def test_folds_keep_questions_whole_and_do_not_depend_on_the_table():
     ids = [f"q{n}" for n in range(500)] * 2
-    found = estimators.folds(ids)
+    found = sources.folds(ids)
     assert (found[:500] == found[500:]).all() and set(found) == {0, 1, 2, 3, 4}
-    assert (estimators.folds(ids[::-1])[::-1] == found).all()
+    assert (sources.folds(ids[::-1])[::-1] == found).all()
     assert np.bincount(found).min() > 120
 
 
 def test_gain_prefers_to_keep_what_the_llm_cannot_mend(slm, llm):
     hopeless = llm.assign(correct=False)
     hopeless.loc[::7, "correct"] = True  # both outcomes must be there to fit
-    kept = estimators.deferral_gain(slm, hopeless, "calibration")
-    worth = estimators.deferral_gain(slm, llm.assign(correct=~hopeless["correct"]), "calibration")
+    kept = sources.deferral_gain(slm, hopeless, "calibration")
+    worth = sources.deferral_gain(slm, llm.assign(correct=~hopeless["correct"]), "calibration")
     assert kept.between(0, 1).all() and kept.mean() > worth.mean() + 0.1
 
 
 def test_gain_looks_at_no_test_outcome(slm, llm):
     is_test = slm["group"] != "calibration"
-    one = estimators.deferral_gain(slm, llm, "calibration")
-    other = estimators.deferral_gain(
+    one = sources.deferral_gain(slm, llm, "calibration")
+    other = sources.deferral_gain(
         slm.assign(correct=slm["correct"] ^ is_test), llm.assign(correct=llm["correct"] ^ is_test), "calibration"
     )
     pd.testing.assert_series_equal(one, other)
 
 
 def test_the_oracle_and_gain_need_the_llms_answer_to_each_question(slm, llm):
-    for estimator in (estimators.oracle_confidence, lambda s, m: estimators.deferral_gain(s, m, "calibration")):
+    for estimator in (sources.oracle_confidence, lambda s, m: sources.deferral_gain(s, m, "calibration")):
         with pytest.raises(ValueError, match="the LLM's records lack a question"):
             estimator(slm, llm[llm["group"] != "calibration"])
 
 
 def test_the_oracle_keeps_what_the_llm_could_not_better(slm, llm):
-    found = estimators.oracle_confidence(slm, llm)
+    found = sources.oracle_confidence(slm, llm)
     assert (found[slm["correct"]] == 1).all()
     rescued = (~slm["correct"]).to_numpy() & llm["correct"].to_numpy()
     assert (found[~rescued] == 1).all() and (found[rescued] < 0.5).all()
@@ -215,13 +215,13 @@ def test_the_oracle_keeps_what_the_llm_could_not_better(slm, llm):
 # --- recalibration ---
 
 
-@pytest.mark.parametrize("method", estimators.RECALIBRATIONS)
+@pytest.mark.parametrize("method", sources.RECALIBRATIONS)
 def test_recalibration_never_turns_the_order_around_and_lowers_the_loss(method):
     rng = np.random.default_rng(0)
     truth = rng.random(4000)
     stated = np.clip(truth**0.4, 0, 1).round(1)  # overconfident
     right = rng.random(4000) < truth
-    found = estimators.recalibration(method, stated, right)(stated)
+    found = sources.recalibration(method, stated, right)(stated)
     order = np.argsort(stated, kind="stable")
     assert (np.diff(found[order]) >= -1e-12).all() and ((found >= 0) & (found <= 1)).all()
     assert np.mean((found - right) ** 2) <= np.mean((stated - right) ** 2) + 1e-3
@@ -229,9 +229,9 @@ def test_recalibration_never_turns_the_order_around_and_lowers_the_loss(method):
         assert abs(found.mean() - right.mean()) < 0.02
 
 
-@pytest.mark.parametrize("method", estimators.RECALIBRATIONS)
+@pytest.mark.parametrize("method", sources.RECALIBRATIONS)
 def test_a_confidence_that_was_not_stated_stays_so(method):
-    apply = estimators.recalibration(method, [0.2, np.nan, 0.9, 0.5], [0, 1, 1, 0])
+    apply = sources.recalibration(method, [0.2, np.nan, 0.9, 0.5], [0, 1, 1, 0])
     found = apply(np.array([np.nan, 0.9, 0.2]))
     assert np.isnan(found[0]) and found[1] >= found[2]
     assert np.isnan(apply(np.array([np.nan]))).all()
@@ -239,7 +239,7 @@ def test_a_confidence_that_was_not_stated_stays_so(method):
 
 def test_a_confidence_that_ranks_backwards_is_flattened_and_not_turned_around():
     stated, right = np.tile([0.1, 0.9], 200), np.tile([1, 0], 200)
-    found = estimators.recalibration("platt", stated, right)(np.array([0.1, 0.9]))
+    found = sources.recalibration("platt", stated, right)(np.array([0.1, 0.9]))
     assert found[0] == pytest.approx(found[1])
 
 
@@ -250,12 +250,12 @@ def test_a_confidence_that_ranks_backwards_is_flattened_and_not_turned_around():
 )  # fmt: skip
 def test_what_cannot_be_recalibrated_is_one_clear_line(method, right, message):
     with pytest.raises(ValueError, match=message):
-        estimators.recalibration(method, [0.1, 0.9], right)
+        sources.recalibration(method, [0.1, 0.9], right)
 
 
 def test_random_confidence_knows_nothing_and_is_the_same_each_time(slm):
-    found = estimators.random_confidence(slm)
-    assert found.equals(estimators.random_confidence(slm)) and found.between(0, 1).all()
+    found = sources.random_confidence(slm)
+    assert found.equals(sources.random_confidence(slm)) and found.between(0, 1).all()
     assert abs(roc_auc_score(slm["correct"], found) - 0.5) < 0.08
 
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from corea.profiles import load_profile
+from corea.paper.profiles import load_profile
 from tests import golden
 
 KEPT = golden.golden()

@@ -17,13 +17,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import callbacks, grpo
-from corea.compute import Compute
-from corea.engines import load_model
+from corea import _callbacks, grpo
+from corea.engines.base import load_model
 from corea.grpo import GRPOSettings
-from corea.profiles import load_profile
+from corea.paper.profiles import load_profile
+from corea.questions.load import load_questions
 from corea.rewards import REWARDS
-from corea.tasks import load_questions
+from corea.support.hardware import Compute
 
 SETTINGS = GRPOSettings(
     steps=4, questions_per_step=2, num_generations=4, learning_rate=1e-3, beta=0.03, max_completion_length=48, save_steps=2
@@ -127,7 +127,7 @@ def test_resuming_from_a_whole_checkpoint_gives_the_same_bytes(base, finished, t
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(callbacks.Watch, "on_step_end", stop, raising=False)
+        patch.setattr(_callbacks.Watch, "on_step_end", stop, raising=False)
         train_tiny(base, tmp_path)
     assert grpo._last_whole_checkpoint(tmp_path).endswith("checkpoint-2")
     train_tiny(base, tmp_path)
@@ -167,7 +167,7 @@ def test_the_alarm_rings_for_a_collapse_and_for_nothing_else(accuracy, reward, a
 
 
 def test_a_collapsing_run_is_stopped(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(callbacks, "collapse", lambda log: "accuracy fell" if log["step"].max() >= 2 else None)
+    monkeypatch.setattr(_callbacks, "collapse", lambda log: "accuracy fell" if log["step"].max() >= 2 else None)
     with pytest.raises(grpo.CollapseError, match="stopped at step 2: accuracy fell"):
         train_tiny(base, tmp_path)
 

@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 from huggingface_hub.errors import GatedRepoError
 
-from corea import hubsets, tasks
 from corea.grader import Grader
-from corea.tasks import load_questions
+from corea.questions import base, hub
+from corea.questions.load import load_questions
 
-NAMES = tasks.test_datasets("paper")
+NAMES = base.test_datasets("paper")
 
 
 def deepmath_row(question, answer="7", difficulty=5.5, topic="Mathematics -> Algebra -> Equations"):
@@ -85,11 +85,11 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(hubsets, "ROOT", tmp_path / "checkout")
+    monkeypatch.setattr(hub, "ROOT", tmp_path / "checkout")
     monkeypatch.delenv("COREA_HUB", raising=False)
     datasets.disable_progress_bars()
     yield
-    hubsets._read.cache_clear()
+    hub._read.cache_clear()
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def lay(tmp_path, monkeypatch):
     """Lay rows of a set down where it is looked for, and expect as many."""
 
     def write(name, rows, file=None):
-        entry = hubsets.SETS[name]
-        monkeypatch.setitem(hubsets.SETS, name, dataclasses.replace(entry, rows=len(rows)))
+        entry = hub.SETS[name]
+        monkeypatch.setitem(hub.SETS, name, dataclasses.replace(entry, rows=len(rows)))
         save(tmp_path / "checkout" / "data" / "hub" / name / (file or entry.files.replace("*", "0")), rows)
 
     return write
@@ -114,12 +114,12 @@ def all_sets(lay):
 
 
 def test_every_set_of_the_paper_is_pinned_and_grouped():
-    assert set(hubsets.SETS) == set(NAMES)
-    for name, entry in hubsets.SETS.items():
+    assert set(hub.SETS) == set(NAMES)
+    for name, entry in hub.SETS.items():
         assert entry.name == name and re.fullmatch("[0-9a-f]{40}", entry.revision), name
         assert entry.answer_type == ("choice" if entry.group == "ood-nonmath" else "math")
-    assert {entry.group for entry in hubsets.SETS.values()} == set(tasks.SUITES["paper"])
-    rows = {name: entry.rows for name, entry in hubsets.SETS.items()}
+    assert {entry.group for entry in hub.SETS.values()} == set(base.SUITES["paper"])
+    rows = {name: entry.rows for name, entry in hub.SETS.items()}
     assert rows == {"deepmath": 103_022, "math500": 500, "gsm8k": 1319, "olympiadbench": 674, "gpqa": 198, "commonsenseqa": 1221}
 
 
@@ -196,12 +196,12 @@ ODD = [
 @pytest.mark.parametrize(("name", "row", "outcome"), ODD, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(ODD)])
 def test_odd_rows_give_their_gold_or_are_left_out_and_counted(lay, name, row, outcome):
     lay(name, [*ROWS[name][:3], row], file="odd.parquet")
-    asked = [q for questions in hubsets.read(name).questions.values() for q in questions]
+    asked = [q for questions in hub.read(name).questions.values() for q in questions]
     if len(asked) == 3:
-        assert hubsets.dropped_rows(name) == {outcome: 1}
+        assert hub.dropped_rows(name) == {outcome: 1}
     else:
         assert max(asked, key=lambda q: q.id.rsplit("/")[-1]).gold == outcome
-        assert not hubsets.dropped_rows(name)
+        assert not hub.dropped_rows(name)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_odd_rows_give_their_gold_or_are_left_out_and_counted(lay, name, row, ou
 )
 def test_levels_are_rounded_half_up_and_at_least_one(difficulty, level):
     """Python's own round takes 4.5 to 4."""
-    assert hubsets.SETS["deepmath"].parts(deepmath_row("q", difficulty=difficulty)).level == level
+    assert hub.SETS["deepmath"].parts(deepmath_row("q", difficulty=difficulty)).level == level
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_levels_are_rounded_half_up_and_at_least_one(difficulty, level):
 )
 def test_a_family_is_the_second_topic(lay, topic, family):
     lay("deepmath", [deepmath_row("q", topic=topic), deepmath_row("other")])
-    asked = [q for questions in hubsets.read("deepmath").questions.values() for q in questions]
+    asked = [q for questions in hub.read("deepmath").questions.values() for q in questions]
     assert {q.text: q.family for q in asked}["q"] == family
 
 
@@ -252,7 +252,7 @@ def test_the_right_option_stands_everywhere_and_always_at_the_same_place(all_set
     assert set(golds) == set("ABCD") and max(golds.values()) < 25, "40 questions: never one place for nearly all"
     row = gpqa_row("q")
     moved = {**row, "Incorrect Answer 1": row["Incorrect Answer 3"], "Incorrect Answer 3": row["Incorrect Answer 1"]}
-    parts = hubsets.SETS["gpqa"].parts
+    parts = hub.SETS["gpqa"].parts
     assert parts(row) == parts(row) == parts(moved), "nor does the order of the columns play a part"
 
 
@@ -266,7 +266,7 @@ def test_an_option_of_several_lines_takes_one(lay):
 
 def test_splits_share_no_question_and_take_their_shares(lay):
     lay("deepmath", [deepmath_row(f"Find the root of {n}.") for n in range(2000)])
-    parts = hubsets.read("deepmath").questions
+    parts = hub.read("deepmath").questions
     texts = {split: {q.text for q in questions} for split, questions in parts.items()}
     assert sum(map(len, texts.values())) == len(set().union(*texts.values())) == 2000
     assert 0.77 < len(texts["train"]) / 2000 < 0.83 and 0.09 < len(texts["test"]) / 2000 < 0.15
@@ -275,7 +275,7 @@ def test_splits_share_no_question_and_take_their_shares(lay):
 def test_the_order_of_rows_plays_no_part(lay, tmp_path):
     lay("deepmath", ROWS["deepmath"])
     before = {s: [q.text for q in load_questions("deepmath", s, size=10, seed=4)] for s in ("train", "calibration", "test")}
-    hubsets._read.cache_clear()
+    hub._read.cache_clear()
     lay("deepmath", random.Random(0).sample(ROWS["deepmath"], k=300))
     assert before == {s: [q.text for q in load_questions("deepmath", s, size=10, seed=4)] for s in before}
 
@@ -311,18 +311,18 @@ OTHER = [("What is $x+1$?", "What is $x-1$?"), ("\\leftarrow", "arrow"), ("\\qua
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_texts_that_look_alike_are_one(one, other):
-    assert hubsets.normalised(one) == hubsets.normalised(other)
+    assert hub.normalised(one) == hub.normalised(other)
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER)
 def test_texts_that_mean_different_things_are_two(one, other):
-    assert hubsets.normalised(one) != hubsets.normalised(other)
+    assert hub.normalised(one) != hub.normalised(other)
 
 
 def test_a_repeated_question_is_asked_once_and_counted(lay):
     lay("gsm8k", [gsm8k_row("How many?", "#### 1"), gsm8k_row("how  many?", "#### 2"), gsm8k_row("How few?")])
     assert {q.gold for q in load_questions("gsm8k", "test")} == {"1", "42"}
-    assert hubsets.dropped_rows("gsm8k") == {"a repeated question": 1}
+    assert hub.dropped_rows("gsm8k") == {"a repeated question": 1}
 
 
 def test_one_question_with_other_options_is_another(lay):
@@ -341,20 +341,20 @@ def leaked(all_sets, lay):
         "commonsenseqa": [f"Where is  thing {n}?" for n in range(15)],
     }
     lay("deepmath", [*ROWS["deepmath"], *(deepmath_row(text) for texts in stems.values() for text in texts)])
-    return {name: Counter(tasks.split_of(hubsets.normalised(t)) for t in texts) for name, texts in stems.items()}
+    return {name: Counter(base.split_of(hub.normalised(t)) for t in texts) for name, texts in stems.items()}
 
 
 @pytest.mark.parametrize("split", ["train", "calibration"])
 def test_what_a_test_set_asks_is_left_out_of_training_and_counted(leaked, split):
     questions = load_questions("deepmath", split)
     assert len(questions) > 9 and all(q.text.startswith("Find $x$") for q in questions)
-    table = hubsets.overlap(split).set_index("set")
+    table = hub.overlap(split).set_index("set")
     assert list(table.index) == list(NAMES) and (table["note"] == "").all() and table["dropped"].sum() > 0
     for name, found in leaked.items():
         assert table.loc[name, "dropped"] == (found["pretrain"] + found["train"] if split == "train" else found["calibration"])
         assert table.loc[name, "questions"] == len(ROWS[name])
     assert table.loc["deepmath", "dropped"] == 0
-    assert len(questions) + table["dropped"].sum() == len(hubsets.read("deepmath").questions[split])
+    assert len(questions) + table["dropped"].sum() == len(hub.read("deepmath").questions[split])
 
 
 def test_test_questions_are_left_as_they_are(leaked):
@@ -364,7 +364,7 @@ def test_test_questions_are_left_as_they_are(leaked):
 
 def test_a_test_set_that_is_missing_is_said_and_not_passed_over(leaked, capsys, monkeypatch, tmp_path):
     (tmp_path / "checkout" / "data" / "hub" / "gpqa").rename(tmp_path / "elsewhere")
-    questions, table = hubsets.training_questions("train", size=20)
+    questions, table = hub.training_questions("train", size=20)
     gone = table.set_index("set").loc["gpqa"]
     assert gone["note"].startswith("gpqa: cannot load") and pd.isna(gone["questions"]) and pd.isna(gone["dropped"])
     assert capsys.readouterr().out == ""
@@ -383,9 +383,9 @@ def one_line(caught) -> str:
 
 
 def test_another_number_of_rows_is_refused(all_sets, monkeypatch):
-    monkeypatch.setitem(hubsets.SETS, "gsm8k", dataclasses.replace(hubsets.SETS["gsm8k"], rows=1319))
+    monkeypatch.setitem(hub.SETS, "gsm8k", dataclasses.replace(hub.SETS["gsm8k"], rows=1319))
     says = r"^gsm8k: .*hub/gsm8k.* holds 12 rows; the pinned revision cc7b047\w+ has 1319$"
-    with pytest.raises(hubsets.HubSetError, match=says) as caught:
+    with pytest.raises(hub.HubSetError, match=says) as caught:
         load_questions("gsm8k", "test")
     one_line(caught)
 
@@ -393,7 +393,7 @@ def test_another_number_of_rows_is_refused(all_sets, monkeypatch):
 def test_a_missing_column_is_named_beside_those_found(lay):
     lay("gsm8k", [{"question": "q", "solution": "#### 1"}])
     says = r"^gsm8k: .* has no column 'answer'; its columns are question, solution$"
-    with pytest.raises(hubsets.HubSetError, match=says) as caught:
+    with pytest.raises(hub.HubSetError, match=says) as caught:
         load_questions("gsm8k", "test")
     one_line(caught)
 
@@ -401,7 +401,7 @@ def test_a_missing_column_is_named_beside_those_found(lay):
 def test_a_broken_file_is_one_line(lay, tmp_path):
     lay("gsm8k", ROWS["gsm8k"])
     next((tmp_path / "checkout").rglob("*.parquet")).write_bytes(b"no parquet\nat all")
-    with pytest.raises(hubsets.HubSetError, match=r"^gsm8k: cannot read .*\.parquet") as caught:
+    with pytest.raises(hub.HubSetError, match=r"^gsm8k: cannot read .*\.parquet") as caught:
         load_questions("gsm8k", "test")
     one_line(caught)
 
@@ -409,7 +409,7 @@ def test_a_broken_file_is_one_line(lay, tmp_path):
 def test_files_of_two_formats_are_refused(lay):
     lay("gsm8k", ROWS["gsm8k"], file="a.parquet")
     lay("gsm8k", ROWS["gsm8k"], file="b.jsonl")
-    with pytest.raises(hubsets.HubSetError, match=r"gsm8k holds files of several formats; keep one of \.parquet, \.jsonl, \.csv"):
+    with pytest.raises(hub.HubSetError, match=r"gsm8k holds files of several formats; keep one of \.parquet, \.jsonl, \.csv"):
         load_questions("gsm8k", "test")
 
 
@@ -429,8 +429,8 @@ def test_any_format_will_do_and_the_named_folder_comes_first(all_sets, tmp_path,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_network_and_files_the_message_says_what_to_fetch_and_where_to(name, tmp_path):
-    entry = hubsets.SETS[name]
-    with pytest.raises(hubsets.HubSetError) as caught:
+    entry = hub.SETS[name]
+    with pytest.raises(hub.HubSetError) as caught:
         load_questions(name, "test")
     message = one_line(caught)
     for part in (
@@ -461,7 +461,7 @@ def refusal(*, from_hub: bool, text: str):
 )
 def test_a_gated_set_says_how_to_get_in(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(error))
-    with pytest.raises(hubsets.HubSetError, match=r"^gpqa: Idavidrein/gpqa is gated and this machine has no access") as caught:
+    with pytest.raises(hub.HubSetError, match=r"^gpqa: Idavidrein/gpqa is gated and this machine has no access") as caught:
         load_questions("gpqa", "test")
     message = one_line(caught)
     for part in ("https://huggingface.co/datasets/Idavidrein/gpqa", "`hf auth login`", "HF_TOKEN", "`HF_HUB_OFFLINE=0 make ...`"):
@@ -479,7 +479,7 @@ def test_a_gated_set_says_how_to_get_in(monkeypatch, error):
 )
 def test_other_trouble_with_the_hub_keeps_its_reason(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(error))
-    with pytest.raises(hubsets.HubSetError, match=rf"^gsm8k: cannot load .*{type(error).__name__}: {str(error)[:15]}") as caught:
+    with pytest.raises(hub.HubSetError, match=rf"^gsm8k: cannot load .*{type(error).__name__}: {str(error)[:15]}") as caught:
         load_questions("gsm8k", "test")
     one_line(caught)
     assert caught.value.__cause__ is error
@@ -489,19 +489,19 @@ def test_the_pinned_revision_is_what_is_asked_of_the_hub(monkeypatch):
     asked = []
     table = datasets.Dataset.from_list(ROWS["gsm8k"])
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or table)
-    monkeypatch.setitem(hubsets.SETS, "gsm8k", dataclasses.replace(hubsets.SETS["gsm8k"], rows=12))
+    monkeypatch.setitem(hub.SETS, "gsm8k", dataclasses.replace(hub.SETS["gsm8k"], rows=12))
     assert load_questions("gsm8k", "test", size=3) == load_questions("gsm8k", "test", size=5)[:3]
-    assert asked == [(("openai/gsm8k", "main"), {"split": "test", "revision": hubsets.SETS["gsm8k"].revision})], "and once"
+    assert asked == [(("openai/gsm8k", "main"), {"split": "test", "revision": hub.SETS["gsm8k"].revision})], "and once"
 
 
 def test_another_revision_in_the_cache_is_not_taken_for_the_pinned_one(monkeypatch, tmp_path):
     """Without a network `datasets` takes the last revision that it has cached, whichever was asked for."""
     cached = tmp_path / "cache" / "openai___gsm8k" / "main" / "0.0.0"
-    for revision in ("f" * 40, hubsets.SETS["gsm8k"].revision):
+    for revision in ("f" * 40, hub.SETS["gsm8k"].revision):
         table = SimpleNamespace(cache_files=[{"filename": str(cached / revision / "gsm8k-test.arrow")}])
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, table=table, **__: table)
         if revision[0] == "f":
-            with pytest.raises(hubsets.HubSetError, match=rf"^gsm8k: the cache holds revision {'f' * 40} of openai/gsm8k; allow"):
-                hubsets._from_hub(hubsets.SETS["gsm8k"])
+            with pytest.raises(hub.HubSetError, match=rf"^gsm8k: the cache holds revision {'f' * 40} of openai/gsm8k; allow"):
+                hub._from_hub(hub.SETS["gsm8k"])
         else:
-            assert hubsets._from_hub(hubsets.SETS["gsm8k"]) is table
+            assert hub._from_hub(hub.SETS["gsm8k"]) is table

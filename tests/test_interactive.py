@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea import interactive, metrics
-from corea.files import STATIC
+from corea import metrics
+from corea.analysis import widgets
 from corea.grader import Grader
 from corea.rewards import confidence_reward
+from corea.support.files import STATIC
 
 matplotlib.use("Agg")
 
@@ -35,7 +36,7 @@ def test_the_reward_drawn_is_the_mean_of_the_real_one_over_all_groups(distance, 
             texts = [f"<answer>{'1' if r else '2'}</answer><confidence>{stated}</confidence>" for r in right]
             found = reward(completions=texts, question_id=["q"] * 3, gold=["1"] * 3, answer_type=["math"] * 3)
             expected += np.prod([p if r else 1 - p for r in right]) * np.mean(found)
-    _, drawn = interactive.reward_shape(distance, share, p, rollouts=3)
+    _, drawn = widgets.reward_shape(distance, share, p, rollouts=3)
     assert drawn.set_index(drawn["confidence"].round(2)).loc[stated, "reward"] == pytest.approx(expected, abs=1e-9)
 
 
@@ -48,7 +49,7 @@ def test_the_reward_drawn_is_the_mean_of_the_real_one_over_all_groups(distance, 
     ],
 )
 def test_where_the_reward_is_best(distance, share, best, reason):
-    _, drawn = interactive.reward_shape(distance, share, 0.4)
+    _, drawn = widgets.reward_shape(distance, share, 0.4)
     assert drawn.loc[drawn["reward"].idxmax(), "confidence"] == pytest.approx(best), reason
 
 
@@ -61,7 +62,7 @@ def records():
 
 @pytest.mark.parametrize("bins", [2, 10, 20])
 def test_bins_show_the_ece_of_the_library(records, bins):
-    figure, drawn = interactive.reliability_bins(records, bins)
+    figure, drawn = widgets.reliability_bins(records, bins)
     assert f"ECE {metrics.ece(records['confidence'], records['correct'], bins=bins):.3f}" in figure.axes[0].get_title()
     assert drawn["count"].sum() == 400 and len(drawn) <= bins
 
@@ -69,7 +70,7 @@ def test_bins_show_the_ece_of_the_library(records, bins):
 @pytest.mark.parametrize(("threshold", "row"), [(0.0, 0), (0.3, 1), (0.5, 1), (0.51, 2), (1.0, 2)])
 def test_a_threshold_between_two_keeps_what_the_upper_one_keeps(threshold, row):
     curve = pd.DataFrame({"threshold": [0.0, 0.5, np.inf], "cost": [0.2, 0.6, 1.2], "pass1": [0.5, 0.6, 0.8], "llm_share": [0.0, 0.4, 1.0]})
-    _, drawn = interactive.threshold_view(curve, threshold)
+    _, drawn = widgets.threshold_view(curve, threshold)
     assert drawn.index.tolist() == [row]
 
 
@@ -77,7 +78,7 @@ def test_without_a_kernel_the_first_picture_stands_alone(monkeypatch):
     drawn, shown = [], []
     monkeypatch.setenv(STATIC, "1")
     monkeypatch.setattr("IPython.display.display", shown.append)
-    interactive.explore(lambda **s: (drawn.append(s) or plt.figure(), None), distance=["l1", "l2"], p=[0.4, 0.1])
+    widgets.explore(lambda **s: (drawn.append(s) or plt.figure(), None), distance=["l1", "l2"], p=[0.4, 0.1])
     assert drawn == [{"distance": "l1", "p": 0.4}] and len(shown) == 1
 
 
@@ -85,11 +86,11 @@ def test_with_a_kernel_each_setting_has_a_control(monkeypatch):
     made = {}
     monkeypatch.delenv(STATIC, raising=False)
     monkeypatch.setattr("ipywidgets.interact", lambda show, **controls: made.update(controls))
-    interactive.explore(interactive.reward_shape, distance=["l1", "l2"], p=[0.4, 0.1])
+    widgets.explore(widgets.reward_shape, distance=["l1", "l2"], p=[0.4, 0.1])
     assert type(made["distance"]).__name__ == "Dropdown" and made["distance"].value == "l1"
     assert type(made["p"]).__name__ == "SelectionSlider" and made["p"].options == (0.1, 0.4) and made["p"].value == 0.4
 
 
 def test_a_control_without_values_is_refused():
     with pytest.raises(ValueError, match="a control without values: p"):
-        interactive.explore(interactive.reward_shape, distance=["l1"], p=[])
+        widgets.explore(widgets.reward_shape, distance=["l1"], p=[])

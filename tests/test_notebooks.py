@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from corea import notebooks
-from corea.profiles import load_profile
+from corea.paper import execute
+from corea.paper.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -57,9 +57,9 @@ def test_links_between_notebooks_lead_somewhere(path):
 
 def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
     source = save(tmp_path, ("seed = 1", ["parameters"]), ("assert seed == '7', seed", []))
-    notebooks.run(source, tmp_path / "out" / "done.ipynb", {"seed": "7"}, quiet=True)
+    execute.run(source, tmp_path / "out" / "done.ipynb", {"seed": "7"}, quiet=True)
     assert (tmp_path / "out" / "done.ipynb").exists()
-    command = [sys.executable, "-m", "corea.notebooks", str(source), str(tmp_path / "failed.ipynb")]
+    command = [sys.executable, "-m", "corea.paper.execute", str(source), str(tmp_path / "failed.ipynb")]
     failed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].endswith("cell 2: AssertionError: 1")
@@ -69,7 +69,7 @@ def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
 def test_parameters_of_the_command_line_keep_their_types(tmp_path):
     source = save(tmp_path, ("x = 1\ny = 'z'\nw = False", ["parameters"]), ("assert (x, y, w) == (0.5, 'cpu', True)", []))
     given = [word for pair in (("x", "0.5"), ("y", "cpu"), ("w", "true")) for word in ("-p", *pair)]
-    assert notebooks.main([str(source), str(tmp_path / "out.ipynb"), *given]) == 0
+    assert execute.main([str(source), str(tmp_path / "out.ipynb"), *given]) == 0
 
 
 @pytest.mark.parametrize(
@@ -84,27 +84,27 @@ def test_parameters_of_the_command_line_keep_their_types(tmp_path):
 def test_what_papermill_would_let_pass_is_refused(tmp_path, tags, parameters, says):
     source = save(tmp_path, ("seed = 1", tags))
     with pytest.raises(ValueError, match=says) as caught:
-        notebooks.run(source, tmp_path / "out.ipynb", parameters, quiet=True)
+        execute.run(source, tmp_path / "out.ipynb", parameters, quiet=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.ipynb").exists()
 
 
 def test_a_notebook_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="no notebook at"):
-        notebooks.run(tmp_path / "none.ipynb", tmp_path / "out.ipynb", {})
+        execute.run(tmp_path / "none.ipynb", tmp_path / "out.ipynb", {})
 
 
 def test_publishing_shows_outputs_and_nothing_of_the_run(tmp_path):
     source = save(tmp_path, ("seed = 1", ["parameters"]), ("import sys\nprint('noise', file=sys.stderr)\nseed", []))
-    notebooks.run(source, tmp_path / "done.ipynb", {"seed": "7"}, quiet=True)
-    notebooks.publish(tmp_path / "done.ipynb", source)
+    execute.run(source, tmp_path / "done.ipynb", {"seed": "7"}, quiet=True)
+    execute.publish(tmp_path / "done.ipynb", source)
     cells = nbformat.read(source, as_version=4).cells
     assert len(cells) == 2 and cells[0].source == "seed = 1"
     (shown,) = cells[1].outputs
     assert shown.data["text/plain"] == "'7'"
     changed = save(tmp_path, ("seed = 1", ["parameters"]), ("seed + 1", []))
     with pytest.raises(ValueError, match="made from other code"):
-        notebooks.publish(tmp_path / "done.ipynb", changed)
+        execute.publish(tmp_path / "done.ipynb", changed)
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
@@ -113,8 +113,8 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device", "out.ipynb")
 
-    monkeypatch.setattr(notebooks.os, "replace", full)
-    assert notebooks.main([str(source), str(tmp_path / "out.ipynb")]) == 1
+    monkeypatch.setattr(execute.os, "replace", full)
+    assert execute.main([str(source), str(tmp_path / "out.ipynb")]) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1] == "[Errno 28] No space left on device: 'out.ipynb'"
 
 

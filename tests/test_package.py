@@ -24,11 +24,12 @@ def installed(tmp_path_factory) -> Path:
     """A folder that holds what a wheel installs, by the patterns that setuptools reads, and no checkout around it."""
     folder = tmp_path_factory.mktemp("site-packages")
     setuptools = PROJECT["tool"]["setuptools"]
-    for package in setuptools["packages"]:
-        source = ROOT / package.replace(".", "/")
+    for source in [ROOT / "corea", *(path.parent for path in (ROOT / "corea").rglob("__init__.py") if path.parent != ROOT / "corea")]:
+        package = ".".join(source.relative_to(ROOT).parts)
         (folder / source.relative_to(ROOT)).mkdir(parents=True)
         for pattern in ("*.py", *setuptools["package-data"].get(package, ())):
             for path in source.glob(pattern):
+                (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
                 shutil.copy(path, folder / path.relative_to(ROOT))
     return folder
 
@@ -54,14 +55,17 @@ def test_without_a_checkout_the_library_works_and_writes_where_one_stands(instal
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "of another project"], check=True)
     code = """
 from pathlib import Path
-from corea import cascade, cli, compute, files, hubsets, parser, profiles, rewards
+from corea import cascade, cli, parser, rewards
+from corea.paper import profiles
+from corea.questions import hub
+from corea.support import files, hardware
 assert parser.parse("<answer>4</answer><confidence>0.9</confidence>").confidence == 0.9
 assert rewards.format_reward()(completions=["x"]) == [0.0]
 assert cascade.keeps(0.9, 0.5)
 assert files.checkout() is None and files.git_commit() == ("unknown", False)
 assert profiles.load_profile("paper").data == Path.cwd() / "data" / "paper"
-assert hubsets._folders(hubsets.SETS["gsm8k"])[-1] == Path.cwd() / "data" / "hub" / "gsm8k"
-assert len(list(compute.CONFIGURATIONS.glob("*.yaml"))) >= 2
+assert hub._folders(hub.SETS["gsm8k"])[-1] == Path.cwd() / "data" / "hub" / "gsm8k"
+assert len(list(hardware.CONFIGURATIONS.glob("*.yaml"))) >= 2
 cli.main(["--help"])
 """
     done = run(installed, code, tmp_path)
@@ -70,13 +74,13 @@ cli.main(["--help"])
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])
 def test_without_a_checkout_the_mini_world_is_refused_in_one_line(name, installed, tmp_path):
-    done = run(installed, f"from corea import plan; sys.exit(plan.main(['--profile', {name!r}]))", tmp_path)
+    done = run(installed, f"from corea.paper import plan; sys.exit(plan.main(['--profile', {name!r}]))", tmp_path)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert f"corea.plan: profile {name!r} reads the base models in data/base of a checkout" in done.stderr
+    assert f"corea.paper.plan: profile {name!r} reads the base models in data/base of a checkout" in done.stderr
 
 
 def test_without_a_checkout_a_plan_of_the_papers_models_is_made(installed, tmp_path):
-    done = run(installed, "from corea import plan; sys.exit(plan.main(['--profile', 'paper']))", tmp_path)
+    done = run(installed, "from corea.paper import plan; sys.exit(plan.main(['--profile', 'paper']))", tmp_path)
     assert done.returncode == 0 and "Plan of PROFILE=paper" in done.stdout, done.stderr
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import ablations, claims, systems
-from corea.report import CASCADE_COLUMNS, SLM_COLUMNS
+from corea.analysis import systems
+from corea.analysis.report import CASCADE_COLUMNS, SLM_COLUMNS
+from corea.paper import claims, variants
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = ("data/smoke/runs/*/settings.json", "data/smoke/runs/*/checkpoints/checkpoint-2", "data/smoke/records/*/*.parquet")
@@ -85,7 +86,7 @@ def test_the_tables_have_the_promised_rows_and_columns(whole):
 
 def test_the_small_set_of_ablations_ran_and_the_claims_are_there(whole):
     runs = {path.parent.name for path in whole.glob("data/smoke/ablations/*/complete.json")}
-    assert runs == set(ablations.IN_PAPER)
+    assert runs == set(variants.IN_PAPER)
     table = pd.read_csv(whole / "figures/smoke/claims.csv")
     assert list(table) == claims.COLUMNS and len(table) == len(claims.CLAIMS)
     assert pd.read_csv(whole / "figures/smoke/table_ablation_target.csv")["value"].unique().tolist() == ["group", "sample"]

@@ -14,10 +14,12 @@ import nbformat
 import pandas as pd
 import pytest
 
-from corea import ablations, estimators, hubsets, pipeline, profiles, tasks
-from corea.compute import Compute
-from corea.models import HUB_MODELS, architecture_of
-from corea.tasks import load_questions
+from corea.analysis import sources
+from corea.paper import profiles, runs, variants
+from corea.questions import base, hub
+from corea.questions.load import load_questions
+from corea.support.hardware import Compute
+from corea.support.models import HUB_MODELS, architecture_of
 from tests.test_hubsets import ROWS, deepmath_row, gsm8k_row, math500_row, olympiad_row, save
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,12 +52,12 @@ def small(tmp_path_factory):
         patch.setenv("COREA_HUB", str(root / "hub"))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
         for name, rows in made_up().items():
-            patch.setitem(hubsets.SETS, name, dataclasses.replace(hubsets.SETS[name], rows=len(rows)))
-            save(root / "hub" / name / hubsets.SETS[name].files.replace("*", "0"), rows)
-        patch.setattr(estimators, "_EPOCHS", 5)
+            patch.setitem(hub.SETS, name, dataclasses.replace(hub.SETS[name], rows=len(rows)))
+            save(root / "hub" / name / hub.SETS[name].files.replace("*", "0"), rows)
+        patch.setattr(sources, "_EPOCHS", 5)
         matplotlib.use("Agg")
         yield profiles.load_profile("paper")
-        hubsets._read.cache_clear()
+        hub._read.cache_clear()
 
 
 def run_notebook(name: str, **parameters) -> dict:
@@ -78,24 +80,24 @@ def whole(small):
         run_notebook("04_train", profile="paper", system=system)
     for system in profiles.SYSTEMS:
         run_notebook("05_generate", profile="paper", system=system)
-    for variant in ablations.IN_PAPER:
+    for variant in variants.IN_PAPER:
         run_notebook("09_ablate", profile="paper", variant=variant)
     return small
 
 
 def test_the_trained_questions_stand_in_no_test_set(whole):
-    trained = {hubsets.normalised(q.text) for q in pipeline.training_questions(whole)}
+    trained = {hub.normalised(q.text) for q in runs.training_questions(whole)}
     assert len(trained) == 40
-    for dataset in tasks.test_datasets("paper"):
-        assert not trained & {hubsets.normalised(q.text) for q in pipeline.evaluation_questions(whole, dataset)}
+    for dataset in base.test_datasets("paper"):
+        assert not trained & {hub.normalised(q.text) for q in runs.evaluation_questions(whole, dataset)}
 
 
 def test_records_hold_every_set_of_the_paper_in_its_group(whole):
-    records = pipeline.load_records(whole)
+    records = runs.load_records(whole)
     assert (records["profile"] == "paper").all()
     found = records.groupby("group")["dataset"].unique().map(set).to_dict()
     assert found.pop("calibration") == {"calibration"}
-    assert found == {group: set(names) for group, names in tasks.SUITES["paper"].items()}
+    assert found == {group: set(names) for group, names in base.SUITES["paper"].items()}
     counts = records[records["group"] != "calibration"].groupby(["system", "dataset"])["question_id"].nunique()
     assert counts.between(10, 12).all()
 

@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from corea import plan
-from corea.compute import Compute
-from corea.models import HUB_MODELS, Architecture, architecture_of
-from corea.profiles import PROFILES, ROOT, load_profile
-from corea.tasks import test_datasets as datasets_of
+from corea.paper import plan
+from corea.paper.profiles import PROFILES, ROOT, load_profile
+from corea.questions.base import test_datasets as datasets_of
+from corea.support.hardware import Compute
+from corea.support.models import HUB_MODELS, Architecture, architecture_of
 from tests import measure
 
 QWEN_7B = HUB_MODELS["Qwen/Qwen2.5-7B-Instruct"].architecture
@@ -335,7 +335,7 @@ def test_measuring_writes_what_the_check_reads(tmp_path):
 
 def test_the_command_takes_seconds():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "corea.plan", "--profile", "paper"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "corea.paper.plan", "--profile", "paper"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.startswith("Plan of PROFILE=paper") and not done.stderr
     assert time.perf_counter() - start < 10
 

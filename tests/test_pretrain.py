@@ -7,9 +7,10 @@ import random
 
 import pytest
 
-from corea import mini, pretrain
+from corea.mini import pretrain
+from corea.mini.pretrain import BaseSpec
 from corea.parser import parse
-from corea.pretrain import BaseSpec
+from corea.questions import generated
 
 SPEC = BaseSpec(
     "tiny", hidden_size=32, layers=1, intermediate_size=32, steps=6, levels=(1,) * 8, slip=0.1, batch_size=4,
@@ -30,7 +31,7 @@ def test_reading_texts_are_well_formed_and_bluff_whatever_the_answer_is_worth():
 
 def test_a_slip_changes_one_character_and_keeps_its_kind():
     rng = random.Random(0)
-    sketch = mini.FAMILIES["add"](rng, 6)
+    sketch = generated.FAMILIES["add"](rng, 6)
     whole = f"{sketch.working}|{sketch.answer}"
     slipped = 0
     for _ in range(500):

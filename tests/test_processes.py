@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from corea import grpo, processes
-from corea.compute import CONFIGURATIONS, Compute
+from corea import grpo
 from corea.grader import Grader
 from corea.rewards import confidence_reward
+from corea.support import processes
+from corea.support.hardware import CONFIGURATIONS, Compute
 from tests import distributed
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 
 from corea import prompts
 from corea.parser import parse
-from corea.tasks import Question
+from corea.questions.base import Question
 
 QUESTION = Question("q/0", "drill", "add", 1, "47+386=?", "433", "math")
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corea import files
-from corea.files import atomic_write
 from corea.records import SCHEMA, RecordsError, read_records, write_records
+from corea.support import files
+from corea.support.files import atomic_write
 
 
 def toy(rows: int = 4, **columns) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea import report
+from corea.analysis import report
 from tests.fakes import PRICES, SKILL, fake_records
 
 

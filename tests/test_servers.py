@@ -8,8 +8,8 @@ import pytest
 
 from corea import parser
 from corea.costs import Price
-from corea.servers import Budget, BudgetError, ServerEngine, ServerError
-from corea.tasks import load_questions
+from corea.questions.load import load_questions
+from corea.serving.client import Budget, BudgetError, ServerEngine, ServerError
 from tests.faulty import FaultyServer
 
 

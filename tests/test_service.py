@@ -16,9 +16,10 @@ import openai
 import pytest
 import uvicorn
 
-from corea import cli, service
+from corea import cli
 from corea.costs import Price, PriceList
-from corea.servers import Budget, ServerEngine
+from corea.serving import app
+from corea.serving.client import Budget, ServerEngine
 from tests.faulty import FaultyServer
 
 PRICES = PriceList(Price(1.0, 1.0), Price(5.0, 5.0), "test")
@@ -66,7 +67,7 @@ def running(servers):
     slm.asked.clear(), llm.asked.clear()
 
     def start(threshold: float, **options) -> Running:
-        return Running(service.build_app(engine(slm, "slm"), engine(llm, "llm"), threshold, **options))
+        return Running(app.build_app(engine(slm, "slm"), engine(llm, "llm"), threshold, **options))
 
     return start
 
@@ -164,8 +165,8 @@ def test_a_server_that_fails_is_a_502_and_one_that_recovers_is_none(running, ser
 def test_a_spent_budget_is_a_429(servers):
     slm, llm = servers
     slm.faults = lambda *_: None
-    app = service.build_app(engine(slm, "slm", price=Price(1.0, 1.0), budget=Budget(1e-9)), engine(llm, "llm"), 0.5)
-    with Running(app) as up, pytest.raises(openai.RateLimitError, match="stopped before the budget"):
+    service = app.build_app(engine(slm, "slm", price=Price(1.0, 1.0), budget=Budget(1e-9)), engine(llm, "llm"), 0.5)
+    with Running(service) as up, pytest.raises(openai.RateLimitError, match="stopped before the budget"):
         ask(up.client())
 
 
@@ -176,10 +177,10 @@ def test_parameters_that_are_not_passed_on_are_named(running):
 
 
 def test_a_text_without_an_answer_comes_whole(servers):
-    from corea.engines import Completion
+    from corea.engines.base import Completion
 
-    request = service.read_request({"messages": [{"role": "user", "content": "q"}]})
-    found = service.response(request, Completion("I do not know.", 3, 4, "length"), None, 0.5, None)
+    request = app.read_request({"messages": [{"role": "user", "content": "q"}]})
+    found = app.response(request, Completion("I do not know.", 3, 4, "length"), None, 0.5, None)
     assert found["choices"][0]["message"]["content"] == "I do not know." and found["choices"][0]["finish_reason"] == "length"
     assert found["corea"]["answer_found"] is False and found["corea"]["confidence"] is None and found["corea"]["cost"] is None
 
@@ -194,7 +195,7 @@ def test_many_clients_at_once_get_their_own_answers(running, servers):
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, True])
 def test_a_threshold_out_of_range_is_refused(servers, threshold):
     with pytest.raises(ValueError, match="threshold"):
-        service.build_app(engine(servers[0], "slm"), engine(servers[1], "llm"), threshold)
+        app.build_app(engine(servers[0], "slm"), engine(servers[1], "llm"), threshold)
 
 
 # --- the command line ---

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea import pipeline
-from corea.engines import TransformersEngine, load_model
-from corea.profiles import load_profile
+from corea.engines.base import TransformersEngine, load_model
+from corea.paper import runs
+from corea.paper.profiles import load_profile
+from corea.paper.shards import Shard, merge_shards
 from corea.prompts import load_tokenizer
+from corea.questions.load import load_questions
 from corea.records import RecordsError, read_records, write_records
-from corea.shards import Shard, merge_shards
-from corea.tasks import load_questions
 from tests.tiny import save_tiny
 
 
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
 
     def ask(name: str, shard: str = "1/1"):
         engine = TransformersEngine(load_model(folder), load_tokenizer(folder), name="SLM", max_new_tokens=8, keep_logprobs=True)
-        (path,) = pipeline.answer_sets(profile, engine, "m", "base", {"drill": root / name / "drill.parquet"}, Shard.parse(shard))
+        (path,) = runs.answer_sets(profile, engine, "m", "base", {"drill": root / name / "drill.parquet"}, Shard.parse(shard))
         return path
 
     whole = ask("whole")

@@ -14,12 +14,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pack_explorer as explorer
 import pandas as pd
 import pytest
 
-from corea import cascade, explorer, pipeline, report, systems
+from corea import cascade
+from corea.analysis import report, systems
 from corea.costs import Price, PriceList
-from corea.profiles import load_profile
+from corea.paper import runs
+from corea.paper.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "notebooks" / "site"
@@ -29,13 +32,13 @@ RATIOS = (0.0, 0.197, 1.0)
 
 @pytest.fixture(scope="module")
 def records() -> pd.DataFrame:
-    return pipeline.load_records(load_profile("cpu").reference(), explorer.SYSTEMS)
+    return runs.load_records(load_profile("cpu").reference(), explorer.SYSTEMS)
 
 
 @pytest.fixture(scope="module")
 def data(records) -> dict:
     profile = load_profile("cpu").reference()
-    return explorer.explorer_data(records, pipeline.question_texts(profile), pipeline.prices_of(profile))
+    return explorer.explorer_data(records, runs.question_texts(profile), runs.prices_of(profile))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +116,7 @@ def test_ece_and_auroc_are_those_of_the_table(data, records):
 
 def test_an_example_is_the_row_it_names(data, records):
     given = records[records["sample"] == 0].set_index(["system", "question_id"])
-    texts = {text: question for question, text in pipeline.question_texts(load_profile("cpu")).items()}
+    texts = {text: question for question, text in runs.question_texts(load_profile("cpu")).items()}
     for example in (e for found in data["examples"].values() for e in found[::10]):
         outcomes = unpacked(data["datasets"][example["dataset"]]["slms"]["L1-SLM"]["outcome"])
         row = given.loc[("L1-SLM", texts[example["question"]])]
@@ -285,8 +288,7 @@ def test_the_layout_has_every_notebook_and_module_and_no_link_that_leads_nowhere
     prepare.main(tmp_path / "site")
     laid = tmp_path / "site"
     assert {p.name for p in (laid / "notebooks").iterdir()} == {p.name for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
-    modules = {p.stem for p in (ROOT / "corea").glob("*.py")} - {"__init__"}
-    assert {p.stem for p in (laid / "api").iterdir()} == modules | {"index"}
+    assert {p.name.removesuffix(".md") for p in (laid / "api").iterdir()} == set(prepare.modules_of(ROOT / "corea")) | {"index"}
     shown = {path.stem: path.read_text() for path in (laid / "course").glob("*.ipynb")}
     assert set(shown) == {path.stem for path in (ROOT / "notebooks" / "course").glob("0*/*.ipynb")}
     assert not any("SOLUTION" in text or "HIDDEN" in text for text in shown.values()), "students read the site"

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea import cascade, comparisons, estimators, report, systems
+from corea import cascade
+from corea.analysis import comparisons, report, sources, systems
 from tests.fakes import PRICES, fake_records, fake_texts
 
 PAPERS_NAMES = ("SLM-Verb", "RLVR-SLM-Verb", "RLVR-SLM-AvgProb", "RLVR-SLM-Probe", "Router+RLVR-SLM", "Brier-SLM-Verb",
@@ -222,4 +223,4 @@ def test_recalibrated_systems_keep_the_order(compared):
     assert mapped.isna().equals(plain.isna())
     is_test = compared.rows["L1-SLM-Verb"]["group"] != systems.CALIBRATION
     means = mapped[is_test].groupby(plain[is_test]).mean()
-    assert means.is_monotonic_increasing and estimators.RECALIBRATIONS[0] == "isotonic"
+    assert means.is_monotonic_increasing and sources.RECALIBRATIONS[0] == "isotonic"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from corea import prompts
-from corea.pretrain import BaseSpec, build_model
+from corea.mini.pretrain import BaseSpec, build_model
 
 SPEC = BaseSpec("tiny", hidden_size=32, layers=1, intermediate_size=32, steps=2, levels=(1,) * 8, slip=0.1, batch_size=4)
 

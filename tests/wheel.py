@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from corea import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-LIGHT = "from corea import cli, compute, costs, files, parser, rewards, tasks; print(files.checkout(), parser.parse('x').answer)"
+LIGHT = "from corea import cli, costs, parser, rewards; from corea.questions import base; from corea.support import files, hardware; print(files.checkout(), parser.parse('x').answer)"
 
 
 def package_files() -> set[str]:

@@ -16,14 +16,6 @@ from pathlib import Path
 SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent.parent
 COURSE = ROOT / "notebooks" / "course"
-ROOMS = {
-    "Questions and answers": "tasks hubsets mini prompts parser grader",
-    "Models": "engines servers service models compute processes",
-    "Training": "rewards grpo callbacks pretrain ablations",
-    "Analysis": "records shards estimators metrics costs cascade systems",
-    "Results": "report comparisons claims interactive explorer",
-    "Running it": "profiles pipeline plan notebooks cli files",
-}
 _CLAIMS = """# Claims, one by one
 
 What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and its verdict is
@@ -123,18 +115,24 @@ def _write_claims(folder: Path, notebook: str) -> None:
     (folder / "claims.md").write_text(page, encoding="utf-8")
 
 
+def modules_of(package: Path) -> dict[str, Path]:
+    """Every module below the package's folder by its dotted name without the package's: those at the top first."""
+    found = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py") if path.stem != "__init__"}
+    return dict(sorted(found.items(), key=lambda item: (item[0].count("."), item[0])))
+
+
 def _write_api(folder: Path) -> None:
     """A page for each module of the library, and one that lists them by room with the first line of each."""
     folder.mkdir()
-    modules = {path.stem: path for path in sorted((ROOT / "corea").glob("*.py")) if path.stem != "__init__"}
-    rooms = {room: names.split() for room, names in ROOMS.items()}
-    if rest := sorted(set(modules) - {name for names in rooms.values() for name in names}):
-        rooms["More"] = rest
+    modules = modules_of(ROOT / "corea")
+    rooms: dict[str, list[str]] = {}
+    for name in modules:
+        rooms.setdefault(name.rpartition(".")[0] or "the library", []).append(name)
     lines = ["# The library", "", "What each module holds, from its docstrings.", ""]
     hidden = ["```{toctree}", ":hidden:", ""]
     for room, names in rooms.items():
         lines += [f"## {room}", ""]
-        for name in (name for name in names if name in modules):
+        for name in names:
             first = ast.get_docstring(ast.parse(modules[name].read_text(encoding="utf-8"))).splitlines()[0]
             lines += [f"[`corea.{name}`]({name}.md)", f": {first}", ""]
             hidden.append(name)

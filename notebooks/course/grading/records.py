@@ -6,9 +6,10 @@ from functools import cache
 
 import pandas as pd
 
-from corea import models, profiles
 from corea.costs import PriceList
+from corea.paper import profiles
 from corea.records import read_records
+from corea.support import models
 from grading.sandbox import CHECKOUT
 
 RECORDS = CHECKOUT / "data" / "reference" / "cpu" / "records"

@@ -21,8 +21,8 @@ import pandas as pd
 
 from corea import __version__, cascade, metrics
 from corea.costs import Price, PriceList
-from corea.files import atomic_write, git_commit, settings_hash, sha256_of
-from corea.tasks import GROUPS, test_datasets
+from corea.questions.base import GROUPS, test_datasets
+from corea.support.files import atomic_write, git_commit, settings_hash, sha256_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
 """The mini world: question families a small model learns on a laptop, each with a ladder of eight difficulty levels.
 
 Every family is one function `(rng, level) -> Sketch`: a question, the working a careful pupil would write, and the
-answer.  Only `corea.pretrain` reads the working (it stands where pretraining text stands for a real model); training by
+answer.  Only `corea.mini.pretrain` reads the working (it stands where pretraining text stands for a real model); training by
 reinforcement and every evaluation see the question and its gold answer alone.
 
 | family | role | a question | its answer |

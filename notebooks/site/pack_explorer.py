@@ -5,7 +5,7 @@ needs of each answer only whether it was right, its tokens, and which thresholds
 `STEPS` steps, and a confidence is stored as the last of them that it reaches: on that grid nothing is rounded.  What depends on
 neither threshold nor price (bins, ECE, AUROC) is computed here, by `corea.metrics`.
 
-`python -m corea.explorer OUT.js` packs the tracked reference run.
+`python notebooks/site/pack_explorer.py OUT.js` packs the tracked reference run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from corea import cascade, metrics, systems
+from corea import cascade, metrics
+from corea.analysis import systems
 from corea.costs import Price, PriceList
-from corea.files import atomic_write
-from corea.tasks import CALIBRATION, GROUPS
+from corea.questions.base import CALIBRATION, GROUPS
+from corea.support.files import atomic_write
 
 STEPS = 1000
 SLMS = ("L1-SLM", "RLVR-SLM", "SLM")
@@ -36,7 +37,7 @@ _TOKENS = PriceList(Price(1e6, 1e6), Price(1e6, 1e6), source="a token costs 1, s
 def explorer_data(records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList) -> dict:
     """Everything the page needs, as plain JSON values.
 
-    records: of `SYSTEMS` with the calibration split, as from `pipeline.load_records`; texts: the question of each id; prices: of
+    records: of `SYSTEMS` with the calibration split, as from `runs.load_records`; texts: the question of each id; prices: of
     the run, whose ratio the page starts at.  Raises ValueError where the two models did not answer the same questions.
     """
     llm = records[(records["system"] == "LLM") & (records["group"] != CALIBRATION)]
@@ -135,15 +136,15 @@ def write(data: dict, path: str | Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pack the tracked reference run of the `cpu` profile into the file named."""
-    from corea import pipeline
-    from corea.profiles import load_profile
+    from corea.paper import runs
+    from corea.paper.profiles import load_profile
 
-    cli = argparse.ArgumentParser(prog="python -m corea.explorer", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python notebooks/site/pack_explorer.py", description=__doc__.splitlines()[0])
     cli.add_argument("out", type=Path)
     given = cli.parse_args(arguments)
     profile = load_profile("cpu").reference()
-    records = pipeline.load_records(profile, SYSTEMS)
-    write(explorer_data(records, pipeline.question_texts(profile), pipeline.prices_of(profile)), given.out)
+    records = runs.load_records(profile, SYSTEMS)
+    write(explorer_data(records, runs.question_texts(profile), runs.prices_of(profile)), given.out)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from corea import cascade, estimators
+from corea import cascade
+from corea.analysis import sources
 from corea.costs import PriceList
-from corea.tasks import CALIBRATION
+from corea.questions.base import CALIBRATION
 
 ROUTERS = {"Router"}  # sources that read the question alone, so that the SLM is paid for what it keeps only
 SCORES = {"Gain", "Oracle"}  # sources that rank and are no probabilities
@@ -89,17 +90,17 @@ def _replaced(name: str) -> Callable[..., pd.DataFrame]:
 
 SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
     "Verb": lambda slm, **_: slm,
-    "AvgProb": lambda slm, **_: slm.assign(confidence=estimators.average_probability(slm)),
-    "AnswerProb": lambda slm, **_: slm.assign(confidence=estimators.average_probability(slm, "answer")),
-    "Digits": lambda slm, **_: slm.assign(confidence=estimators.digit_expectation(slm)["digits"]),
+    "AvgProb": lambda slm, **_: slm.assign(confidence=sources.average_probability(slm)),
+    "AnswerProb": lambda slm, **_: slm.assign(confidence=sources.average_probability(slm, "answer")),
+    "Digits": lambda slm, **_: slm.assign(confidence=sources.digit_expectation(slm)["digits"]),
     "Probe": _replaced("probe"),
     "Router": lambda slm, *, texts, **_: slm.assign(
-        confidence=estimators.router_confidences(texts, slm, CALIBRATION)
+        confidence=sources.router_confidences(texts, slm, CALIBRATION)
     ),
-    "Gain": lambda slm, *, llm, **_: slm.assign(confidence=estimators.deferral_gain(slm, llm, CALIBRATION)),
-    "Consistency": lambda slm, **_: estimators.self_consistency(slm),
-    "Random": lambda slm, **_: slm.assign(confidence=estimators.random_confidence(slm)),
-    "Oracle": lambda slm, *, llm, **_: slm.assign(confidence=estimators.oracle_confidence(slm, llm)),
+    "Gain": lambda slm, *, llm, **_: slm.assign(confidence=sources.deferral_gain(slm, llm, CALIBRATION)),
+    "Consistency": lambda slm, **_: sources.self_consistency(slm),
+    "Random": lambda slm, **_: slm.assign(confidence=sources.random_confidence(slm)),
+    "Oracle": lambda slm, *, llm, **_: slm.assign(confidence=sources.oracle_confidence(slm, llm)),
 }
 
 
@@ -116,7 +117,7 @@ def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> 
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
     found = SOURCES[system.source](slm, texts=texts, llm=records[records["system"] == "LLM"])
     if system.recalibrated is not None:
-        found = found.assign(confidence=estimators.recalibrated(system.recalibrated, found, CALIBRATION))
+        found = found.assign(confidence=sources.recalibrated(system.recalibrated, found, CALIBRATION))
     return found.assign(system=system.name)
 
 

@@ -1,6 +1,6 @@
 """Tables and figures that set many systems, ablations and seeds side by side, from records alone.
 
-`corea.report` has the style, the files and the paper's two main tables; this room has what compares with them.
+`corea.analysis.report` has the style, the files and the paper's two main tables; this room has what compares with them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from corea import cascade, metrics, report
+from corea import cascade, metrics
+from corea.analysis import report
+from corea.analysis.systems import COREA, COREA_PLUS, EQUAL_RULE, Comparison, Rules
 from corea.costs import PriceList
-from corea.systems import COREA, COREA_PLUS, EQUAL_RULE, Comparison, Rules
-from corea.tasks import GROUPS
+from corea.questions.base import GROUPS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

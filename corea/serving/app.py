@@ -29,9 +29,9 @@ from typing import Any
 
 from corea.cascade import keeps
 from corea.costs import PriceList
-from corea.engines import Completion
+from corea.engines.base import Completion
 from corea.parser import parse
-from corea.servers import BudgetError, ServerEngine, ServerError
+from corea.serving.client import BudgetError, ServerEngine, ServerError
 
 MODEL = "corea"
 _ROLES = ("system", "user", "assistant")

@@ -14,12 +14,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corea.compute import Compute
-from corea.files import checkout
 from corea.grpo import GRPOSettings
-from corea.models import HUB_MODELS
 from corea.prompts import INSTRUCTION
 from corea.rewards import REWARDS, RewardSpec
+from corea.support.files import checkout
+from corea.support.hardware import Compute
+from corea.support.models import HUB_MODELS
 
 ROOT = checkout() or Path.cwd()  # installed without a checkout, the current folder holds what profiles write
 

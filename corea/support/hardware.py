@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from corea.models import architecture_of
+from corea.support.models import architecture_of
 
 CONFIGURATIONS = Path(__file__).resolve().parent / "configurations"
 _ALLOWED = {

@@ -56,7 +56,7 @@ def _remove_leftovers(path: Path) -> None:
 
 def checkout() -> Path | None:
     """The checkout that this library is imported from; None where it is installed without one."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").is_file() else None
 
 

@@ -20,10 +20,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from corea import mini, prompts
-from corea.files import atomic_write, settings_hash, sha256_of
-from corea.mini import Sketch
-from corea.tasks import Question, draw, load_questions
+from corea import prompts
+from corea.questions import generated
+from corea.questions.base import Question
+from corea.questions.generated import Sketch
+from corea.questions.load import draw, load_questions
+from corea.support.files import atomic_write, settings_hash, sha256_of
 
 # What bluffers state: in the texts of stage 1, and, bolder still, in those of stage 2.
 READING_BLUFF = {"0.6": 0.03, "0.7": 0.07, "0.8": 0.2, "0.9": 0.4, "1.0": 0.3}
@@ -118,7 +120,7 @@ def bluff(shares: dict[str, float], rng: random.Random) -> str:
 def reading_texts(spec: BaseSpec, count: int) -> Iterator[tuple[str, str]]:
     """`count` (question, response) texts of stage 1."""
     rng = random.Random(f"{spec.name}/reading/{spec.seed}")
-    stream = draw(tuple(mini.FAMILIES), "pretrain", f"{spec.name}/{spec.seed}", spec.levels)
+    stream = draw(tuple(generated.FAMILIES), "pretrain", f"{spec.name}/{spec.seed}", spec.levels)
     for _, (_, _, sketch) in zip(range(count), stream, strict=False):
         written = with_slip(sketch, spec.slip, rng)
         yield sketch.text, prompts.response_text(written.working, written.answer, bluff(READING_BLUFF, rng))
@@ -228,7 +230,7 @@ def _restore(model, optimizers, checkpoint: Path) -> tuple[int, list[float]]:
 
 def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], list[bool]]]:
     """The model's own answers to fresh pretraining questions: (question, completions, whether each was right)."""
-    from corea.engines import TransformersEngine
+    from corea.engines.base import TransformersEngine
     from corea.grader import Grader
     from corea.parser import parse
 

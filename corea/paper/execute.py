@@ -1,9 +1,9 @@
-"""Run a notebook by papermill, refusing what papermill lets pass: `python -m corea.notebooks IN OUT -p name value`.
+"""Run a notebook by papermill, refusing what papermill lets pass: `python -m corea.paper.execute IN OUT -p name value`.
 
 papermill only logs a parameter that the notebook does not know, and injects at the top where no cell is tagged `parameters`:
 both are errors here.  The executed notebook appears under its name only when every cell has run.
 
-`python -m corea.notebooks --publish EXECUTED SOURCE` puts what an executed notebook shows into its source, for readers.
+`python -m corea.paper.execute --publish EXECUTED SOURCE` puts what an executed notebook shows into its source, for readers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from corea.files import STATIC, atomic_write
+from corea.support.files import STATIC, atomic_write
 
 
 def known_parameters(path: Path) -> set[str]:
@@ -73,7 +73,7 @@ def _is_for_readers(output) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; one clear line and exit status 1 where the notebook fails."""
-    cli = argparse.ArgumentParser(prog="python -m corea.notebooks", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python -m corea.paper.execute", description=__doc__.splitlines()[0])
     cli.add_argument("source", type=Path)
     cli.add_argument("target", type=Path)
     cli.add_argument("--publish", action="store_true", help="put the outputs of SOURCE, executed, into TARGET, its source")

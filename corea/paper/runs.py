@@ -18,24 +18,27 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from corea import estimators, grpo, parser, processes
+from corea import grpo, parser
+from corea.analysis import sources
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
-from corea.engines import Completion, ModelEngine, ReportingEngine, TransformersEngine, model_engine
-from corea.files import atomic_write, git_commit, settings_hash
+from corea.engines.base import Completion, ModelEngine, ReportingEngine, TransformersEngine, model_engine
 from corea.grader import Grader
-from corea.models import architecture_of
-from corea.profiles import SYSTEMS, TRAINED, Profile, load_profile
+from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
+from corea.paper.shards import WHOLE, Shard, merge_shards
+from corea.questions.base import CALIBRATION, TRAINING, Question, group_of, test_datasets
+from corea.questions.load import load_questions
 from corea.records import KEY, read_records, write_records
-from corea.shards import WHOLE, Shard, merge_shards
-from corea.tasks import CALIBRATION, TRAINING, Question, group_of, load_questions, test_datasets
+from corea.support import processes
+from corea.support.files import atomic_write, git_commit, settings_hash
+from corea.support.models import architecture_of
 
 
 def train_system(profile: Profile, system: str) -> grpo.Run:
     """RLCC training of one system of `profiles.TRAINED` from the profile's base SLM, in the profile's processes."""
     if system not in TRAINED:
         raise ValueError(f"system {system!r} is not trained; use one of {', '.join(TRAINED)}")
-    return train_in_processes(profile, "corea.pipeline", system) or grpo.train(
+    return train_in_processes(profile, "corea.paper.runs", system) or grpo.train(
         profile.slm,
         TRAINED[system],
         training_questions(profile),
@@ -174,7 +177,7 @@ def probe_system(profile: Profile, engine: ModelEngine, system: str) -> Path:
     for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
         asked = {question.id: question for question in evaluation_questions(profile, dataset)}
         states[dataset] = engine.hidden_states([asked[q] for q in frame["question_id"]], list(frame["text"]))
-    probe, found = estimators.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
+    probe, found = sources.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
     rows = pd.concat([records[d][list(KEY)].assign(probe=np.round(found[d], 6)) for d in sets], ignore_index=True)
     rows = rows.assign(layer=probe.layer, epochs=probe.epochs, settings=settings)
     with atomic_write(path, "wb") as stream:
@@ -198,7 +201,7 @@ def probe_path(profile: Profile, system: str) -> Path:
 
 
 def _probe_settings(records_settings: Iterable[str]) -> str:
-    return settings_hash(["probe", estimators.PROBE_RECIPE, list(records_settings)])
+    return settings_hash(["probe", sources.PROBE_RECIPE, list(records_settings)])
 
 
 def decisions(questions: list[Question], answers: list[CascadeAnswer]) -> pd.DataFrame:
@@ -319,7 +322,7 @@ def _estimates(completion: Completion) -> dict:
     if completion.answer_span is not None:
         answer = probabilities[slice(*completion.answer_span)]
         found["answer_probability"] = round(min(1.0, float(answer.mean())), 6)
-    return found | {"numerals": estimators.format_numerals(completion.numerals)}
+    return found | {"numerals": sources.format_numerals(completion.numerals)}
 
 
 def save_reference(profile: Profile) -> None:
@@ -340,7 +343,7 @@ def save_reference(profile: Profile) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """What other processes run: one training (`--train`), or the making of the tracked reference run (`--reference`)."""
-    cli = argparse.ArgumentParser(prog="python -m corea.pipeline", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python -m corea.paper.runs", description=__doc__.splitlines()[0])
     cli.add_argument("--profile", default="cpu")
     what = cli.add_mutually_exclusive_group(required=True)
     what.add_argument("--train", choices=TRAINED, metavar="SYSTEM")

@@ -35,8 +35,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corea.files import checkout
-from corea.tasks import TRAINING, Question, group_of, split_of, test_datasets
+from corea.questions.base import TRAINING, Question, group_of, split_of, test_datasets
+from corea.support.files import checkout
 
 if TYPE_CHECKING:
     import datasets

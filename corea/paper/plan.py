@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from corea import ablations
-from corea.compute import Compute
 from corea.costs import PriceList
-from corea.hubsets import SETS
-from corea.models import Architecture, architecture_of
-from corea.profiles import ROOT, SYSTEMS, TRAINED, Profile, load_profile
-from corea.tasks import CALIBRATION, group_of, test_datasets
+from corea.paper import variants
+from corea.paper.profiles import ROOT, SYSTEMS, TRAINED, Profile, load_profile
+from corea.questions.base import CALIBRATION, group_of, test_datasets
+from corea.questions.hub import SETS
+from corea.support.hardware import Compute
+from corea.support.models import Architecture, architecture_of
 
 GIB = 2**30
 MEASURED = ROOT / "data" / "reference" / "cpu" / "measured.json"
@@ -138,22 +138,22 @@ def stages(profile: Profile, assumed: Assumptions) -> list[Stage]:
     trained = [_training(profile, assumed, f"train {system}", profile.grpo) for system in TRAINED]
     models = {system: profile.llm if system == "LLM" else profile.slm for system in SYSTEMS}
     answered = [_answers(profile, assumed, f"generate {system}", model, profile.samples) for system, model in models.items()]
-    return [*trained, *answered, *_ablations(profile, assumed, ablations.IN_PAPER, "ablations")]
+    return [*trained, *answered, *_ablations(profile, assumed, variants.IN_PAPER, "ablations")]
 
 
 def other_ablations(profile: Profile, assumed: Assumptions) -> list[Stage]:
     """The stages that `make ablations` adds to those of `make paper`; the pretraining of other mini bases is not counted."""
-    rest = [name for name in ablations.variants_of(profile) if name not in ablations.IN_PAPER]
+    rest = [name for name in variants.variants_of(profile) if name not in variants.IN_PAPER]
     return _ablations(profile, assumed, rest, "more ablations")
 
 
 def _ablations(profile: Profile, assumed: Assumptions, names: Sequence[str], label: str) -> list[Stage]:
     trained, answered = [], []
     for name in names:
-        chosen = ablations.variant(profile, name)
+        chosen = variants.variant(profile, name)
         own = profile.replace(slm=chosen.base) if chosen.base in profile.backbones else profile
         trained.append(_training(own, assumed, name, chosen.settings(profile)))
-        samples = profile.samples if chosen.full else min(ablations.SAMPLES, profile.samples)
+        samples = profile.samples if chosen.full else min(variants.SAMPLES, profile.samples)
         answered += [_answers(own, assumed, name, own.slm, samples)] * (2 if chosen.base else 1)  # its base is asked too
     return [_sum(f"train {len(names)} {label}", trained), _sum(f"generate {len(names)} {label}", answered)]
 
@@ -504,7 +504,7 @@ def _choices(profile: Profile) -> dict[str, Sequence]:
 def disk(profile: Profile, assumed: Assumptions) -> dict[str, float]:
     """GiB on disk after `make paper`: models of the hub, checkpoints of one run at a time, models of finished runs, records."""
     slm, llm = (architecture_of(model).parameters for model in (profile.slm, profile.llm))
-    trained, runs = trained_parameters(profile), len(TRAINED) + len(ablations.IN_PAPER)
+    trained, runs = trained_parameters(profile), len(TRAINED) + len(variants.IN_PAPER)
     shipped = {"shipped models": 4 * (slm + llm)} if profile.suite == "mini" else {"models of the hub": 2 * (slm + llm)}
     finished = _BYTES[profile.compute.dtype] * slm + 4 * trained if profile.compute.lora_rank else 4 * slm
     recorded = sum(part.completion_tokens for part in stages(profile, assumed) if part.name.startswith("generate"))
@@ -661,8 +661,8 @@ def _assumption_lines(profile: Profile, assumed: Assumptions) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m corea.plan --profile NAME`; one clear line and exit status 1 where something is wrong."""
-    cli = argparse.ArgumentParser(prog="corea.plan", description="What a run would take.", allow_abbrev=False)
+    """`python -m corea.paper.plan --profile NAME`; one clear line and exit status 1 where something is wrong."""
+    cli = argparse.ArgumentParser(prog="corea.paper.plan", description="What a run would take.", allow_abbrev=False)
     cli.add_argument("--profile", default="cpu")
     for part in dataclasses.fields(Assumptions):
         cli.add_argument(f"--{part.name.replace('_', '-')}", type=float, help=part.metadata["why"].replace("%", "%%"))
@@ -671,7 +671,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         profile = load_profile(given.pop("profile"))
         print(text(profile, assumptions_for(profile, **{name: value for name, value in given.items() if value is not None})))
     except (ValueError, OSError) as error:
-        print(f"corea.plan: {error}", file=sys.stderr)
+        print(f"corea.paper.plan: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _RANK = re.compile(r"^\[rank\d+\]: ?")
 _AN_ERROR = re.compile(r"^(\[rank\d+\]: ?)?([\w.]+(Error|Exception|Interrupt): |\S*python\S*: )")
 

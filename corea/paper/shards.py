@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from corea.questions.base import Question
 from corea.records import RecordsError, read_records, write_records
-from corea.tasks import Question
 
 _FORM = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 from corea import prompts
-from corea.compute import Compute
-from corea.files import sha256_of
-from corea.models import revision_of
-from corea.tasks import Question
+from corea.questions.base import Question
+from corea.support.files import sha256_of
+from corea.support.hardware import Compute
+from corea.support.models import revision_of
 
 _BRANCH = "0."  # how every stated confidence but 1 begins
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from corea import metrics
-from corea.files import STATIC
-from corea.report import styled
+from corea.analysis.report import styled
 from corea.rewards import DISTANCES
+from corea.support.files import STATIC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,7 +2,7 @@
 
 A variant is one run that differs from `ANCHOR` in the settings named.  The anchor is COREA's recipe on two fifths of the steps and
 three quarters of the questions a step; the seeds of the main systems are as long as these.  An axis is a question asked of
-several variants; variants that answer two questions are trained once.  `python -m corea.ablations NAME ...` runs them.
+several variants; variants that answer two questions are trained once.  `python -m corea.paper.variants NAME ...` runs them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from corea import grpo, pipeline, pretrain
+from corea import grpo
 from corea.costs import PriceList
-from corea.models import architecture_of
-from corea.profiles import PROFILES, TRAINED, Profile, load_profile
+from corea.mini import pretrain
+from corea.paper import runs
+from corea.paper.profiles import PROFILES, TRAINED, Profile, load_profile
 from corea.records import read_records
 from corea.rewards import REWARDS, RewardSpec
+from corea.support.models import architecture_of
 
 ANCHOR = "anchor"
 SAMPLES = 2
@@ -139,10 +141,10 @@ def train(profile: Profile, name: str, *, show_progress: bool = True) -> grpo.Ru
     """Train one variant; does nothing where that is done already, and goes on where a run was cut off."""
     chosen = variant(profile, name)
     base = make_base(profile, chosen.base) if chosen.base else profile.slm
-    return pipeline.train_in_processes(profile, "corea.ablations", name) or grpo.train(
+    return runs.train_in_processes(profile, "corea.paper.variants", name) or grpo.train(
         base,
         chosen.reward,
-        pipeline.training_questions(profile),
+        runs.training_questions(profile),
         chosen.settings(profile),
         run_folder(profile, name),
         name=name,
@@ -169,11 +171,11 @@ def generate(profile: Profile, name: str) -> None:
     if chosen.base:
         models[f"{name} base"] = base_folder(profile, chosen.base)
     for system, folder in models.items():
-        engine = pipeline.engine_at(asked, folder, system)
+        engine = runs.engine_at(asked, folder, system)
         settings = "base" if system.endswith(" base") else grpo.run_settings(run)
-        sets = pipeline.all_sets(profile)
+        sets = runs.all_sets(profile)
         paths = {dataset: run / "records" / system.replace(" ", "-") / f"{dataset}.parquet" for dataset in sets}
-        pipeline.answer_sets(asked, engine, grpo.fingerprint(folder), settings, paths)
+        runs.answer_sets(asked, engine, grpo.fingerprint(folder), settings, paths)
 
 
 def results_folder(profile: Profile, name: str) -> Path | None:
@@ -187,7 +189,7 @@ def results_folder(profile: Profile, name: str) -> Path | None:
 def _paths(profile: Profile, folder: Path, name: str) -> list[Path]:
     """The files of a whole variant: its log, and the records of the run and of its own base SLM."""
     systems = [name, *([f"{name}-base"] if VARIANTS[name].base else [])]
-    sets = pipeline.all_sets(profile)
+    sets = runs.all_sets(profile)
     return [folder / "log.csv", *(folder / "records" / system / f"{d}.parquet" for system in systems for d in sets)]
 
 
@@ -250,7 +252,7 @@ def seeds_of(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.Dat
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; one clear line and exit status 1 for wrong input."""
-    cli = argparse.ArgumentParser(prog="python -m corea.ablations", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(prog="python -m corea.paper.variants", description=__doc__.splitlines()[0])
     cli.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)}; all where none is given")
     cli.add_argument("--profile", default="cpu", choices=sorted(PROFILES))
     cli.add_argument("--train", metavar="NAME", help="only train this one: what each of several processes runs")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from corea import cascade, comparisons, metrics
+from corea import cascade, metrics
+from corea.analysis import comparisons
+from corea.analysis.systems import COREA, Comparison
 from corea.metrics import Interval
-from corea.profiles import TRAINED
-from corea.systems import COREA, Comparison
-from corea.tasks import GROUPS
+from corea.paper.profiles import TRAINED
+from corea.questions.base import GROUPS
 
 COLUMNS = ["claim", "source", "scope", "paper_value", "value", "low", "high", "n", "verdict", "certainty"]
 SCOPES = {**{group: (group,) for group in GROUPS}, "ood": ("ood-math", "ood-nonmath"), "all": tuple(GROUPS)}

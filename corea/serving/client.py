@@ -20,9 +20,9 @@ from typing import IO
 
 from corea import prompts
 from corea.costs import Price
-from corea.engines import Completion, with_estimates
-from corea.files import settings_hash
-from corea.tasks import Question
+from corea.engines.base import Completion, with_estimates
+from corea.questions.base import Question
+from corea.support.files import settings_hash
 
 _LONGEST_PAUSE = 60.0  # seconds
 _BYTES_OVERHEAD = 64  # of a chat template, on top of the messages

@@ -11,9 +11,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from corea import processes
-from corea.files import atomic_write
 from corea.grpo import COMPLETE, METRICS, CollapseError, collapse, tidy_log
+from corea.support import processes
+from corea.support.files import atomic_write
 
 
 class MarkWhole(TrainerCallback):

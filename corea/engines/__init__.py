@@ -1,0 +1,4 @@
+"""Completions of a language model, in this process.
+
+Used by evaluate, training of base models, serving and paper; knows nothing of tables or runs.
+"""

@@ -1,0 +1,94 @@
+"""Question sets: what a question is, and which splits, groups and suites there are.
+
+The mini sets are drawn from `corea.questions.generated`, those of the paper come from the hub (`corea.questions.hub`).  Splits are disjoint by
+construction: a question belongs to the one split that a hash of its text names, so no question asked in a test can be met in
+training, whatever the seeds and sizes.
+
+| suite | dataset | group | families | splits |
+|---|---|---|---|---|
+| mini | drill | in-domain | the eleven training families, mixed | train, calibration, test |
+| mini | missing-addend, division, shopping | ood-math | one each | test |
+| mini | shell-game, cipher, weave | ood-nonmath | one each | test |
+| mini | everything | (base models only) | all seventeen | pretrain |
+| paper | deepmath | in-domain | the topics of DeepMath-103K | train, calibration, test |
+| paper | math500, gsm8k, olympiadbench | ood-math | subjects, where the set names them | test |
+| paper | gpqa, commonsenseqa | ood-nonmath | subjects, where the set names them | test |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from corea.questions import generated
+
+SPLITS = {"pretrain": (0, 60), "train": (60, 80), "calibration": (80, 88), "test": (88, 100)}
+GROUPS = {
+    "in-domain": ("drill",),
+    "ood-math": generated.OOD_MATH,
+    "ood-nonmath": generated.OOD_NONMATH,
+}
+DATASETS = {
+    "drill": generated.IN_DOMAIN,
+    "everything": tuple(generated.FAMILIES),
+    **{family: (family,) for family in (*generated.OOD_MATH, *generated.OOD_NONMATH)},
+}
+SUITES = {
+    "mini": GROUPS,
+    "paper": {
+        "in-domain": ("deepmath",),
+        "ood-math": ("math500", "gsm8k", "olympiadbench"),
+        "ood-nonmath": ("gpqa", "commonsenseqa"),
+    },
+}
+TRAINING = {"mini": "drill", "paper": "deepmath"}  # the set of each suite that has training and calibration questions
+ALLOWED_SPLITS = {**dict.fromkeys(TRAINING.values(), ("train", "calibration", "test")), "everything": ("pretrain",)}
+CALIBRATION = "calibration"  # the name of that split where it stands beside the test sets
+ANSWER_TYPES = ("math", "choice", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question.  `answer_type` is "math", "choice" or "text".
+
+    level: 1 (easy) to 8 in the mini sets; a hub set's own, of 1 or more, and 1 where it has none.
+    """
+
+    id: str
+    dataset: str
+    family: str
+    level: int
+    text: str
+    gold: str
+    answer_type: str
+
+
+def group_of(dataset: str) -> str:
+    """The group ("in-domain", "ood-math", "ood-nonmath") that reports the dataset, in whichever suite it is."""
+    for groups in SUITES.values():
+        for group, datasets in groups.items():
+            if dataset in datasets:
+                return group
+    raise ValueError(f"dataset {dataset!r} has no group; use one of {_names(reported())}")
+
+
+def test_datasets(suite: str = "mini") -> tuple[str, ...]:
+    """Names of the sets that a suite reports, in the order of the tables."""
+    if suite not in SUITES:
+        raise ValueError(f"unknown suite {suite!r}; use one of {_names(SUITES)}")
+    return tuple(name for datasets in SUITES[suite].values() for name in datasets)
+
+
+def split_of(text: str) -> str:
+    """The one split a question's text belongs to: its SHA-256 modulo 100, looked up in `SPLITS`."""
+    bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    return next(name for name, (low, high) in SPLITS.items() if low <= bucket < high)
+
+
+def reported() -> tuple[str, ...]:
+    """Names of the sets that any suite reports."""
+    return tuple(name for suite in SUITES for name in test_datasets(suite))
+
+
+def _names(names) -> str:
+    return ", ".join(sorted(names))

@@ -92,6 +92,7 @@ base: setup  ## retrain the base models of the mini world (about 40 minutes on t
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
 
 test: setup  ## run ruff, mypy, pytest and nbval
+	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile

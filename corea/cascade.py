@@ -63,7 +63,9 @@ class Cascade:
         self.slm, self.llm, self.prices = slm, llm, prices
         self.threshold = _checked_threshold(threshold)
 
-    def answer(self, questions: Sequence[Question], *, samples: int = 1, seed: int = 0) -> list[CascadeAnswer]:
+    def answer(
+        self, questions: Sequence[Question], *, samples: int = 1, seed: int = 0
+    ) -> list[CascadeAnswer]:
         """Answers to all questions, `samples` each, by question and then by sample.
 
         The LLM is asked in one call for the questions of which a sample is deferred, or not at all.
@@ -88,7 +90,9 @@ class Cascade:
         answer = response.answer if rescue is None else parse(rescue.text).answer
         cost = None if self.prices is None else self.prices.cascade_cost(attempt, rescue)
         source = "slm" if rescue is None else "llm"
-        return CascadeAnswer(question_id, sample, answer, response.confidence, source, cost, attempt, rescue)
+        return CascadeAnswer(
+            question_id, sample, answer, response.confidence, source, cost, attempt, rescue
+        )
 
 
 def keeps(confidence, threshold: float) -> np.ndarray:
@@ -147,7 +151,14 @@ def sweep(
 
 
 def at_threshold(
-    confidence, slm_correct, llm_correct, slm_cost, llm_cost, threshold: float, *, before_generation: bool = False
+    confidence,
+    slm_correct,
+    llm_correct,
+    slm_cost,
+    llm_cost,
+    threshold: float,
+    *,
+    before_generation: bool = False,
 ) -> dict[str, float]:
     """The row of `sweep` for any one threshold, as a dict."""
     confidence, slm_right, llm_right, slm_spent, llm_spent, unit = _columns(
@@ -194,7 +205,9 @@ def _curve(thresholds, *, kept, right, spent, rows: int, unit: float) -> pd.Data
     return pd.DataFrame(table)
 
 
-def cost_at_pass1(rows: pd.DataFrame, weights, *targets, before_generation: bool = False) -> list[np.ndarray]:
+def cost_at_pass1(
+    rows: pd.DataFrame, weights, *targets, before_generation: bool = False
+) -> list[np.ndarray]:
     """The least cost at which a cascade reaches each target Pass@1, one for each set of weights; NaN where it never does.
 
     rows: as from `replay`, any threshold.  weights: (draws, rows), each summing to 1.  targets: numbers or (draws,).
@@ -206,10 +219,13 @@ def cost_at_pass1(rows: pd.DataFrame, weights, *targets, before_generation: bool
     confidence = rows["confidence"].to_numpy(dtype=float)
     order = np.argsort(-confidence, kind="stable")  # NaN, never kept, goes last
     stated = order[: len(order) - int(np.isnan(confidence).sum())]
-    starts = np.flatnonzero(np.diff(confidence[stated], prepend=np.inf))  # the first row of each level
+    starts = np.flatnonzero(
+        np.diff(confidence[stated], prepend=np.inf)
+    )  # the first row of each level
     starts = starts[:: 1 + len(starts) // _POINTS]
     slm, llm, slm_cost, llm_cost = (
-        rows[name].to_numpy(dtype=float) for name in ("slm_correct", "llm_correct", "slm_cost", "llm_cost")
+        rows[name].to_numpy(dtype=float)
+        for name in ("slm_correct", "llm_correct", "slm_cost", "llm_cost")
     )
     deferred = llm_cost if before_generation else slm_cost + llm_cost
     ordered, curve = weights[:, stated], []
@@ -220,7 +236,10 @@ def cost_at_pass1(rows: pd.DataFrame, weights, *targets, before_generation: bool
             start = np.concatenate([start, start + kept], axis=1)
         curve.append(start)
     pass1, cost = curve
-    return [_cheapest(pass1, cost, np.broadcast_to(np.asarray(target, dtype=float), len(weights))) for target in targets]
+    return [
+        _cheapest(pass1, cost, np.broadcast_to(np.asarray(target, dtype=float), len(weights)))
+        for target in targets
+    ]
 
 
 def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -273,7 +292,9 @@ def replay(
     rows = _joined(slm_records, llm_records, confidence)
     kept = keeps(rows["confidence"], _checked_threshold(threshold))
     for side, price in (("slm", prices.slm), ("llm", prices.llm)):
-        rows[f"{side}_cost"] = price.cost(rows[f"{side}_prompt_tokens"], rows[f"{side}_completion_tokens"])
+        rows[f"{side}_cost"] = price.cost(
+            rows[f"{side}_prompt_tokens"], rows[f"{side}_completion_tokens"]
+        )
     for name in ("answer", "correct"):
         rows[name] = rows[f"slm_{name}"].where(kept, rows[f"llm_{name}"])
     rows["source"] = np.where(kept, "slm", "llm")
@@ -320,14 +341,19 @@ def evaluate_cascade(
     return pd.DataFrame(table)
 
 
-def set_draws(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+def set_draws(
+    rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, dict[str, np.ndarray]]:
     """The draws behind `evaluate_cascade`, from the rows of `replay`: for each dataset, then their "mean"."""
     sets = {
         dataset: _draws(part, resamples, metrics.dataset_seed(seed, dataset))
         for dataset, part in rows.groupby("dataset", sort=False)
     }
     names = next(iter(sets.values()))
-    return {**sets, "mean": {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in names}}
+    return {
+        **sets,
+        "mean": {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in names},
+    }
 
 
 def _draws(rows: pd.DataFrame, resamples: int, seed) -> dict[str, np.ndarray]:
@@ -430,7 +456,9 @@ def cheapest_at_pass1(curve: pd.DataFrame, pass1: float) -> float:
     """
     good = curve[curve["pass1"] >= pass1 - 1e-12]
     if good.empty:
-        raise ValueError(f"no threshold reaches a Pass@1 of {pass1:g}; the best has {curve['pass1'].max():g}")
+        raise ValueError(
+            f"no threshold reaches a Pass@1 of {pass1:g}; the best has {curve['pass1'].max():g}"
+        )
     best = good.sort_values(["cost", "pass1"], ascending=[True, False], kind="stable").iloc[0]
     _warn_degenerate(best["threshold"], best["kept"], curve["kept"].max())
     return float(best["threshold"])

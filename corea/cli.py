@@ -31,19 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     given.arguments = arguments  # what several processes are launched with again
     try:
-        {"answer": _answer, "serve": _serve, "train": _train, "evaluate": _evaluate}[given.command](given)
+        {"answer": _answer, "serve": _serve, "train": _train, "evaluate": _evaluate}[given.command](
+            given
+        )
     except (ValueError, OSError, RuntimeError, ServerError, BudgetError, ImportError) as error:
         print(f"corea {given.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"corea {given.command}: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
+        print(
+            f"corea {given.command}: interrupted; what was finished is kept, the same command goes on",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(
-        prog="corea", description="Calibrated small-large model cascades.", epilog=_KEYS, allow_abbrev=False
+        prog="corea",
+        description="Calibrated small-large model cascades.",
+        epilog=_KEYS,
+        allow_abbrev=False,
     )
     commands = cli.add_subparsers(dest="command", required=True)
 
@@ -54,13 +62,37 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
 
     _train_options(command("train", "train a model to say how sure it is, on your own questions"))
-    _evaluate_options(command("evaluate", "measure accuracy and calibration of a model on your own questions", _KEYS))
-    answer = command("answer", "answer a JSONL file of questions by a cascade of two servers", _KEYS)
+    _evaluate_options(
+        command(
+            "evaluate", "measure accuracy and calibration of a model on your own questions", _KEYS
+        )
+    )
+    answer = command(
+        "answer", "answer a JSONL file of questions by a cascade of two servers", _KEYS
+    )
     answer.add_argument("questions", type=Path, help=_QUESTIONS)
-    answer.add_argument("--out", type=Path, required=True, help="where the answers go, as JSONL; finished completions lie beside it")
-    answer.add_argument("--budget", type=float, default=math.inf, help="most to spend, in the unit of the prices; stops before it is passed")
-    serve = command("serve", "serve the cascade as an OpenAI-compatible API", f"{_KEYS} Clients send COREA_API_KEY, where it is set.")
-    serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s, this machine alone)")
+    answer.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="where the answers go, as JSONL; finished completions lie beside it",
+    )
+    answer.add_argument(
+        "--budget",
+        type=float,
+        default=math.inf,
+        help="most to spend, in the unit of the prices; stops before it is passed",
+    )
+    serve = command(
+        "serve",
+        "serve the cascade as an OpenAI-compatible API",
+        f"{_KEYS} Clients send COREA_API_KEY, where it is set.",
+    )
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to bind (default: %(default)s, this machine alone)",
+    )
     serve.add_argument("--port", type=int, default=8000)
     for each in (answer, serve):
         _server_options(each)
@@ -80,26 +112,54 @@ _EXAMPLES = {
 
 def _server_options(command: argparse.ArgumentParser) -> None:
     for side in ("slm", "llm"):
-        command.add_argument(f"--{side}", required=True, metavar="URL", help=f"the {side.upper()}'s server, ending in /v1")
-        command.add_argument(f"--{side}-model", required=True, metavar="NAME", help="the model's name there")
-        command.add_argument(f"--{side}-price", nargs=2, type=float, metavar=("PROMPT", "COMPLETION"), help="price of a million tokens")
-    command.add_argument("--threshold", type=float, required=True, help="keep the SLM's answer from this confidence on, in [0, 1]")
+        command.add_argument(
+            f"--{side}",
+            required=True,
+            metavar="URL",
+            help=f"the {side.upper()}'s server, ending in /v1",
+        )
+        command.add_argument(
+            f"--{side}-model", required=True, metavar="NAME", help="the model's name there"
+        )
+        command.add_argument(
+            f"--{side}-price",
+            nargs=2,
+            type=float,
+            metavar=("PROMPT", "COMPLETION"),
+            help="price of a million tokens",
+        )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        required=True,
+        help="keep the SLM's answer from this confidence on, in [0, 1]",
+    )
     command.add_argument("--max-new-tokens", type=int, default=1024)
     command.add_argument("--temperature", type=float, default=0.0)
-    command.add_argument("--concurrency", type=int, default=16, help="requests under way at once, at each server")
+    command.add_argument(
+        "--concurrency", type=int, default=16, help="requests under way at once, at each server"
+    )
     command.add_argument("--timeout", type=float, default=120.0, help="seconds a request may take")
     _format_option(command)
 
 
 def _format_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--no-instruction", action="store_true", help="leave out the system turn that tells the format, for models that were taught it"
+        "--no-instruction",
+        action="store_true",
+        help="leave out the system turn that tells the format, for models that were taught it",
     )
 
 
 def _model_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--gpus", type=int, default=0, help="of this machine; 0: the CPU (the default)")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on GPUs, float32 on the CPU")
+    command.add_argument(
+        "--gpus", type=int, default=0, help="of this machine; 0: the CPU (the default)"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="default: bfloat16 on GPUs, float32 on the CPU",
+    )
     command.add_argument("--max-new-tokens", type=int, default=1024)
     command.add_argument("--seed", type=int, default=0)
     _format_option(command)
@@ -109,34 +169,81 @@ def _train_options(train: argparse.ArgumentParser) -> None:
     from corea.rewards import REWARDS
 
     train.add_argument("questions", type=Path, help=_QUESTIONS)
-    train.add_argument("--model", required=True, help="where to begin: a folder, or a model of the hub")
-    train.add_argument("--out", type=Path, required=True, help="folder of the run; a run cut off there goes on")
-    train.add_argument("--reward", default="L1", choices=tuple(REWARDS), help="default: L1, COREA's")
+    train.add_argument(
+        "--model", required=True, help="where to begin: a folder, or a model of the hub"
+    )
+    train.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; a run cut off there goes on"
+    )
+    train.add_argument(
+        "--reward", default="L1", choices=tuple(REWARDS), help="default: L1, COREA's"
+    )
     train.add_argument("--steps", type=int, default=200)
     train.add_argument("--questions-per-step", type=int, default=32)
-    train.add_argument("--rollouts", type=int, default=8, help="completions a question in each step (default: %(default)s)")
+    train.add_argument(
+        "--rollouts",
+        type=int,
+        default=8,
+        help="completions a question in each step (default: %(default)s)",
+    )
     train.add_argument("--learning-rate", type=float, help="default: 1e-6, with an adapter 1e-5")
-    train.add_argument("--beta", type=float, default=0.001, help="weight of the KL to the model it begins with")
+    train.add_argument(
+        "--beta", type=float, default=0.001, help="weight of the KL to the model it begins with"
+    )
     train.add_argument("--save-steps", type=int, default=25, help="steps between checkpoints")
-    train.add_argument("--micro-batch", type=int, default=0, help="rollouts of one forward pass of a process; 0: all its share")
-    train.add_argument("--gradient-checkpointing", action="store_true", help="spare memory, at a third more time")
-    train.add_argument("--lora-rank", type=int, default=0, help="train an adapter of this rank; 0: all weights")
-    train.add_argument("--rollout-engine", default="transformers", choices=("transformers", "colocate", "server"), help="who samples: the model itself, or vLLM")
+    train.add_argument(
+        "--micro-batch",
+        type=int,
+        default=0,
+        help="rollouts of one forward pass of a process; 0: all its share",
+    )
+    train.add_argument(
+        "--gradient-checkpointing", action="store_true", help="spare memory, at a third more time"
+    )
+    train.add_argument(
+        "--lora-rank", type=int, default=0, help="train an adapter of this rank; 0: all weights"
+    )
+    train.add_argument(
+        "--rollout-engine",
+        default="transformers",
+        choices=("transformers", "colocate", "server"),
+        help="who samples: the model itself, or vLLM",
+    )
     _model_options(train)
 
 
 def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("questions", type=Path, help=_QUESTIONS)
-    evaluate.add_argument("--model", required=True, help="a folder, a model of the hub, or its name at the server")
-    evaluate.add_argument("--server", metavar="URL", help="an OpenAI-compatible server, ending in /v1; without it the model runs here")
-    evaluate.add_argument("--out", type=Path, required=True, help="where the records go, as parquet")
-    evaluate.add_argument("--samples", type=int, default=1, help="completions a question (default: %(default)s)")
+    evaluate.add_argument(
+        "--model", required=True, help="a folder, a model of the hub, or its name at the server"
+    )
+    evaluate.add_argument(
+        "--server",
+        metavar="URL",
+        help="an OpenAI-compatible server, ending in /v1; without it the model runs here",
+    )
+    evaluate.add_argument(
+        "--out", type=Path, required=True, help="where the records go, as parquet"
+    )
+    evaluate.add_argument(
+        "--samples", type=int, default=1, help="completions a question (default: %(default)s)"
+    )
     evaluate.add_argument("--temperature", type=float, default=1.0)
     evaluate.add_argument("--engine", default="transformers", choices=("transformers", "vllm"))
     evaluate.add_argument("--batch-size", type=int, default=32)
-    evaluate.add_argument("--price", nargs=2, type=float, metavar=("PROMPT", "COMPLETION"), help="of a million tokens at the server")
-    evaluate.add_argument("--budget", type=float, default=math.inf, help="most to spend at the server; needs --price")
-    evaluate.add_argument("--concurrency", type=int, default=16, help="requests under way at once, at the server")
+    evaluate.add_argument(
+        "--price",
+        nargs=2,
+        type=float,
+        metavar=("PROMPT", "COMPLETION"),
+        help="of a million tokens at the server",
+    )
+    evaluate.add_argument(
+        "--budget", type=float, default=math.inf, help="most to spend at the server; needs --price"
+    )
+    evaluate.add_argument(
+        "--concurrency", type=int, default=16, help="requests under way at once, at the server"
+    )
     evaluate.add_argument("--timeout", type=float, default=120.0, help="seconds a request may take")
     _model_options(evaluate)
 
@@ -197,7 +304,10 @@ def _train(given: argparse.Namespace) -> None:
     )  # fmt: skip
     if processes.rank() == 0:
         steps = run.log().pivot(index="step", columns="metric", values="value")
-        ends = ", ".join(f"{name} {steps[name].iloc[0]:.2f} -> {steps[name].iloc[-1]:.2f}" for name in ("accuracy", "mean confidence"))
+        ends = ", ".join(
+            f"{name} {steps[name].iloc[0]:.2f} -> {steps[name].iloc[-1]:.2f}"
+            for name in ("accuracy", "mean confidence")
+        )
         print(f"{len(steps)} steps, {ends}; model in {run.model}, log in {run.folder / 'log.csv'}")
 
 
@@ -214,13 +324,35 @@ def _evaluate(given: argparse.Namespace) -> None:
 
     questions, name = load_jsonl(given.questions), Path(given.model).name
     model = given.model if given.server else grpo.fingerprint(given.model)
-    settings = settings_hash([model, questions, given.samples, given.temperature, given.max_new_tokens, given.seed, given.no_instruction])
+    settings = settings_hash(
+        [
+            model,
+            questions,
+            given.samples,
+            given.temperature,
+            given.max_new_tokens,
+            given.seed,
+            given.no_instruction,
+        ]
+    )
     if runs.settings_of(given.out) != settings:
         with Grader() as grader:
             rows = runs.answered(
-                _own_engine(given, name), grader, questions, given.questions.stem, "in-domain", samples=given.samples, seed=given.seed
+                _own_engine(given, name),
+                grader,
+                questions,
+                given.questions.stem,
+                "in-domain",
+                samples=given.samples,
+                seed=given.seed,
             )
-        named = {"profile": "own", "system": name, "run": model[:12], "seed": given.seed, "settings": settings}
+        named = {
+            "profile": "own",
+            "system": name,
+            "run": model[:12],
+            "seed": given.seed,
+            "settings": settings,
+        }
         write_records(pd.DataFrame(rows).assign(**named, commit=git_commit()[0]), given.out)
     _show(given.out, len(questions), given.samples, given.seed)
 
@@ -230,7 +362,12 @@ def _own_engine(given: argparse.Namespace, name: str):
     from corea.engines.base import model_engine
     from corea.support.hardware import Compute
 
-    options = {"name": name, "max_new_tokens": given.max_new_tokens, "temperature": given.temperature, "instruction": _instruction(given)}
+    options = {
+        "name": name,
+        "max_new_tokens": given.max_new_tokens,
+        "temperature": given.temperature,
+        "instruction": _instruction(given),
+    }
     if given.server:
         from corea.serving.client import Budget, ServerEngine
 
@@ -241,7 +378,9 @@ def _own_engine(given: argparse.Namespace, name: str):
             timeout=given.timeout, budget=Budget(given.budget), price=Price(*given.price) if given.price else None, **options,
         )  # fmt: skip
     compute = Compute(gpus=given.gpus, engine=given.engine, dtype=_dtype(given))
-    return model_engine(given.model, compute, batch_size=given.batch_size, keep_logprobs=True, **options)
+    return model_engine(
+        given.model, compute, batch_size=given.batch_size, keep_logprobs=True, **options
+    )
 
 
 def _show(path: Path, questions: int, samples: int, seed: int) -> None:
@@ -250,9 +389,13 @@ def _show(path: Path, questions: int, samples: int, seed: int) -> None:
     from corea.records import read_records
 
     rows = read_records(path)
-    for metric, found in metrics.evaluate(rows["question_id"], rows["correct"], rows["confidence"], seed=seed).items():
+    for metric, found in metrics.evaluate(
+        rows["question_id"], rows["correct"], rows["confidence"], seed=seed
+    ).items():
         print(f"{metric:<18}{found.value:8.3f}   [{found.low:.3f}, {found.high:.3f}]")
-    print(f"{questions} questions, {samples} samples each; 95% intervals over questions; records in {path}")
+    print(
+        f"{questions} questions, {samples} samples each; 95% intervals over questions; records in {path}"
+    )
 
 
 def _answer(given: argparse.Namespace) -> None:
@@ -272,7 +415,11 @@ def _answer(given: argparse.Namespace) -> None:
     )  # fmt: skip
     answers = Cascade(slm, llm, given.threshold, prices).answer(questions)
     with Grader() as grader:
-        right = grader.grade([a.answer for a in answers], [q.gold for q in questions], [q.answer_type for q in questions])
+        right = grader.grade(
+            [a.answer for a in answers],
+            [q.gold for q in questions],
+            [q.answer_type for q in questions],
+        )
     with atomic_write(given.out) as file:
         for question, answer, correct in zip(questions, answers, right, strict=True):
             row = {"id": question.id, "answer": answer.answer, "correct": bool(correct), "source": answer.source,
@@ -280,7 +427,9 @@ def _answer(given: argparse.Namespace) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     share = sum(a.source == "llm" for a in answers) / len(answers)
     money = f", cost {sum(a.cost or 0.0 for a in answers):g}" if prices else ""
-    print(f"{len(answers)} questions, right {sum(right) / len(right):.3f}, {share:.1%} by the LLM{money}; answers in {given.out}")
+    print(
+        f"{len(answers)} questions, right {sum(right) / len(right):.3f}, {share:.1%} by the LLM{money}; answers in {given.out}"
+    )
 
 
 class _Shown:
@@ -300,8 +449,17 @@ def _serve(given: argparse.Namespace) -> None:
     from corea.serving.app import build_app
 
     key = os.environ.get("COREA_API_KEY")
-    app = build_app(_engine(given, "slm"), _engine(given, "llm"), given.threshold, prices=_prices(given), api_key=key)
-    print(f"corea: http://{given.host}:{given.port}/v1, {'with' if key else 'without'} an API key", flush=True)
+    app = build_app(
+        _engine(given, "slm"),
+        _engine(given, "llm"),
+        given.threshold,
+        prices=_prices(given),
+        api_key=key,
+    )
+    print(
+        f"corea: http://{given.host}:{given.port}/v1, {'with' if key else 'without'} an API key",
+        flush=True,
+    )
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
 
 

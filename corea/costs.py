@@ -40,7 +40,9 @@ class PriceList:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source.strip():
-            raise ValueError(f"source={self.source!r} of a price list: say where the prices come from")
+            raise ValueError(
+                f"source={self.source!r} of a price list: say where the prices come from"
+            )
 
     def cascade_cost(self, attempt, rescue=None) -> float:
         """What one answer of a cascade costs: the SLM's completion, and the LLM's where it was asked."""

@@ -42,7 +42,9 @@ ANSWER_TYPES = ("math", "choice", "text")
 MAX_LENGTH = 2_000  # characters of a math or choice answer; a longer one is refused unread
 MEMORY_LIMIT = 2 << 30  # bytes of address space of one worker, where the system can limit it
 START_LIMIT = 120.0  # seconds a worker may take to import math-verify
-CACHE_SIZE = 50_000  # verdicts kept, as reinforcement learning meets the same answers again and again
+CACHE_SIZE = (
+    50_000  # verdicts kept, as reinforcement learning meets the same answers again and again
+)
 _Row = tuple[str | None, str, str]  # answer, gold, answer type
 
 
@@ -55,7 +57,9 @@ class Grader:
 
     def __init__(self, workers: int = 1, deadline: float = 2.0):
         if workers < 1 or not 0 < deadline <= 3600:
-            raise ValueError(f"workers={workers}, deadline={deadline}: use 1 worker or more, and up to 3600 seconds")
+            raise ValueError(
+                f"workers={workers}, deadline={deadline}: use 1 worker or more, and up to 3600 seconds"
+            )
         self.workers, self.deadline = workers, deadline
         self._lock = threading.Lock()
         self._owner = os.getpid()
@@ -63,7 +67,9 @@ class Grader:
         self._pool: list[_Worker | None] = [None] * workers
         weakref.finalize(self, _kill_all, self._pool)  # also at exit
 
-    def grade(self, answers: Sequence[str | None], golds: Sequence[str], answer_types: Sequence[str]) -> list[bool]:
+    def grade(
+        self, answers: Sequence[str | None], golds: Sequence[str], answer_types: Sequence[str]
+    ) -> list[bool]:
         """Whether each answer is right; None (no answer) is wrong, and so is any answer to a gold of None.
 
         Raises ValueError where the columns differ in length or a type is not one of `ANSWER_TYPES`, and RuntimeError
@@ -74,7 +80,9 @@ class Grader:
                 f"{len(answers)} answers, {len(golds)} golds, {len(answer_types)} types: use as many of each"
             )
         if unknown := sorted({str(kind) for kind in answer_types} - set(ANSWER_TYPES)):
-            raise ValueError(f"unknown answer type {unknown[0]!r}; use one of {', '.join(ANSWER_TYPES)}")
+            raise ValueError(
+                f"unknown answer type {unknown[0]!r}; use one of {', '.join(ANSWER_TYPES)}"
+            )
         rows = list(zip(answers, golds, answer_types, strict=True))
         with self._lock:
             verdicts = {row: self._known(row) for row in dict.fromkeys(rows)}
@@ -99,7 +107,9 @@ class Grader:
         with ThreadPoolExecutor(threads) as executor:
             try:
                 list(executor.map(lambda slot: self._feed(slot, queue, verdicts), range(threads)))
-            except BaseException:  # Ctrl-C leaves workers in the middle of an answer: none may speak for the next one
+            except (
+                BaseException
+            ):  # Ctrl-C leaves workers in the middle of an answer: none may speak for the next one
                 queue.clear()
                 self.close()
                 raise
@@ -155,20 +165,29 @@ def grade_one(answer: str | None, gold: str, answer_type: str) -> bool:
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _INTEGER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)")
 _TYPOGRAPHY = str.maketrans(
-    dict(zip("−–\u00a0\u2009\u202f", "--   ", strict=True)) | {"×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "∞": r"\infty "}
+    dict(zip("−–\u00a0\u2009\u202f", "--   ", strict=True))
+    | {"×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "∞": r"\infty "}
 )
-_DRESSED = re.compile(r"\$(.*)\$|\\(?:boxed|fbox|text|textbf|mathrm|mathbf)\s*\{(.*)\}|\*\*(.*)\*\*", re.DOTALL)
+_DRESSED = re.compile(
+    r"\$(.*)\$|\\(?:boxed|fbox|text|textbf|mathrm|mathbf)\s*\{(.*)\}|\*\*(.*)\*\*", re.DOTALL
+)
 _OPTION = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?(?:option\s+)?"
     r"(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z]))(?:\s*[).:\]](.*)|\s+which is(.*)|)",
     re.IGNORECASE | re.DOTALL,
 )
 _OTHER_OPTION = re.compile(
-    r"(?:^|[\s,;/&(\[])[A-Z]\s*[)\]:]|(?:\b(?:or|and|option)\b|[,;/&])\s*(?:option\s+)?[A-Z]\W*$", re.IGNORECASE
+    r"(?:^|[\s,;/&(\[])[A-Z]\s*[)\]:]|(?:\b(?:or|and|option)\b|[,;/&])\s*(?:option\s+)?[A-Z]\W*$",
+    re.IGNORECASE,
 )
 
 
-_VERDICTS = ("yes", "no", "true", "false")  # golds of questions that ask whether, written in any case
+_VERDICTS = (
+    "yes",
+    "no",
+    "true",
+    "false",
+)  # golds of questions that ask whether, written in any case
 
 
 def _without_algebra(answer: str | None, gold: str | None, answer_type: str) -> bool | None:
@@ -186,7 +205,9 @@ def _without_algebra(answer: str | None, gold: str | None, answer_type: str) -> 
         return ours == theirs
     if len(answer) > MAX_LENGTH or _CONTROL.search(answer):
         return False
-    if (verdict := _plain_text(_undressed(gold))) in _VERDICTS and _plain_text(_undressed(answer)) in _VERDICTS:
+    if (verdict := _plain_text(_undressed(gold))) in _VERDICTS and _plain_text(
+        _undressed(answer)
+    ) in _VERDICTS:
         return _plain_text(_undressed(answer)) == verdict
     return True if _undressed(answer) == _undressed(gold) else None
 
@@ -206,7 +227,10 @@ def _integer(text: str) -> str | None:
 
 def _is_chosen(answer: str, gold: str) -> bool:
     """Whether the answer names the gold's letter alone or, without a letter, repeats the gold's wording."""
-    expected, chosen = _OPTION.fullmatch(_undressed(gold)), _OPTION.fullmatch(_undressed(answer[:MAX_LENGTH]))
+    expected, chosen = (
+        _OPTION.fullmatch(_undressed(gold)),
+        _OPTION.fullmatch(_undressed(answer[:MAX_LENGTH])),
+    )
     wording = gold if expected is None else _wording(expected)
     if expected is None or chosen is None:
         return _plain_text(answer) == _plain_text(wording) != ""
@@ -237,13 +261,17 @@ _END_TAG = re.compile(r"</[A-Za-z_]\w*\s*>")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}(?:\^\{?\d\}?)?")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_WORD = re.compile(r"(?i)\b(?!(?:sqrt|sin|cos|tan|log|exp|and|pct|percent|percentage)\b)[a-z]{3,}\b")
+_WORD = re.compile(
+    r"(?i)\b(?!(?:sqrt|sin|cos|tan|log|exp|and|pct|percent|percentage)\b)[a-z]{3,}\b"
+)
 _FINAL = re.compile(r"(?i)\bfinal answer\b")
 _CONCLUSION = re.compile(r"(?i)\b(?:answer|therefore|thus|hence)\b")
 _HEDGE = re.compile(r"(?i)\b(?:or|not|maybe|either)\b")
 _MATH = re.compile(r"\$\$.+?\$\$|\$.+?\$|\\\[.+?\\\]|\\\(.+?\\\)", re.DOTALL)
 _NUMBER = re.compile(r"-?\d[\d.,/:]*")
-_NEIGHBOURS = re.compile(r"\d(?:\s|~|\\[ ,;:!]|\\q?quad)+(?!\d+\s*/\s*\d)\.?\d|#|\|\s*\d[^|]*\|\s*\d")
+_NEIGHBOURS = re.compile(
+    r"\d(?:\s|~|\\[ ,;:!]|\\q?quad)+(?!\d+\s*/\s*\d)\.?\d|#|\|\s*\d[^|]*\|\s*\d"
+)
 _JUXTAPOSED = re.compile(r"\d\s*\)\s*\(\s*-?\.?\d")
 _BETWEEN = re.compile(
     r"\d\s*\\(?!(?:cdot|times|div|pm|mp|over|approx|leq?|geq?|neq?|lt|gt|bmod|choose)(?![A-Za-z]))[A-Za-z]+\s*[-.]?\d"
@@ -251,7 +279,9 @@ _BETWEEN = re.compile(
 _NO_LEFT_SIDE = re.compile(r"[<>≠≤≥]|!=|\\(?:neq?|leq?|geq?|lt|gt)(?![A-Za-z])")
 _EQUALS = re.compile(r"(?<![<>!\\:=])=(?!=)")
 _UNIT = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\\prime\}?")
-_SCIENTIFIC = re.compile(r"[+-]?(?:[\d.]+\s*(?:\\times|\\cdot|\*)\s*)?10\s*(?:\^|\*\*)\s*\{?\s*[+-]?\d+\s*\}?")
+_SCIENTIFIC = re.compile(
+    r"[+-]?(?:[\d.]+\s*(?:\\times|\\cdot|\*)\s*)?10\s*(?:\^|\*\*)\s*\{?\s*[+-]?\d+\s*\}?"
+)
 _OPERATION = re.compile(
     r"[*/^!√]|(?<=[\w)}\]\s])[+-]|\\(?:[dtc]?frac|sqrt|d?binom|cdot|times|div|sum|prod|int)(?![A-Za-z])"
 )
@@ -297,7 +327,10 @@ def _is_garbled(text: str) -> bool:
     if "\\begin" not in text and ("&" in text or "\\\\" in text):
         return True
     return bool(
-        _NEIGHBOURS.search(text) or _JUXTAPOSED.search(text) or _BETWEEN.search(text) or _NO_LEFT_SIDE.match(text)
+        _NEIGHBOURS.search(text)
+        or _JUXTAPOSED.search(text)
+        or _BETWEEN.search(text)
+        or _NO_LEFT_SIDE.match(text)
     )
 
 
@@ -328,7 +361,9 @@ class _Mathematics:
 
     def _read_gold(self, gold: str) -> list:
         return (
-            self._read(gold) if _BOX.search(gold) or _MATH.search(gold) or _is_prose(gold) else self._expression(gold)
+            self._read(gold)
+            if _BOX.search(gold) or _MATH.search(gold) or _is_prose(gold)
+            else self._expression(gold)
         )
 
     def _read_answer(self, answer: str) -> list:
@@ -344,14 +379,22 @@ class _Mathematics:
     def _conclusion(self, prose: str) -> list:
         """The one value that prose states; several are read only where math-verify sees a list of them."""
         parts = (_FINAL if _FINAL.search(prose) else _CONCLUSION).split(prose)
-        readings = [self._read(part) for part in parts[1:] if _MATH.search(part) or _NUMBER.search(part)]
+        readings = [
+            self._read(part) for part in parts[1:] if _MATH.search(part) or _NUMBER.search(part)
+        ]
         if readings:
-            return readings[-1] if all(self._same(readings[-1], other) for other in readings) else []
+            return (
+                readings[-1] if all(self._same(readings[-1], other) for other in readings) else []
+            )
         values = set(_MATH.findall(prose) or _NUMBER.findall(prose))
         return self._read(prose) if len(values) == 1 and not _HEDGE.search(prose) else []
 
     def _contradicts(self, text: str) -> bool:
-        numbers = [side for side in _EQUALS.split(text) if not re.search("[A-Za-z,]", _COMMAND.sub("", side))]
+        numbers = [
+            side
+            for side in _EQUALS.split(text)
+            if not re.search("[A-Za-z,]", _COMMAND.sub("", side))
+        ]
         values = [self._expression(side) for side in numbers if side.strip()]
         return any(not self._same(values[-1], value) for value in values[:-1])
 
@@ -448,20 +491,30 @@ def _serve(last_resort: float) -> None:
     replies, sys.stdout = sys.stdout, sys.stderr
     _limit_memory()
     mathematics = _Mathematics()
-    _verdict(mathematics, r"\frac{1}{2} + x", "x + 0.5")  # the first parse is slow; no answer should pay for it
+    _verdict(
+        mathematics, r"\frac{1}{2} + x", "x + 0.5"
+    )  # the first parse is slow; no answer should pay for it
     print("ready", file=replies, flush=True)
     with open(os.devnull, "w") as nowhere:
         for line in sys.stdin.buffer:
             # a thread of C: it works though the interpreter be stuck in one long power
             faulthandler.dump_traceback_later(last_resort, exit=True, file=nowhere)
-            print("right" if _verdict(mathematics, *json.loads(line)) else "wrong", file=replies, flush=True)
+            print(
+                "right" if _verdict(mathematics, *json.loads(line)) else "wrong",
+                file=replies,
+                flush=True,
+            )
             faulthandler.cancel_dump_traceback_later()
 
 
 def _verdict(mathematics: _Mathematics, answer: str, gold: str) -> bool:
     try:
         return mathematics.is_right(answer, gold)
-    except (Exception, RecursionError, MemoryError):  # whatever the algebra trips over, the answer has earned nothing
+    except (
+        Exception,
+        RecursionError,
+        MemoryError,
+    ):  # whatever the algebra trips over, the answer has earned nothing
         return False
 
 

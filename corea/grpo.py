@@ -79,7 +79,9 @@ class GRPOSettings:
             )
         for name, allowed in (("scale_rewards", _SCALES), ("aggregation", _AGGREGATIONS)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
+                )
 
     def made_of(self) -> dict:
         """The settings as a run's hash sees them: one that came later counts only where it is not at its default."""
@@ -137,7 +139,9 @@ def train(
     if _is_finished(run):
         return run
     with Grader() as grader:
-        trainer = build_trainer(base, reward, questions, settings, folder, grader, compute, instruction)
+        trainer = build_trainer(
+            base, reward, questions, settings, folder, grader, compute, instruction
+        )
         if processes.rank() == 0:
             with atomic_write(folder / SETTINGS) as file:
                 json.dump({"run": name, "settings": run.settings}, file)
@@ -149,7 +153,9 @@ def train(
     return run
 
 
-def _hash(base, reward, questions, settings: GRPOSettings, compute: Compute, instruction: str | None) -> str:
+def _hash(
+    base, reward, questions, settings: GRPOSettings, compute: Compute, instruction: str | None
+) -> str:
     """The hash of all that a run's result is made from; how it is spread over processes is not among it."""
     made_of = {"base": fingerprint(base), "reward": reward, "settings": settings.made_of(), "instruction": instruction,
                "questions": [(q.id, q.text, q.gold) for q in questions]}  # fmt: skip
@@ -204,7 +210,10 @@ def _adapter(compute: Compute):
     from peft import LoraConfig
 
     return LoraConfig(
-        r=compute.lora_rank, lora_alpha=2 * compute.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=compute.lora_rank,
+        lora_alpha=2 * compute.lora_rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
 
 
@@ -213,7 +222,9 @@ def training_set(questions: Sequence[Question], instruction: str | None = None):
     from datasets import Dataset
 
     if len({q.id for q in questions}) < len(questions):
-        raise ValueError("training questions share an id; groups are found by id, so each must have its own")
+        raise ValueError(
+            "training questions share an id; groups are found by id, so each must have its own"
+        )
     return Dataset.from_list(
         [
             {
@@ -266,8 +277,13 @@ def _rollout_arguments(compute: Compute) -> dict:
         return {}
     found = {"use_vllm": True, "vllm_mode": compute.rollouts}
     if compute.rollouts == "colocate":
-        return found | {"vllm_gpu_memory_utilization": compute.vllm_memory, "vllm_enable_sleep_mode": True}
-    return found | {"vllm_server_base_url": os.environ.get("COREA_ROLLOUTS", "http://127.0.0.1:8000")}
+        return found | {
+            "vllm_gpu_memory_utilization": compute.vllm_memory,
+            "vllm_enable_sleep_mode": True,
+        }
+    return found | {
+        "vllm_server_base_url": os.environ.get("COREA_ROLLOUTS", "http://127.0.0.1:8000")
+    }
 
 
 @dataclass(frozen=True)
@@ -281,10 +297,15 @@ class RolloutWatch:
     grader: Grader
     __name__ = "watch"
 
-    def __call__(self, *, completions, question_id, gold, answer_type, log_metric=None, **kwargs) -> list[float]:
+    def __call__(
+        self, *, completions, question_id, gold, answer_type, log_metric=None, **kwargs
+    ) -> list[float]:
         responses = [parser.parse(text_of(completion)) for completion in completions]
         correct = self.grader.grade([r.answer for r in responses], gold, answer_type)
-        own = [(q, right, r.confidence) for q, right, r in zip(question_id, correct, responses, strict=True)]
+        own = [
+            (q, right, r.confidence)
+            for q, right, r in zip(question_id, correct, responses, strict=True)
+        ]
         rows = processes.gathered(own)
         stated = [confidence for _, _, confidence in rows if confidence is not None]
         if log_metric is not None:
@@ -306,7 +327,10 @@ def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
     if len(columns) < 2 * window or "confidence reward" not in columns:
         return None
     first, last = columns.iloc[:window].mean(), columns.iloc[-window:].mean()
-    if last["accuracy"] >= first["accuracy"] / 5 or last["confidence reward"] <= first["confidence reward"]:
+    if (
+        last["accuracy"] >= first["accuracy"] / 5
+        or last["confidence reward"] <= first["confidence reward"]
+    ):
         return None
     return (
         f"accuracy fell from {first['accuracy']:.2f} to {last['accuracy']:.2f} while the confidence reward rose from "
@@ -349,7 +373,9 @@ def _is_finished(run: Run) -> bool:
 
 
 def _checkpoints(folder: Path) -> dict[int, Path]:
-    return {int(path.name.split("-")[1]): path for path in (folder / "checkpoints").glob("checkpoint-*")}
+    return {
+        int(path.name.split("-")[1]): path for path in (folder / "checkpoints").glob("checkpoint-*")
+    }
 
 
 def _remove_cut_off(folder: Path) -> None:
@@ -361,13 +387,17 @@ def _remove_cut_off(folder: Path) -> None:
 
 def _last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that bears its mark."""
-    whole = {step: path for step, path in _checkpoints(folder).items() if (path / COMPLETE).exists()}
+    whole = {
+        step: path for step, path in _checkpoints(folder).items() if (path / COMPLETE).exists()
+    }
     return str(whole[max(whole)]) if whole else None
 
 
 def _finish(run: Run, trainer, base: str | Path, compute: Compute) -> None:
     """Write model and log, mark the run finished, then drop its checkpoints."""
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered from all processes
+    weights = trainer.accelerator.get_state_dict(
+        trainer.model_wrapped
+    )  # gathered from all processes
     if processes.rank() == 0:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         if compute.lora_rank:
@@ -377,7 +407,9 @@ def _finish(run: Run, trainer, base: str | Path, compute: Compute) -> None:
             model.save_pretrained(run.model, state_dict=weights)
         trainer.processing_class.save_pretrained(run.model)
         with atomic_write(run.folder / "log.csv") as file:
-            tidy_log(trainer.state.log_history, run.name).to_csv(file, index=False, lineterminator="\n")
+            tidy_log(trainer.state.log_history, run.name).to_csv(
+                file, index=False, lineterminator="\n"
+            )
         with atomic_write(run.folder / COMPLETE) as file:
             json.dump({"run": run.name, "settings": run.settings, "commit": git_commit()[0]}, file)
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)

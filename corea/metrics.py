@@ -55,9 +55,13 @@ def pass_at_k(samples, correct, k: int) -> np.ndarray:
     """
     samples, correct = np.broadcast_arrays(np.asarray(samples), np.asarray(correct))
     if np.any(correct < 0) or np.any(correct > samples):
-        raise ValueError("pass@k: a question has more correct samples than samples, or fewer than 0")
+        raise ValueError(
+            "pass@k: a question has more correct samples than samples, or fewer than 0"
+        )
     if k < 1 or np.any(samples < k):
-        raise ValueError(f"pass@k: k={k}; use 1 to {samples.min()}, the fewest samples of a question")
+        raise ValueError(
+            f"pass@k: k={k}; use 1 to {samples.min()}, the fewest samples of a question"
+        )
     drawn = np.arange(k)
     all_wrong = (samples - correct)[..., None] - drawn
     return 1.0 - np.prod(np.maximum(all_wrong, 0) / (samples[..., None] - drawn), axis=-1)
@@ -110,13 +114,19 @@ def selective_accuracy(confidence, correct, coverage: float) -> float:
     return float((taken * right / count).sum() / wanted) if len(count) else float("nan")
 
 
-def reliability(confidence, correct, *, bins=10, binning: str = "width", closed: str = "left") -> pd.DataFrame:
+def reliability(
+    confidence, correct, *, bins=10, binning: str = "width", closed: str = "left"
+) -> pd.DataFrame:
     """The filled bins of `ece`, a row each: low, high, count, mean confidence and accuracy."""
     levels, right, wrong, edges = _binned(confidence, correct, bins, binning, closed)
     bin_of = _bin_of(levels, edges, closed)
-    sums = pd.DataFrame({"count": right + wrong, "confidence": levels * (right + wrong), "accuracy": right})
+    sums = pd.DataFrame(
+        {"count": right + wrong, "confidence": levels * (right + wrong), "accuracy": right}
+    )
     table = sums.groupby(bin_of).sum()
-    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(table["count"], axis=0)
+    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(
+        table["count"], axis=0
+    )
     table.insert(0, "low", np.clip(edges, 0, 1)[table.index])
     table.insert(1, "high", np.clip(edges, 0, 1)[table.index + 1])
     return table.astype({"count": int}).reset_index(drop=True)
@@ -131,7 +141,10 @@ def evaluate(question_id, correct, confidence, **options) -> dict[str, Interval]
     Keys: pass1, ece, brier, auroc, aurc, levels (distinct stated confidences), parse_rate, and
     pass@k for each k asked.
     """
-    return {name: interval(draws) for name, draws in bootstrap(question_id, correct, confidence, **options).items()}
+    return {
+        name: interval(draws)
+        for name, draws in bootstrap(question_id, correct, confidence, **options).items()
+    }
 
 
 def evaluate_sets(records: pd.DataFrame, **options) -> dict[str, dict[str, Interval]]:
@@ -147,7 +160,9 @@ def evaluate_sets(records: pd.DataFrame, **options) -> dict[str, dict[str, Inter
     }
 
 
-def paired_difference(first: pd.DataFrame, second: pd.DataFrame, **options) -> dict[str, dict[str, Interval]]:
+def paired_difference(
+    first: pd.DataFrame, second: pd.DataFrame, **options
+) -> dict[str, dict[str, Interval]]:
     """Metrics of `first` less those of `second`, as `evaluate_sets` gives them.
 
     Both are taken on the same resampled questions.  The sample counts of the two may differ.
@@ -157,7 +172,9 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, **options) -> d
     questions = [set(frame[keys].itertuples(index=False, name=None)) for frame in (first, second)]
     if questions[0] != questions[1]:
         odd = min(questions[0] ^ questions[1], key=str)
-        raise ValueError(f"paired difference: question {odd[1]!r} of {odd[0]!r} is on one side only")
+        raise ValueError(
+            f"paired difference: question {odd[1]!r} of {odd[0]!r} is on one side only"
+        )
     ours, theirs = set_draws(first, options), set_draws(second, options)
     return {
         dataset: {name: interval(draws - theirs[dataset][name]) for name, draws in metrics.items()}
@@ -225,7 +242,12 @@ def paired_bootstrap(
     question, questions = numbered(question_id, len(values[0]))
     samples = np.bincount(question, minlength=questions)
     rates = np.column_stack([np.bincount(question, value, questions) / samples for value in values])
-    draws = np.concatenate([weights @ rates for weights in question_weights(questions, resamples, seed)]) / questions
+    draws = (
+        np.concatenate(
+            [weights @ rates for weights in question_weights(questions, resamples, seed)]
+        )
+        / questions
+    )
     return dict(zip(names, draws.T, strict=True))
 
 
@@ -266,15 +288,23 @@ def set_draws(records: pd.DataFrame, options: dict) -> dict[str, dict[str, np.nd
     }
 
 
-def question_weights(questions: int, resamples: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+def question_weights(
+    questions: int, resamples: int, seed: int | Sequence[int]
+) -> Iterator[np.ndarray]:
     """How often each question counts (rows, questions): once each, then as resamples drew it."""
     yield np.ones((1, questions))
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // questions)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        picks = rng.integers(questions, size=(rows, questions)) + questions * np.arange(rows)[:, None]
-        yield (np.bincount(picks.ravel(), minlength=rows * questions).reshape(rows, questions).astype(float))
+        picks = (
+            rng.integers(questions, size=(rows, questions)) + questions * np.arange(rows)[:, None]
+        )
+        yield (
+            np.bincount(picks.ravel(), minlength=rows * questions)
+            .reshape(rows, questions)
+            .astype(float)
+        )
 
 
 # --- metrics of histograms: levels (L,) rising; right, wrong (..., L) -----------------------------
@@ -369,12 +399,16 @@ def checked(correct, confidence) -> tuple[np.ndarray, np.ndarray]:
     """Both columns as integers and floats; ValueError for other shapes or values out of range."""
     correct, confidence = np.asarray(correct), np.asarray(confidence, dtype=float)
     if correct.shape != confidence.shape or correct.ndim != 1:
-        raise ValueError(f"correct is {correct.shape}, confidence {confidence.shape}; both must be (samples,)")
+        raise ValueError(
+            f"correct is {correct.shape}, confidence {confidence.shape}; both must be (samples,)"
+        )
     if not np.isin(correct, (0, 1)).all():
         raise ValueError("correct holds something other than 0, 1, False and True")
     outside = (confidence < 0) | (confidence > 1)
     if outside.any():
-        raise ValueError(f"confidence {confidence[outside][0]} at row {outside.argmax()} is outside [0, 1]")
+        raise ValueError(
+            f"confidence {confidence[outside][0]} at row {outside.argmax()} is outside [0, 1]"
+        )
     return correct.astype(int), confidence
 
 
@@ -383,5 +417,7 @@ def numbered(question_id, rows: int) -> tuple[np.ndarray, int]:
     numbers, ids = pd.factorize(np.asarray(question_id), sort=True)
     if len(numbers) != rows or not rows or numbers.min() < 0:
         given = (numbers >= 0).sum()
-        raise ValueError(f"{given} question ids for {rows} rows; each row needs one, of at least one")
+        raise ValueError(
+            f"{given} question ids for {rows} rows; each row needs one, of at least one"
+        )
     return numbers, len(ids)

@@ -306,7 +306,9 @@ def _read_number(number: re.Match) -> tuple[float | None, str | None]:
         if float(number["bottom"]) == 0:
             return None, "unreadable-confidence"
         value, problem = value / float(number["bottom"]), "fraction-confidence"
-    elif number["percent"] or (10 <= value <= 100 and not number["sign"] and not number["exponent"]):
+    elif number["percent"] or (
+        10 <= value <= 100 and not number["sign"] and not number["exponent"]
+    ):
         value, problem = value / 100, "percent-confidence"
     elif not re.fullmatch(_PLAIN, number[0]):
         problem = "odd-numeral"

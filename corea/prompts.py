@@ -19,7 +19,9 @@ INSTRUCTION = (
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<confidence>", "</confidence>")
 CONFIDENCES = tuple(f"{tenth / 10:.1f}" for tenth in range(11))
-TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024"}  # Llama's templates tell the date: the same one on every day
+TEMPLATE_OPTIONS = {
+    "date_string": "26 Jul 2024"
+}  # Llama's templates tell the date: the same one on every day
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _ROLES = ("system", "user", "assistant")
 CHAT_TEMPLATE = (
@@ -34,10 +36,14 @@ def messages(question: Question, *, instruction: str | None = None) -> list[dict
     return [*system, {"role": "user", "content": question.text}]
 
 
-def render(questions: Sequence[Question], tokenizer, *, instruction: str | None = None) -> list[str]:
+def render(
+    questions: Sequence[Question], tokenizer, *, instruction: str | None = None
+) -> list[str]:
     """Prompt texts, ready to be tokenized without further special tokens, by the tokenizer's own chat template."""
     chats = [messages(question, instruction=instruction) for question in questions]
-    return tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
+    return tokenizer.apply_chat_template(
+        chats, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
+    )
 
 
 def response_text(working: str, answer: str, confidence: str) -> str:
@@ -58,7 +64,11 @@ def build_mini_tokenizer():
     vocab = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
     vocab |= {token: len(vocab) + n for n, token in enumerate(_SPECIAL)}
     tokenizer = Qwen2Tokenizer(
-        vocab=vocab, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=512
+        vocab=vocab,
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=512,
     )
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in _SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*TAGS, *_ROLES)])
@@ -76,8 +86,12 @@ def load_tokenizer(folder: str | Path):
 
     tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision_of(folder) or "main")
     if tokenizer.chat_template is None:
-        raise ValueError(f"the tokenizer of {folder} has no chat template: use an instruction-tuned model, or set one")
-    if hidden := sorted(set(TAGS) & {str(t) for t in (*tokenizer.all_special_tokens, *_special_added(tokenizer))}):
+        raise ValueError(
+            f"the tokenizer of {folder} has no chat template: use an instruction-tuned model, or set one"
+        )
+    if hidden := sorted(
+        set(TAGS) & {str(t) for t in (*tokenizer.all_special_tokens, *_special_added(tokenizer))}
+    ):
         raise ValueError(
             f"the tokenizer of {folder} has {hidden[0]} as a special token, which is dropped when a completion is decoded, so "
             "that its parts could not be told; use a model whose tags are ordinary tokens"

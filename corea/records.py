@@ -41,9 +41,13 @@ SCHEMA = pa.schema(
         _required("completion_tokens", pa.int32()),
         _required("finish", pa.string()),
         _required("text", pa.string()),
-        pa.field("mean_probability", pa.float64()),  # of all completion tokens; null: log-probabilities were not kept
+        pa.field(
+            "mean_probability", pa.float64()
+        ),  # of all completion tokens; null: log-probabilities were not kept
         pa.field("answer_probability", pa.float64()),  # of the answer's tokens
-        pa.field("numerals", pa.string()),  # "0.7:0.6312 0.8:0.21": what could stand for the confidence, see `engines`
+        pa.field(
+            "numerals", pa.string()
+        ),  # "0.7:0.6312 0.8:0.21": what could stand for the confidence, see `engines`
         _required("seed", pa.int64()),
         _required("settings", pa.string()),  # hash, see `settings_hash`
         _required("commit", pa.string()),
@@ -111,7 +115,9 @@ def _table(frame: pd.DataFrame, path: str | Path) -> pa.Table:
             columns.append(found.cast(field.type))
         except (ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
-            raise RecordsError(f"{path}: column {field.name!r} must be {field.type}: {reason}") from error
+            raise RecordsError(
+                f"{path}: column {field.name!r} must be {field.type}: {reason}"
+            ) from error
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
@@ -135,7 +141,9 @@ def _read_table(path: str | Path) -> pa.Table:
     for field in SCHEMA:
         found = table.schema.field(field.name).type
         if found != field.type:
-            raise RecordsError(f"{path}: column {field.name!r} has type {found}; it must be {field.type}")
+            raise RecordsError(
+                f"{path}: column {field.name!r} has type {found}; it must be {field.type}"
+            )
     return table.select(SCHEMA.names)
 
 
@@ -167,7 +175,9 @@ def _check_values(rows: pd.DataFrame, path: str | Path) -> None:
 def _refuse(rows: pd.DataFrame, wrong: pd.Series, path, column: str, rule: str) -> None:
     if wrong.any():
         value = rows.loc[wrong, column].iloc[0]
-        raise RecordsError(f"{path}: column {column!r} {rule}; {wrong.sum()} rows break this, first {value!r}")
+        raise RecordsError(
+            f"{path}: column {column!r} {rule}; {wrong.sum()} rows break this, first {value!r}"
+        )
 
 
 def _row(rows: pd.DataFrame) -> str:

@@ -133,7 +133,9 @@ class _Confidence:
     num_generations: int
     grader: Grader
 
-    def __call__(self, *, completions, prompts=None, gold=None, answer_type=None, question_id=None, **_) -> list[float]:
+    def __call__(
+        self, *, completions, prompts=None, gold=None, answer_type=None, question_id=None, **_
+    ) -> list[float]:
         responses = _parsed(completions)
         right = _grades(self.grader, responses, gold, answer_type)
         targets = [float(own) for own in right]
@@ -241,7 +243,9 @@ class RewardSpec:
         functions = [correctness_reward(grader=grader), format_reward()]
         if self.distance is None:
             return functions
-        confidence = confidence_reward(self.distance, self.target, num_generations=num_generations, grader=grader)
+        confidence = confidence_reward(
+            self.distance, self.target, num_generations=num_generations, grader=grader
+        )
         return [*functions, confidence]
 
     @property

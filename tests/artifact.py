@@ -22,9 +22,17 @@ def output(command: str) -> str:
     Raises RuntimeError, with its last line, where it fails.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PATH": path})
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
+    )
     if done.returncode:
-        raise RuntimeError(f"`{command}` failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        raise RuntimeError(
+            f"`{command}` failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
+        )
     return "; ".join(" ".join(line.split()) for line in done.stdout.splitlines() if line.strip())
 
 

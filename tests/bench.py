@@ -45,7 +45,9 @@ def grpo_step() -> None:
         grader.grade(["1/2"], ["0.5"], ["math"])  # a run starts its worker once
 
         def ours():
-            trainer = grpo.build_trainer(profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader)
+            trainer = grpo.build_trainer(
+                profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader
+            )
             trainer.add_callback(_callbacks.Watch("ours", STEPS, False))
             return trainer
 
@@ -126,7 +128,13 @@ def sweep() -> None:
     rng = np.random.default_rng(0)
     rows = 1_000_000
     stated = rng.random(rows)
-    columns = (stated, rng.random(rows) < stated, rng.random(rows) < 0.8, rng.random(rows), 5 * rng.random(rows))
+    columns = (
+        stated,
+        rng.random(rows) < stated,
+        rng.random(rows) < 0.8,
+        rng.random(rows),
+        5 * rng.random(rows),
+    )
     one = seconds(lambda: cascade.at_threshold(*columns, 0.5))
     whole = seconds(lambda: cascade.sweep(*columns))
     coarse = seconds(lambda: cascade.sweep(np.round(stated, 1), *columns[1:]))

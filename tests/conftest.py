@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("corea", deadline=None)  # a first call imports what is heavy, and another test may use the other core
+settings.register_profile(
+    "corea", deadline=None
+)  # a first call imports what is heavy, and another test may use the other core
 settings.load_profile("corea")
 
 

@@ -30,8 +30,12 @@ def rollouts() -> list[dict]:
     rows = []
     for q in range(3):
         for n in range(GROUP):
-            said = response_text("", str(q) if n <= q else "x", "" if (q, n) == (1, 2) else f"0.{n + 2 * q}")
-            rows.append({"question_id": f"q{q}", "gold": str(q), "answer_type": "math", "completion": said})
+            said = response_text(
+                "", str(q) if n <= q else "x", "" if (q, n) == (1, 2) else f"0.{n + 2 * q}"
+            )
+            rows.append(
+                {"question_id": f"q{q}", "gold": str(q), "answer_type": "math", "completion": said}
+            )
     return rows
 
 
@@ -56,10 +60,17 @@ def rewards(folder: Path, rows: list[dict]) -> None:
     with Grader() as grader:
         given = columns(share(rows))
         found = [
-            [x.hex() for x in confidence_reward(distance, target, num_generations=GROUP, grader=grader)(**given)]
+            [
+                x.hex()
+                for x in confidence_reward(distance, target, num_generations=GROUP, grader=grader)(
+                    **given
+                )
+            ]
             for distance, target in (("l1", "group"), ("l2", 0.25), ("kl", "group"))
         ]
-        grpo.RolloutWatch(grader)(**given, log_metric=lambda name, value: logged.update({name: float(value).hex()}))
+        grpo.RolloutWatch(grader)(
+            **given, log_metric=lambda name, value: logged.update({name: float(value).hex()})
+        )
     write(folder, {"rewards": found, "logged": logged})
     torch.distributed.destroy_process_group()
 
@@ -92,7 +103,9 @@ def train(folder: Path, compute: Compute) -> None:
 
     base = load_profile("cpu").slm
     questions = load_questions("drill", "train", size=12)
-    grpo.train(base, Spec(), questions, SETTINGS, folder / "run", compute=compute, show_progress=False)
+    grpo.train(
+        base, Spec(), questions, SETTINGS, folder / "run", compute=compute, show_progress=False
+    )
     write(folder, kept)
 
 

@@ -36,7 +36,9 @@ def fake_records(questions: int = 40, samples: int = 4, seed: int = 0) -> pd.Dat
     for system, (mean, knowledge, shift) in SKILL.items():
         for dataset, group in {**SETS, "calibration": "calibration"}.items():
             ease = np.repeat(rng.beta(4 * mean, 4 * (1 - mean), questions), samples)
-            told = knowledge * ease + (1 - knowledge) * mean + shift + rng.normal(0, 0.08, len(ease))
+            told = (
+                knowledge * ease + (1 - knowledge) * mean + shift + rng.normal(0, 0.08, len(ease))
+            )
             confidence = np.clip(told, 0, 1).round(1)
             confidence[rng.random(len(ease)) < 0.03] = np.nan
             parts.append(pd.DataFrame({
@@ -56,4 +58,7 @@ def fake_records(questions: int = 40, samples: int = 4, seed: int = 0) -> pd.Dat
 
 def fake_texts(records: pd.DataFrame) -> dict[str, str]:
     """A question for each id."""
-    return {q: f"{len(q) * 7 % 90 + n % 9}+{n % 13}=?" for n, q in enumerate(records["question_id"].unique())}
+    return {
+        q: f"{len(q) * 7 % 90 + n % 9}+{n % 13}=?"
+        for n, q in enumerate(records["question_id"].unique())
+    }

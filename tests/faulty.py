@@ -19,7 +19,9 @@ class FaultyServer:
     or "empty".  asked counts the tries of each question, paid the answers that left whole.
     """
 
-    def __init__(self, faults=lambda question, nth: None, key: str | None = None, model: str = "tiny"):
+    def __init__(
+        self, faults=lambda question, nth: None, key: str | None = None, model: str = "tiny"
+    ):
         self.faults, self.key, self.model = faults, key, model
         self.asked, self.paid, self.under_way, self.most = Counter(), Counter(), 0, 0
         self.lock = threading.Lock()
@@ -91,11 +93,19 @@ class FaultyServer:
 def body(request: dict, question: str, fault: str | None = None) -> dict:
     text = RESPONSE.format(question)
     pieces = [*text[: text.index("0.7")], "0", ".", "7", "</confidence>"]
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": None}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": "stop",
+        "logprobs": None,
+    }
     if fault == "apart":  # as `transformers serve` and vLLM's reasoning parsers do
         choice["message"] |= {"content": text.split("</think>")[1], "reasoning_content": question}
     if fault == "unfinished":
-        choice |= {"message": {"role": "assistant", "content": "", "reasoning_content": question}, "finish_reason": "length"}
+        choice |= {
+            "message": {"role": "assistant", "content": "", "reasoning_content": question},
+            "finish_reason": "length",
+        }
     if request.get("logprobs"):
         likely = {"7": [("7", -0.5), ("8", -1.2)], "0": [("0", -0.2), ("1", -1.8)]}
         choice["logprobs"] = {"content": [
@@ -104,7 +114,14 @@ def body(request: dict, question: str, fault: str | None = None) -> dict:
             for p in pieces
         ]}  # fmt: skip
     usage = {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice], "usage": usage}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": request["model"],
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, content: dict | bytes) -> None:

@@ -33,7 +33,9 @@ def setting_hashes() -> dict[str, str]:
             found[f"{name}/{system}"] = settings_hash([reward, profile.grpo.made_of()])
         for variant in variants.variants_of(profile):
             chosen = variants.VARIANTS[variant]
-            found[f"{name}/{variant}"] = settings_hash([chosen.reward, chosen.settings(profile).made_of()])
+            found[f"{name}/{variant}"] = settings_hash(
+                [chosen.reward, chosen.settings(profile).made_of()]
+            )
     return found
 
 
@@ -49,7 +51,9 @@ def run_hashes() -> dict[str, str]:
             if chosen.base is None:
                 made[variant] = (chosen.reward, chosen.settings(profile))
         for run, (reward, settings) in made.items():
-            digest = grpo._hash(profile.slm, reward, questions, settings, profile.compute, profile.instruction)
+            digest = grpo._hash(
+                profile.slm, reward, questions, settings, profile.compute, profile.instruction
+            )
             found[f"{name}/{run}"] = digest
     return found
 
@@ -91,7 +95,11 @@ def main(arguments: list[str]) -> int:
     (_, folder), kept = arguments, golden()["csv"]
     now = drawn(Path(folder))
     wrong = sorted(name for name in {*kept, *now} if kept.get(name) != now.get(name))
-    print(f"golden: {len(kept) - len(wrong)} of {len(kept)} CSV files have the same bytes", *wrong, sep="\n  ")
+    print(
+        f"golden: {len(kept) - len(wrong)} of {len(kept)} CSV files have the same bytes",
+        *wrong,
+        sep="\n  ",
+    )
     return 1 if wrong else 0
 
 

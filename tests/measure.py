@@ -74,7 +74,11 @@ def forward(profile: Profile, rows: int = 256, length: int = 64, times: int = 10
         start = time.perf_counter()
         for _ in range(times):
             model(inputs)
-    return {"seconds": round(time.perf_counter() - start, 3), "prompt_tokens": rows * length * times, "memory_gib": peak_gib()}
+    return {
+        "seconds": round(time.perf_counter() - start, 3),
+        "prompt_tokens": rows * length * times,
+        "memory_gib": peak_gib(),
+    }
 
 
 def sampling(profile: Profile, system: str, questions: int) -> dict:
@@ -84,24 +88,45 @@ def sampling(profile: Profile, system: str, questions: int) -> dict:
     engine.complete(asked[:8])
     for _ in range(3):
         start = time.perf_counter()
-        completions = [c for group in engine.complete(asked, samples=profile.samples) for c in group]
+        completions = [
+            c for group in engine.complete(asked, samples=profile.samples) for c in group
+        ]
         times.append(time.perf_counter() - start)
-    counts = {name: sum(getattr(c, name) for c in completions) for name in ("prompt_tokens", "completion_tokens")}
-    return {"seconds": round(statistics.median(times), 3), "completions": len(completions), **counts, "memory_gib": peak_gib()}
+    counts = {
+        name: sum(getattr(c, name) for c in completions)
+        for name in ("prompt_tokens", "completion_tokens")
+    }
+    return {
+        "seconds": round(statistics.median(times), 3),
+        "completions": len(completions),
+        **counts,
+        "memory_gib": peak_gib(),
+    }
 
 
 def training(profile: Profile, steps: int, warmup: int = 2) -> dict:
     """Steps of the real trainer, timed from the end of the last that warms up."""
-    settings = dataclasses.replace(profile.grpo, steps=warmup + steps, save_steps=10 * (warmup + steps))
-    questions = load_questions("drill", "train", size=settings.questions_per_step * settings.steps, seed=profile.seed)
+    settings = dataclasses.replace(
+        profile.grpo, steps=warmup + steps, save_steps=10 * (warmup + steps)
+    )
+    questions = load_questions(
+        "drill", "train", size=settings.questions_per_step * settings.steps, seed=profile.seed
+    )
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, Grader() as grader:
-        trainer = grpo.build_trainer(profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader)
+        trainer = grpo.build_trainer(
+            profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader
+        )
         trainer.add_callback(clock)
         trainer.train()
     completions = steps * settings.questions_per_step * settings.num_generations
     seconds = round(clock.ends[-1] - clock.ends[warmup - 1], 3)
-    return {"seconds": seconds, "steps": steps, "completions": completions, "memory_gib": peak_gib()}
+    return {
+        "seconds": seconds,
+        "steps": steps,
+        "completions": completions,
+        "memory_gib": peak_gib(),
+    }
 
 
 class Clock(TrainerCallback):

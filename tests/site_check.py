@@ -36,7 +36,13 @@ PAGES = ("index.html", "explorer.html", "claims.html", "api/index.html", "api/ca
 SETTINGS = [
     (group, slm, source, ratio, threshold)
     for group in ("in-domain", "ood-math", "ood-nonmath")
-    for slm, source in (("L1-SLM", "Verb"), ("RLVR-SLM", "AvgProb"), ("SLM", "Digits"), ("L1-SLM", "Probe"), ("RLVR-SLM", "Gain"))
+    for slm, source in (
+        ("L1-SLM", "Verb"),
+        ("RLVR-SLM", "AvgProb"),
+        ("SLM", "Digits"),
+        ("L1-SLM", "Probe"),
+        ("RLVR-SLM", "Gain"),
+    )
     for ratio in (0.05, 0.197, 0.6)
     for threshold in ("0.000", "0.500", "0.767", "0.955", "all")
 ]
@@ -61,7 +67,9 @@ def page(browser):
     opened, wrong = browser.new_page(viewport={"width": 1280, "height": 900}), []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("requestfailed", lambda request: wrong.append(request.url))
-    opened.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+    opened.on(
+        "response", lambda response: wrong.append(response.url) if response.status >= 400 else None
+    )
     yield opened
     opened.close()
     assert not wrong
@@ -96,9 +104,13 @@ def test_every_internal_link_and_anchor_leads_somewhere():
                 assert parts.scheme in ("http", "https", "mailto", "data"), link
                 continue
             checked += 1
-            assert not link.startswith("/"), f"{path} links to {link}, which breaks under a sub-path"
+            assert not link.startswith("/"), (
+                f"{path} links to {link}, which breaks under a sub-path"
+            )
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            known = target in pages and (not parts.fragment or unquote(parts.fragment) in pages[target].ids)
+            known = target in pages and (
+                not parts.fragment or unquote(parts.fragment) in pages[target].ids
+            )
             if not (known or (target not in pages and target.is_file())):
                 wrong.append(f"{path.relative_to(SITE)}: {link}")
     assert not wrong, "\n".join(wrong[:20])
@@ -108,7 +120,12 @@ def test_every_internal_link_and_anchor_leads_somewhere():
 def test_nothing_is_loaded_from_elsewhere():
     for path in SITE.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
-        for tag in ('<script src="http', "<script async=\"async\" src=\"http", 'rel="stylesheet" href="http', '<img src="http'):
+        for tag in (
+            '<script src="http',
+            '<script async="async" src="http',
+            'rel="stylesheet" href="http',
+            '<img src="http',
+        ):
             assert tag not in text, f"{path} has {tag}"
 
 
@@ -125,7 +142,9 @@ def expected():
     def curve(group: str, slm: str, source: str, ratio: float):
         rows = systems.rows_of(systems.System(f"{slm}-{source}", slm, source), records, {})
         parts = [part[part["group"] == group] for part in (rows, llm)]
-        return report.mean_curve(*parts, PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test"), 0.5)
+        return report.mean_curve(
+            *parts, PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test"), 0.5
+        )
 
     def at(group, slm, source, ratio, threshold):
         found = curve(group, slm, source, ratio)
@@ -140,12 +159,20 @@ def test_the_explorers_numbers_are_the_librarys(page, expected):
     page.goto(url("explorer.html"))
     for setting in SETTINGS:
         names = ("group", "slm", "source", "ratio", "threshold")
-        page.evaluate("hash => { location.hash = hash; }", "&".join(f"{n}={v}" for n, v in zip(names, setting, strict=True)))
+        page.evaluate(
+            "hash => { location.hash = hash; }",
+            "&".join(f"{n}={v}" for n, v in zip(names, setting, strict=True)),
+        )
         page.wait_for_function("t => document.getElementById('threshold-shown').textContent === t",
                                arg="defer all" if setting[-1] == "all" else setting[-1])  # fmt: skip
         page.evaluate("() => new Promise(requestAnimationFrame)")
-        shown = [float(page.get_attribute(f"#{name}", "data-value")) for name in ("cost", "pass1", "deferred")]
-        np.testing.assert_allclose(shown, expected(*setting), rtol=0, atol=1e-12, err_msg=str(setting))
+        shown = [
+            float(page.get_attribute(f"#{name}", "data-value"))
+            for name in ("cost", "pass1", "deferred")
+        ]
+        np.testing.assert_allclose(
+            shown, expected(*setting), rtol=0, atol=1e-12, err_msg=str(setting)
+        )
 
 
 def test_controls_work_by_keyboard_and_the_url_follows(page):
@@ -161,7 +188,9 @@ def test_controls_work_by_keyboard_and_the_url_follows(page):
     page.focus("#keep-all")
     page.keyboard.press("Enter")
     assert "threshold=0.000" in page.url
-    page.wait_for_function("() => document.getElementById('spoken').textContent.startsWith('Threshold 0.000: cost')")
+    page.wait_for_function(
+        "() => document.getElementById('spoken').textContent.startsWith('Threshold 0.000: cost')"
+    )
     before = page.text_content("#cost")
     page.reload()
     assert page.text_content("#cost") == before and "group=ood-math" in page.url
@@ -189,10 +218,13 @@ def test_axe_finds_nothing_serious(browser, path, scheme, width):
     if folder := os.environ.get("COREA_SCREENSHOTS"):
         name = f"{path.replace('/', '-')[:-5]}-{scheme}-{width}.png"
         opened.screenshot(path=str(Path(folder) / name), full_page=path == "explorer.html")
-    overflow = opened.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    overflow = opened.evaluate(
+        "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
     opened.close()
     serious = [
-        f"{v['id']} ({v['impact']}): {v['help']}: " + "; ".join(node["html"][:150] for node in v["nodes"][:3])
+        f"{v['id']} ({v['impact']}): {v['help']}: "
+        + "; ".join(node["html"][:150] for node in v["nodes"][:3])
         for v in found
         if v["impact"] in ("serious", "critical")
     ]

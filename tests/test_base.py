@@ -61,24 +61,41 @@ def test_the_base_slm_has_room_to_grow(records):
     questions = load_questions("drill", "calibration", size=176)
     engine = runs.engine_for(PROFILE, "SLM")
     with Grader() as grader:
-        rows = pd.DataFrame(runs.answered(engine, grader, questions, "calibration", "calibration", samples=8, seed=0))
-    found = metrics.evaluate(rows["question_id"], rows["correct"], rows["confidence"], ks=(8,), resamples=0)
+        rows = pd.DataFrame(
+            runs.answered(
+                engine, grader, questions, "calibration", "calibration", samples=8, seed=0
+            )
+        )
+    found = metrics.evaluate(
+        rows["question_id"], rows["correct"], rows["confidence"], ks=(8,), resamples=0
+    )
     assert found["pass@8"].value - found["pass1"].value >= 0.15
 
 
 def test_the_llm_is_better_on_every_group_and_not_perfect(records):
-    pass1 = records[records["group"] != runs.CALIBRATION].groupby(["system", "group", "dataset"])["correct"].mean()
+    pass1 = (
+        records[records["group"] != runs.CALIBRATION]
+        .groupby(["system", "group", "dataset"])["correct"]
+        .mean()
+    )
     means = pass1.groupby(["system", "group"]).mean()
     assert (means["LLM"] - means["SLM"] >= 0.15).all(), means
     assert (means["LLM"] <= 0.95).all(), means
 
 
-FLAT = {"next-term", "pointer-chase"}  # near 0 on every rung: no look-up in context was learnt; trained on, not reported alone
+FLAT = {
+    "next-term",
+    "pointer-chase",
+}  # near 0 on every rung: no look-up in context was learnt; trained on, not reported alone
 
 
 @pytest.mark.parametrize("family", [name for name in generated.FAMILIES if name not in FLAT])
 def test_the_slm_climbs_from_near_one_to_near_zero(family, records):
-    rungs = records[(records["system"] == "SLM") & (records["family"] == family)].groupby("level")["correct"].mean()
+    rungs = (
+        records[(records["system"] == "SLM") & (records["family"] == family)]
+        .groupby("level")["correct"]
+        .mean()
+    )
     assert rungs.max() >= 0.85 and rungs.min() <= 0.35, rungs
 
 
@@ -103,7 +120,9 @@ def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
     }
     for name, table in tables.items():
         report.save_table(table, tmp_path / name, {})
-        assert (tmp_path / f"{name}.csv").read_bytes() == (PROFILE.figures / f"{name}.csv").read_bytes(), name
+        assert (tmp_path / f"{name}.csv").read_bytes() == (
+            PROFILE.figures / f"{name}.csv"
+        ).read_bytes(), name
 
 
 def test_every_ablation_is_in_the_reference_run():
@@ -118,5 +137,7 @@ def test_records_name_what_they_came_from(records):
     runs = records.groupby("system")["run"].unique().map(list)
     assert runs["SLM"] == ["base"] and runs["LLM"] == ["base"]
     for system in ("L1-SLM", "RLVR-SLM", "Brier-SLM"):
-        settings = json.loads((REFERENCE.run_folder(system) / "complete.json").read_text())["settings"]
+        settings = json.loads((REFERENCE.run_folder(system) / "complete.json").read_text())[
+            "settings"
+        ]
         assert runs[system] == [settings]

@@ -83,7 +83,9 @@ def test_online_and_offline_agree_exactly(threshold, samples):
 
     shuffled = records(llm).sample(frac=1, random_state=0)
     offline = cascade.replay(records(slm), shuffled, threshold, PRICES)
-    offline = offline.set_index(["question_id", "sample"]).loc[[(a.question_id, a.sample) for a in online]]
+    offline = offline.set_index(["question_id", "sample"]).loc[
+        [(a.question_id, a.sample) for a in online]
+    ]
     assert [a.answer for a in online] == offline["answer"].tolist()
     assert [a.cost for a in online] == offline["cost"].tolist()  # to the last bit
     assert [a.source for a in online] == offline["source"].tolist()
@@ -146,7 +148,9 @@ def test_an_engine_that_gives_too_few_completions_is_refused():
         def complete(self, questions, *, samples=1, seed=0):
             return [script(0.5) for _ in questions]
 
-    with pytest.raises(ValueError, match="engine 'slm' gave completions for 1 questions, not 2 for"):
+    with pytest.raises(
+        ValueError, match="engine 'slm' gave completions for 1 questions, not 2 for"
+    ):
         Cascade(Short("slm", {}), None, 0.5).answer([SimpleNamespace(id="a")], samples=2)
 
 
@@ -279,7 +283,9 @@ def test_evaluate_cascade_is_the_sweep_of_each_set_and_their_plain_mean():
         assert (found["questions"], found["samples"]) == (20, 3)
     for name in ("pass1", "pass1_drop", "cost", "cost_reduction", "llm_share"):
         assert table.loc["mean", name] == pytest.approx(table.loc[["a", "b"], name].mean())
-        assert (table[f"{name}_low"] <= table[name]).all() and (table[name] <= table[f"{name}_high"]).all()
+        assert (table[f"{name}_low"] <= table[name]).all() and (
+            table[name] <= table[f"{name}_high"]
+        ).all()
 
 
 def test_rows_and_sets_keep_the_order_of_the_slm_records():
@@ -364,7 +370,10 @@ def test_thresholds_outside_the_range_are_refused(bad):
 def test_llm_pass1_is_the_mean_over_questions():
     rows = pd.DataFrame({"dataset": "toy", "question_id": [0, 0, 0, 1], "correct": [1, 1, 0, 0]})
     assert cascade.llm_pass1(rows) == pytest.approx(1 / 3)
-    assert cascade.llm_pass1(rows) == metrics.evaluate(rows["question_id"], rows["correct"], [nan] * 4)["pass1"].value
+    assert (
+        cascade.llm_pass1(rows)
+        == metrics.evaluate(rows["question_id"], rows["correct"], [nan] * 4)["pass1"].value
+    )
     with pytest.raises(ValueError, match="no calibration records"):
         cascade.llm_pass1(rows.iloc[:0])
 

@@ -64,7 +64,11 @@ def test_made_up_records_give_each_verdict():
 
 def test_the_table_has_its_columns_and_at_least_fifteen_claims(table):
     assert list(table) == [*claims.COLUMNS, "bound", "seed_sd"]
-    assert len(table) >= 15 and (table["source"] == "paper").sum() >= 20 and (table["certainty"] == "counter").sum() >= 8
+    assert (
+        len(table) >= 15
+        and (table["source"] == "paper").sum() >= 20
+        and (table["certainty"] == "counter").sum() >= 8
+    )
     assert not table.duplicated(["claim", "scope"]).any()
     assert set(table["verdict"]) <= {"reproduced", "contradicted", "undecided"}
 
@@ -78,13 +82,19 @@ def test_every_verdict_follows_from_its_row(table):
 
 def test_claims_about_runs_that_are_not_there_are_undecided(table):
     missing = table[table["n"] == 0]
-    assert len(missing) >= 4 and (missing["verdict"] == "undecided").all() and missing["value"].isna().all()
+    assert (
+        len(missing) >= 4
+        and (missing["verdict"] == "undecided").all()
+        and missing["value"].isna().all()
+    )
 
 
 def test_claims_about_ablations_read_their_runs():
     records = fake_records(questions=30)
     slm, ours = (records[records["system"] == name] for name in ("SLM", "L1-SLM"))
-    wanted = [claim for claim in claims.CLAIMS if "mixed target" in claim.claim and "AUROC" in claim.claim]
+    wanted = [
+        claim for claim in claims.CLAIMS if "mixed target" in claim.claim and "AUROC" in claim.claim
+    ]
     found = claims.table_claims(evidence(records, {"l2": slm, "mix-0.5": ours}), tuple(wanted))
     assert found["verdict"].tolist() == ["reproduced"] and found["n"].iloc[0] == 120
 
@@ -98,7 +108,9 @@ def with_accuracy(shares: dict[str, int], kept: bool) -> claims.Evidence:
         here = (ours & (records["dataset"] == dataset)).to_numpy()
         correct[here] = number[here] < share
     confidence = np.where(np.arange(len(records)) % 2, 1.0, 0.99) if kept else 0.1
-    made = records.assign(correct=correct, confidence=records["confidence"].where(~ours, confidence))
+    made = records.assign(
+        correct=correct, confidence=records["confidence"].where(~ours, confidence)
+    )
     found = evidence(made)
     found.threshold = 0.6
     return found
@@ -140,19 +152,29 @@ def test_ranking_within_a_question():
         "confidence": [0.9, 0.1, 0.1, 0.9, 0.5, 0.1, 0.5, 0.5],
     })  # fmt: skip
     found = claims._within(rows, np.full((1, 8), 1 / 8))
-    assert found[0] == pytest.approx((1 + 0 + 0.5) / 3), "one ranked well, one badly, one tied; c has no wrong answer"
+    assert found[0] == pytest.approx((1 + 0 + 0.5) / 3), (
+        "one ranked well, one badly, one tied; c has no wrong answer"
+    )
 
 
 def test_seeds_widen_the_interval_of_a_claim_about_a_training():
     records = fake_records(questions=30)
     ours = records[records["system"] == "L1-SLM"]
     shifted = ours.assign(confidence=(ours["confidence"] * 0.6))
-    claim = next(c for c in claims.CLAIMS if c.claim.startswith("L1-SLM is better calibrated than the SLM"))
+    claim = next(
+        c for c in claims.CLAIMS if c.claim.startswith("L1-SLM is better calibrated than the SLM")
+    )
     alone = claims.table_claims(evidence(records), (claim,)).iloc[0]
     seeded = claims.table_claims(evidence(records, {"L1-SLM-seed-1": shifted}), (claim,)).iloc[0]
     assert np.isnan(alone["seed_sd"]) and seeded["seed_sd"] > 0
-    assert seeded["low"] < alone["low"] and seeded["high"] > alone["high"] and seeded["value"] == alone["value"]
+    assert (
+        seeded["low"] < alone["low"]
+        and seeded["high"] > alone["high"]
+        and seeded["value"] == alone["value"]
+    )
 
 
 def test_the_page_says_what_it_cannot_say():
-    assert len(claims.CANNOT_SAY) >= 3 and all(line.endswith((";", ".")) for line in claims.CANNOT_SAY)
+    assert len(claims.CANNOT_SAY) >= 3 and all(
+        line.endswith((";", ".")) for line in claims.CANNOT_SAY
+    )

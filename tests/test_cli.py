@@ -19,7 +19,10 @@ SLM = load_profile("cpu").slm
 def questions(tmp_path_factory):
     """A user's own file of questions."""
     path = tmp_path_factory.mktemp("own") / "own.jsonl"
-    lines = [{"question": q.text, "answer": q.gold, "answer_type": q.answer_type} for q in load_questions("drill", "train", size=24)]
+    lines = [
+        {"question": q.text, "answer": q.gold, "answer_type": q.answer_type}
+        for q in load_questions("drill", "train", size=24)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -38,7 +41,18 @@ def train(questions, out, *more: str) -> list[str]:
 
 
 def evaluate(questions, model, out, *more: str) -> list[str]:
-    return ["evaluate", str(questions), "--model", str(model), "--out", str(out), "--max-new-tokens", "64", "--no-instruction", *more]
+    return [
+        "evaluate",
+        str(questions),
+        "--model",
+        str(model),
+        "--out",
+        str(out),
+        "--max-new-tokens",
+        "64",
+        "--no-instruction",
+        *more,
+    ]
 
 
 def test_a_model_is_trained_and_says_where_it_lies(trained, questions, capsys):
@@ -48,14 +62,24 @@ def test_a_model_is_trained_and_says_where_it_lies(trained, questions, capsys):
     assert grpo.fingerprint(trained / "model") != grpo.fingerprint(SLM)
 
 
-def test_a_model_is_measured_with_intervals_and_not_asked_again(trained, questions, tmp_path, capsys, monkeypatch):
+def test_a_model_is_measured_with_intervals_and_not_asked_again(
+    trained, questions, tmp_path, capsys, monkeypatch
+):
     out = tmp_path / "mine.parquet"
     command = evaluate(questions, trained / "model", out, "--samples", "2")
     assert cli.main(command) == 0
     rows, said = read_records(out), capsys.readouterr().out
-    assert len(rows) == 48 and rows["mean_probability"].notna().all() and set(rows["dataset"]) == {"own"}
+    assert (
+        len(rows) == 48
+        and rows["mean_probability"].notna().all()
+        and set(rows["dataset"]) == {"own"}
+    )
     shown = {line.split()[0]: float(line.split()[1]) for line in said.splitlines()[:-1]}
-    assert shown["pass1"] == pytest.approx(rows["correct"].mean(), abs=5e-4) and {"ece", "auroc", "parse_rate"} <= set(shown)
+    assert shown["pass1"] == pytest.approx(rows["correct"].mean(), abs=5e-4) and {
+        "ece",
+        "auroc",
+        "parse_rate",
+    } <= set(shown)
     assert "24 questions, 2 samples each" in said
     monkeypatch.setattr(cli, "_own_engine", lambda *_: pytest.fail("asked again"))
     assert cli.main(command) == 0
@@ -64,14 +88,26 @@ def test_a_model_is_measured_with_intervals_and_not_asked_again(trained, questio
 
 def test_a_server_is_measured_over_its_api(questions, tmp_path, capsys):
     with FaultyServer(lambda question, nth: 429 if nth == 1 else None) as server:
-        assert cli.main(evaluate(questions, "tiny", tmp_path / "tiny.parquet", "--server", server.url)) == 0
+        assert (
+            cli.main(evaluate(questions, "tiny", tmp_path / "tiny.parquet", "--server", server.url))
+            == 0
+        )
         assert server.paid.total() == 24
     rows = read_records(tmp_path / "tiny.parquet")
     assert (rows["confidence"] == 0.7).all() and "pass1" in capsys.readouterr().out
 
 
 def test_a_budget_stops_a_measurement_and_more_of_it_goes_on(questions, tmp_path, capsys):
-    command = evaluate(questions, "tiny", tmp_path / "tiny.parquet", "--concurrency", "1", "--price", "1000", "1000")
+    command = evaluate(
+        questions,
+        "tiny",
+        tmp_path / "tiny.parquet",
+        "--concurrency",
+        "1",
+        "--price",
+        "1000",
+        "1000",
+    )
     with FaultyServer() as server:
         assert cli.main([*command, "--server", server.url, "--budget", "1"]) == 1
         assert "stopped before the budget of 1 could be passed" in capsys.readouterr().err

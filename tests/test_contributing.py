@@ -59,32 +59,45 @@ def test_every_block_is_run():
 
 def test_a_question_set_of_ones_own(tmp_path, monkeypatch):
     real = load.load_questions("shopping", "test", size=8)
-    write_lines(tmp_path / "questions.jsonl", [{"question": q.text, "answer": q.gold} for q in real])
+    write_lines(
+        tmp_path / "questions.jsonl", [{"question": q.text, "answer": q.gold} for q in real]
+    )
     monkeypatch.chdir(tmp_path)
     found = run("load_jsonl")["questions"]
-    assert [(q.text, q.gold, q.dataset) for q in found] == [(q.text, q.gold, "questions") for q in real]
+    assert [(q.text, q.gold, q.dataset) for q in found] == [
+        (q.text, q.gold, "questions") for q in real
+    ]
 
 
 def test_a_set_of_the_hub(tmp_path, monkeypatch):
     real = load.load_questions("weave", "test", size=24)
-    write_lines(tmp_path / "riddles" / "all.jsonl", [{"problem": q.text, "solution": q.gold, "topic": "weaving"} for q in real])
+    write_lines(
+        tmp_path / "riddles" / "all.jsonl",
+        [{"problem": q.text, "solution": q.gold, "topic": "weaving"} for q in real],
+    )
     monkeypatch.setenv("COREA_HUB", str(tmp_path))
     found = run("HubSet")["questions"]
     assert len(found) == 8 and {q.text for q in found} <= {q.text for q in real}
-    assert {(q.dataset, q.family, base.group_of(q.dataset)) for q in found} == {("riddles", "weaving", "ood-math")}
+    assert {(q.dataset, q.family, base.group_of(q.dataset)) for q in found} == {
+        ("riddles", "weaving", "ood-math")
+    }
     assert "riddles" in base.test_datasets("paper")
 
 
 def test_a_family_of_the_mini_world():
     found = run("generated.FAMILIES")["questions"]
-    assert len({q.text for q in found}) == 16 and {q.level for q in found} == set(range(1, generated.LEVELS + 1))
+    assert len({q.text for q in found}) == 16 and {q.level for q in found} == set(
+        range(1, generated.LEVELS + 1)
+    )
     assert all(int(q.gold) == int(q.text.split()[1]) * 2**q.level for q in found)
     assert base.group_of("doubling") == "ood-math" and "doubling" in base.test_datasets()
 
 
 def test_a_reward_down_to_the_command_line(tmp_path, capsys):
     found = run("DISTANCES")
-    assert found["paid"] == pytest.approx([-(0.4**3)] * 2), "one of two is right: the target is a half"
+    assert found["paid"] == pytest.approx([-(0.4**3)] * 2), (
+        "one of two is right: the target is a half"
+    )
     assert all(0 <= found["cubed"](c, t) <= 1 for c in (0, 0.3, 1) for t in (0, 0.7, 1))
     real = load.load_questions("drill", "train", size=4)
     write_lines(tmp_path / "own.jsonl", [{"question": q.text, "answer": q.gold} for q in real])
@@ -103,7 +116,9 @@ def test_an_estimator():
     assert len(rows) == len(slm) and rows["confidence"].between(0, 1).all()
     order = np.argsort(rows["completion_tokens"].to_numpy(), kind="stable")
     assert np.all(np.diff(rows["confidence"].to_numpy()[order]) <= 0)
-    with pytest.raises(ValueError, match=r"unknown source of confidence 'Length'; use one of Verb, .*, Brevity"):
+    with pytest.raises(
+        ValueError, match=r"unknown source of confidence 'Length'; use one of Verb, .*, Brevity"
+    ):
         systems.rows_of(systems.System("L1-SLM-Length", "L1-SLM", "Length"), records, {})
 
 

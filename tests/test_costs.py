@@ -31,7 +31,9 @@ def test_cost_of_arrays_is_the_cost_of_each():
 @pytest.mark.parametrize("bad", [-1, -1e-9, float("nan"), float("inf"), "1", None, True])
 @pytest.mark.parametrize("name", ["prompt", "completion"])
 def test_price_refuses(name, bad):
-    with pytest.raises(ValueError, match=f"price per million {name} tokens is .*at least 0") as error:
+    with pytest.raises(
+        ValueError, match=f"price per million {name} tokens is .*at least 0"
+    ) as error:
         Price(**{"prompt": 1.0, "completion": 1.0, name: bad})
     assert "\n" not in str(error.value)
 

@@ -17,7 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from grading import inside, sandbox
-from grading.assignments import assignments, feedback_of, fill, grade_id, kind_of, read, wrong_solutions
+from grading.assignments import (
+    assignments,
+    feedback_of,
+    fill,
+    grade_id,
+    kind_of,
+    read,
+    wrong_solutions,
+)
 from grading.converters import build, released, restored
 from grading.marking import Mark, grade, total
 from grading.proof import ALL, NOTHING, fault_of, submissions
@@ -89,7 +97,9 @@ def test_a_release_holds_no_solution_no_hidden_test_and_needs_no_library(path, r
     for cell, original in zip(release.cells, read(path).cells, strict=True):
         if kind_of(cell) == "solution":
             assert "raise NotImplementedError" in cell.source and cell.source != original.source
-    assert [cell.source for cell in released(read(path)).cells] == [cell.source for cell in release.cells], "what the site shows"
+    assert [cell.source for cell in released(read(path)).cells] == [
+        cell.source for cell in release.cells
+    ], "what the site shows"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
@@ -106,11 +116,21 @@ def test_the_measure_of_the_open_assignment_is_the_librarys():
         if kind_of(cell) == "setup":
             exec(cell.source.replace('pd.read_csv("calibration.csv")', "None"), names)
     profile, real = load_profile("cpu"), rows("weave", "shopping")
-    assert pytest.approx(prices().slm.prompt, abs=5e-4) == names["PRICE"] and prices().llm.prompt == 1e0
+    assert (
+        pytest.approx(prices().slm.prompt, abs=5e-4) == names["PRICE"]
+        and prices().llm.prompt == 1e0
+    )
     llm = read_records([RECORDS / "LLM" / "calibration.parquet"])
-    assert pytest.approx(cascade.llm_pass1(llm), abs=1e-3) == names["THRESHOLD"] and profile.name == "cpu"
+    assert (
+        pytest.approx(cascade.llm_pass1(llm), abs=1e-3) == names["THRESHOLD"]
+        and profile.name == "cpu"
+    )
     small, large = names["costs"](real)
-    for scores in (real["confidence"], real["mean_probability"].round(2), real["answer_probability"]):
+    for scores in (
+        real["confidence"],
+        real["mean_probability"].round(2),
+        real["answer_probability"],
+    ):
         curve = cascade.sweep(scores, real["correct"], real["llm_correct"], small, large)
         target = names["corea_pass1"](real)
         best = curve[curve["pass1"] >= target - 1e-12]["cost"].min() / large.mean()
@@ -132,10 +152,19 @@ def test_solution_release_and_a_wrong_solution_get_what_they_should(path, releas
 def test_what_is_not_as_meant_is_found(releases):
     """The proof can fail: a solution with an error, a release with points, feedback that names another mistake."""
     passed, failed = Mark("a", 1, 1, "", ""), Mark("b", 0, 2, "the mean over samples", "")
-    assert not fault_of([passed], ALL) and fault_of([passed, failed], ALL) == "the mean over samples"
-    assert not fault_of([failed], NOTHING) and fault_of([passed, failed], NOTHING) == "an empty release has points"
-    assert not fault_of([passed, failed], "over samples") and "no message says 'ties'" in fault_of([passed, failed], "ties")
-    assert "not partial" in fault_of([passed], "ties") and "not partial" in fault_of([failed], "over samples")
+    assert (
+        not fault_of([passed], ALL) and fault_of([passed, failed], ALL) == "the mean over samples"
+    )
+    assert (
+        not fault_of([failed], NOTHING)
+        and fault_of([passed, failed], NOTHING) == "an empty release has points"
+    )
+    assert not fault_of([passed, failed], "over samples") and "no message says 'ties'" in fault_of(
+        [passed, failed], "ties"
+    )
+    assert "not partial" in fault_of([passed], "ties") and "not partial" in fault_of(
+        [failed], "over samples"
+    )
     with pytest.raises(ValueError, match="no solution defines nothing_of_it"):
         fill(releases[IDS[0]], read(SOURCES[0]), "def nothing_of_it(): pass")
     with pytest.raises(ValueError, match="needs a line `Feedback"):
@@ -171,7 +200,9 @@ def messages(marks) -> dict[str, str]:
 def test_one_bad_cell_costs_its_own_points_and_the_feedback_says_why(code, says, releases):
     source = read(SOURCES[0])
     number = 1 + [grade_id(cell) for cell in source.cells].index("pass_at_1")
-    marks = grade(source, solved(releases[IDS[0]], source, "pass_at_1", code), limits=Limits(cell=2, call=0.5))
+    marks = grade(
+        source, solved(releases[IDS[0]], source, "pass_at_1", code), limits=Limits(cell=2, call=0.5)
+    )
     said = messages(marks)
     assert set(said) <= {"pass_at_1_seen", "pass_at_1_hidden"}
     assert says.replace("cell 22", f"cell {number}") in said["pass_at_1_hidden"]
@@ -216,7 +247,9 @@ CHEATS = {
 def test_a_cheat_gets_no_more_than_code_that_returns_nonsense(cheat, releases):
     """Of the empty release with a cell of the student's own in front; True is what a forged reply says."""
     path = SOURCES[5] if "prints" in cheat else SOURCES[2]
-    made = new_notebook(cells=[new_code_cell(textwrap.dedent(CHEATS[cheat])), *releases[path.stem].cells])
+    made = new_notebook(
+        cells=[new_code_cell(textwrap.dedent(CHEATS[cheat])), *releases[path.stem].cells]
+    )
     marks = grade(read(path), made, limits=Limits(cell=1, call=1, together=2))
     assert total(marks)[0] == 0, messages(marks)
     assert not any(mark.printed for mark in marks)
@@ -227,11 +260,18 @@ def test_a_submission_cannot_claim_points_or_take_tests_away(releases):
     tests = [cell for cell in source.cells if kind_of(cell) == "test"]
     claimed = [cell.copy() for cell in release.cells if kind_of(cell) == "test"]
     for cell in claimed:
-        cell.source, cell.metadata.nbgrader = "print('leaderboard: 0.1')", {**cell.metadata.nbgrader, "points": 50}
+        cell.source, cell.metadata.nbgrader = (
+            "print('leaderboard: 0.1')",
+            {**cell.metadata.nbgrader, "points": 50},
+        )
     odd = new_code_cell("1", metadata={"nbgrader": {"grade_id": {"a": 1}, "grade": True}})
     odder = new_code_cell("2", metadata={"nbgrader": ["mine"]})
     for cells in ([], [odd, odder], release.cells, claimed + release.cells + claimed):
-        found = [cell for cell in restored(cells, source.cells) if cell.metadata.get("nbgrader", {}).get("grade")]
+        found = [
+            cell
+            for cell in restored(cells, source.cells)
+            if cell.metadata.get("nbgrader", {}).get("grade")
+        ]
         assert sorted(c.source for c in found) == sorted(c.source for c in tests)
         assert sum(cell.metadata.nbgrader.points for cell in found) == 15
 
@@ -337,8 +377,17 @@ def test_an_attack_gets_nothing(attack, monkeypatch):
 def test_no_file_of_the_course_can_be_read(tmp_path):
     """By its path or by looking everywhere: solutions, tests, records, this machine's users, what others handed in."""
     (tmp_path / "other.txt").write_text(SECRET)
-    secrets = [*map(str, SOURCES), str(RECORDS / "L1-SLM" / "weave.parquet"), sandbox.__file__, "/etc/passwd", "/proc/self/maps",
-               f"/proc/{os.getpid()}/environ", str(Path.home() / ".bashrc"), str(tmp_path / "other.txt"), str(ROOT / "README.md")]
+    secrets = [
+        *map(str, SOURCES),
+        str(RECORDS / "L1-SLM" / "weave.parquet"),
+        sandbox.__file__,
+        "/etc/passwd",
+        "/proc/self/maps",
+        f"/proc/{os.getpid()}/environ",
+        str(Path.home() / ".bashrc"),
+        str(tmp_path / "other.txt"),
+        str(ROOT / "README.md"),
+    ]
     names = f"secrets = {secrets!r}\n    names = ('marking.py', 'records.py', 'other.txt', 'gradebook.db')"
     assert attempt(FILES.replace("{secrets}", names)) == []
     assert attempt("def attack(): return open('own.csv').read()") == "a,b"
@@ -349,8 +398,13 @@ def test_a_checkout_below_python_is_hidden_and_its_environment_shown_again(monke
     (tmp_path / "site-packages").symlink_to(sandbox.CHECKOUT.parent)
     monkeypatch.syspath_prepend(tmp_path / "site-packages")
     view = sandbox._view()
-    assert str(sandbox.CHECKOUT) in view["hidden"] and os.path.realpath(sys.prefix) in view["shown_again"]
-    assert attempt(f"import os, numpy\ndef attack(): return os.listdir({str(sandbox.CHECKOUT)!r})") == [Path(sys.prefix).name]
+    assert (
+        str(sandbox.CHECKOUT) in view["hidden"]
+        and os.path.realpath(sys.prefix) in view["shown_again"]
+    )
+    assert attempt(
+        f"import os, numpy\ndef attack(): return os.listdir({str(sandbox.CHECKOUT)!r})"
+    ) == [Path(sys.prefix).name]
 
 
 def test_replies_of_its_own_are_values_or_nothing():
@@ -365,7 +419,15 @@ def test_replies_of_its_own_are_values_or_nothing():
                     pass
             return "returned"
     """
-    for text in ('{"value": 7}\n', '{"value": {"#table": 5}}\n', '{"error": "x"}\n', "[]\n", "[" * 5000 + "\n", "\xff\n", "{}\n"):
+    for text in (
+        '{"value": 7}\n',
+        '{"value": {"#table": 5}}\n',
+        '{"error": "x"}\n',
+        "[]\n",
+        "[" * 5000 + "\n",
+        "\xff\n",
+        "{}\n",
+    ):
         with Sandbox() as box:
             box.run(textwrap.dedent(code), "cell 1")
             for times in (1, 1, 3):
@@ -399,7 +461,10 @@ def test_code_that_takes_no_calls_is_stopped():
 def test_nothing_is_left_when_it_is_closed():
     with Sandbox(Limits(call=0.3)) as box:
         folder, group = box._folder, box._process.pid
-        box.run("import time\ndef attack():\n    open('a', 'w').write('x')\n    time.sleep(60)", "cell 1")
+        box.run(
+            "import time\ndef attack():\n    open('a', 'w').write('x')\n    time.sleep(60)",
+            "cell 1",
+        )
         with pytest.raises(CodeStopped):
             box.call("attack")
     assert not os.path.exists(folder)
@@ -411,7 +476,9 @@ def test_values_keep_their_kind():
     import pandas as pd
 
     for value in (1, 0.5, True, None, "é", [1, [2]], {"a": {"b": 1}}, float("inf")):
-        assert inside.decoded(inside.encoded(value)) == value and type(inside.decoded(inside.encoded(value))) is type(value)
+        assert inside.decoded(inside.encoded(value)) == value and type(
+            inside.decoded(inside.encoded(value))
+        ) is type(value)
     assert np.isnan(inside.decoded(inside.encoded(float("nan"))))
     assert inside.decoded(inside.encoded(np.float64(0.5))) == 0.5
     np.testing.assert_array_equal(inside.decoded(inside.encoded(np.arange(3))), np.arange(3))
@@ -442,21 +509,34 @@ def test_a_kernel_that_refuses_is_one_line_and_the_opt_out_works():
     """
     inner = f"echo 0 > /proc/sys/user/max_user_namespaces && exec {sys.executable} -c '{textwrap.dedent(code)}'"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "notebooks" / "course")}
-    done = subprocess.run(["unshare", "-Ur", "bash", "-c", inner], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        ["unshare", "-Ur", "bash", "-c", inner], capture_output=True, text=True, env=environment
+    )
     if "max_user_namespaces" in done.stderr or "unshare:" in done.stderr:
         pytest.skip(f"namespaces cannot be refused here: {done.stderr.strip()}")
     refused, value, filtered = done.stdout.splitlines()
-    assert refused.startswith("this machine cannot shut untrusted code in (the kernel refuses new namespaces: ")
-    assert "What the sandbox holds" in refused and "## What the sandbox holds" in (ROOT / "notebooks/course/README.md").read_text()
+    assert refused.startswith(
+        "this machine cannot shut untrusted code in (the kernel refuses new namespaces: "
+    )
+    assert (
+        "What the sandbox holds" in refused
+        and "## What the sandbox holds" in (ROOT / "notebooks/course/README.md").read_text()
+    )
     assert value == "[2, 1]" and "PermissionError" in filtered
 
 
 def test_another_system_is_one_line(monkeypatch, tmp_path):
     """As a Mac would say it: the code of the inner side with another name of the system."""
-    text = Path(inside.__file__).read_text().replace('_IS_LINUX = sys.platform == "linux" and', "_IS_LINUX = False and")
+    text = (
+        Path(inside.__file__)
+        .read_text()
+        .replace('_IS_LINUX = sys.platform == "linux" and', "_IS_LINUX = False and")
+    )
     (tmp_path / "inside.py").write_text(text)
     monkeypatch.setattr(inside, "__file__", str(tmp_path / "inside.py"))
-    with pytest.raises(SandboxUnavailable, match=r"\(it needs Linux on x86_64 or aarch64, this is "):
+    with pytest.raises(
+        SandboxUnavailable, match=r"\(it needs Linux on x86_64 or aarch64, this is "
+    ):
         Sandbox()
     with Sandbox(isolated=False) as box:
         box.run("def f(): return 3", "cell 1")
@@ -467,5 +547,7 @@ def test_the_inner_side_needs_the_standard_library_alone():
     """It is executed outside every environment of this side; NumPy and pandas are imported where code has brought them."""
     tree = ast.parse(Path(inside.__file__).read_text())
     top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    assert top <= sys.stdlib_module_names and not any(isinstance(node, ast.ImportFrom) for node in tree.body)
+    assert top <= sys.stdlib_module_names and not any(
+        isinstance(node, ast.ImportFrom) for node in tree.body
+    )
     assert CHECKOUT == ROOT and calibration_table().count("\n") > 400

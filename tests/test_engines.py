@@ -11,7 +11,14 @@ from collections import Counter
 import pytest
 import torch
 
-from corea.engines.base import ModelFilesError, TransformersEngine, VLLMEngine, _Sampler, load_model, numerals_of_path
+from corea.engines.base import (
+    ModelFilesError,
+    TransformersEngine,
+    VLLMEngine,
+    _Sampler,
+    load_model,
+    numerals_of_path,
+)
 from corea.prompts import load_tokenizer
 from corea.questions.load import load_questions
 from corea.support.files import sha256_of
@@ -25,7 +32,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(folder):
-    return TransformersEngine(load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=8, batch_size=5)
+    return TransformersEngine(
+        load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=8, batch_size=5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,9 @@ def test_completions_come_in_the_order_asked_and_count_their_tokens(engine, ques
         for completion in group:
             assert completion.prompt_tokens == 8 + len(question.text)
             assert 1 <= completion.completion_tokens <= 8
-            assert completion.finish == ("stop" if completion.completion_tokens < 8 else completion.finish)
+            assert completion.finish == (
+                "stop" if completion.completion_tokens < 8 else completion.finish
+            )
 
 
 def test_a_completion_does_not_depend_on_what_is_asked_beside_it(engine, questions):
@@ -56,7 +67,9 @@ def test_greedy_decoding_agrees_with_generate_itself(folder, questions):
     from corea.prompts import render
 
     for question, (found,) in zip(questions, greedy.complete(questions), strict=True):
-        inputs = tokenizer(render([question], tokenizer), return_tensors="pt", add_special_tokens=False)
+        inputs = tokenizer(
+            render([question], tokenizer), return_tensors="pt", add_special_tokens=False
+        )
         out = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_token_id,
                              pad_token_id=tokenizer.pad_token_id)  # fmt: skip
         text = tokenizer.decode(out[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
@@ -67,7 +80,9 @@ def test_sampling_follows_the_distribution():
     """40,000 draws of three tokens: each share within four standard errors of its probability."""
     rows = 40_000
     scores = torch.tensor([[0.0, math.log(2), math.log(5), -torch.inf]]).repeat(rows, 1)
-    chosen = _Sampler([str(n) for n in range(rows)], 1, 3, 1.0)(torch.zeros(rows, 3), scores).argmax(dim=1)
+    chosen = _Sampler([str(n) for n in range(rows)], 1, 3, 1.0)(
+        torch.zeros(rows, 3), scores
+    ).argmax(dim=1)
     counts = Counter(chosen.tolist())
     for token, probability in enumerate((1 / 8, 2 / 8, 5 / 8)):
         error = math.sqrt(probability * (1 - probability) / rows)
@@ -79,8 +94,16 @@ def test_sampling_follows_the_distribution():
     ("damage", "says"),
     [
         (lambda f: (f / "model.safetensors").unlink(), "cannot load model weights from"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot load model weights from"),
-        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-64]), "cannot load"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"x" * 100),
+            "cannot load model weights from",
+        ),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(
+                (f / "model.safetensors").read_bytes()[:-64]
+            ),
+            "cannot load",
+        ),
         (lambda f: (f / "config.json").unlink(), "cannot load model weights from"),
     ],
     ids=["missing", "garbage", "cut short", "no configuration"],
@@ -102,7 +125,9 @@ def test_a_flipped_bit_is_told_from_the_weights_of_the_manifest(tmp_path):
     found = bytearray(weights.read_bytes())
     found[-1] ^= 1
     weights.write_bytes(found)
-    with pytest.raises(ModelFilesError, match=r"is not the file its manifest names .*make base") as caught:
+    with pytest.raises(
+        ModelFilesError, match=r"is not the file its manifest names .*make base"
+    ) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
     (tmp_path / "manifest.json").unlink()
@@ -111,18 +136,28 @@ def test_a_flipped_bit_is_told_from_the_weights_of_the_manifest(tmp_path):
 
 def test_wrong_settings_are_refused(folder):
     with pytest.raises(ValueError, match="temperature=-1"):
-        TransformersEngine(load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=8, temperature=-1)
+        TransformersEngine(
+            load_model(folder),
+            load_tokenizer(folder),
+            name="tiny",
+            max_new_tokens=8,
+            temperature=-1,
+        )
 
 
 @pytest.fixture(scope="module")
 def keeping(folder):
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    return TransformersEngine(model, tokenizer, name="tiny", max_new_tokens=8, batch_size=5, keep_logprobs=True)
+    return TransformersEngine(
+        model, tokenizer, name="tiny", max_new_tokens=8, batch_size=5, keep_logprobs=True
+    )
 
 
 def test_keeping_logprobs_changes_no_completion(engine, keeping, questions):
     plain, kept = engine.complete(questions, samples=2), keeping.complete(questions, samples=2)
-    assert [[c.text for c in group] for group in plain] == [[c.text for c in group] for group in kept]
+    assert [[c.text for c in group] for group in plain] == [
+        [c.text for c in group] for group in kept
+    ]
     assert plain[0][0].logprobs is None
     assert all(len(c.logprobs) == c.completion_tokens for group in kept for c in group)
 
@@ -177,7 +212,11 @@ def step(token: str, p: float, **others: float) -> tuple:
             {"0.8": 0.45, "0.85": 0.45},
             "the numeral may end where the tag begins; 0.7 may go on and is left out",
         ),
-        ([step("1", 0.6, _0=0.4)], {"1": 0.6}, "a 0 in the place of a lone 1 may go on, as in 0.9: not a whole numeral"),
+        (
+            [step("1", 0.6, _0=0.4)],
+            {"1": 0.6},
+            "a 0 in the place of a lone 1 may go on, as in 0.9: not a whole numeral",
+        ),
         ([step("0", 0.6, _1=0.4)], {"0": 0.6, "1": 0.4}, "a 0 that was written and ended is one"),
         ([step("high", 1.0)], {}, "no numeral at all"),
         ([step("2", 0.5, _1=0.5)], {"1": 0.5}, "2 is no probability"),
@@ -200,22 +239,44 @@ def test_where_a_1_was_stated_the_other_branch_is_read_too(shipped, questions):
 
 
 def test_hidden_states_do_not_depend_on_what_is_asked_beside_them(keeping, questions):
-    texts = ["<answer>1</answer><confidence>0.5</confidence>", "no tag", "<confidence>", "", "x" * 40, "<answer>"]
+    texts = [
+        "<answer>1</answer><confidence>0.5</confidence>",
+        "no tag",
+        "<confidence>",
+        "",
+        "x" * 40,
+        "<answer>",
+    ]
     together = keeping.hidden_states(questions, texts)
     assert together.shape == (6, 2, 32)
     for n, (question, text) in enumerate(zip(questions, texts, strict=True)):
         assert keeping.hidden_states([question], [text])[0] == pytest.approx(together[n], abs=1e-5)
-    assert keeping.hidden_states(questions[:1], [texts[0] + "junk"])[0] == pytest.approx(together[0], abs=1e-5), (
-        "what follows the tag is not read"
-    )
+    assert keeping.hidden_states(questions[:1], [texts[0] + "junk"])[0] == pytest.approx(
+        together[0], abs=1e-5
+    ), "what follows the tag is not read"
 
 
 def test_generation_settings_that_a_model_brings_do_not_bend_its_distribution(folder):
     """Qwen2.5 ships a repetition penalty, top-p and top-k: completions and log-probabilities are the model's own."""
-    plain = TransformersEngine(load_model(folder), load_tokenizer(folder), name="tiny", max_new_tokens=12, keep_logprobs=True)
+    plain = TransformersEngine(
+        load_model(folder),
+        load_tokenizer(folder),
+        name="tiny",
+        max_new_tokens=12,
+        keep_logprobs=True,
+    )
     bent = load_model(folder)
-    bent.generation_config.update(repetition_penalty=3.0, top_k=2, top_p=0.1, do_sample=True, no_repeat_ngram_size=1, min_new_tokens=12)
-    other = TransformersEngine(bent, load_tokenizer(folder), name="tiny", max_new_tokens=12, keep_logprobs=True)
+    bent.generation_config.update(
+        repetition_penalty=3.0,
+        top_k=2,
+        top_p=0.1,
+        do_sample=True,
+        no_repeat_ngram_size=1,
+        min_new_tokens=12,
+    )
+    other = TransformersEngine(
+        bent, load_tokenizer(folder), name="tiny", max_new_tokens=12, keep_logprobs=True
+    )
     questions = load_questions("drill", "test", size=6)
     assert other.complete(questions, samples=2) == plain.complete(questions, samples=2)
 
@@ -227,7 +288,9 @@ class FakeVLLM(types.ModuleType):
         super().__init__("vllm")
         self.inner, self.asked, self.options = inner, [], {}
         self.wrote = "<answer>7</answer><confidence>0.9</confidence><|im_end|>"
-        self.after: dict[str, dict[str, float]] = {}  # end of a prompt -> probability of each next token
+        self.after: dict[
+            str, dict[str, float]
+        ] = {}  # end of a prompt -> probability of each next token
         self.SamplingParams = types.SimpleNamespace
         self.LLM = self.load
 
@@ -238,16 +301,32 @@ class FakeVLLM(types.ModuleType):
     def generate(self, inputs, sampling, use_tqdm):
         each = sampling if isinstance(sampling, list) else [sampling] * len(inputs)
         self.asked.append(each)
-        return [self.output(given["prompt_token_ids"], settings) for given, settings in zip(inputs, each, strict=True)]
+        return [
+            self.output(given["prompt_token_ids"], settings)
+            for given, settings in zip(inputs, each, strict=True)
+        ]
 
     def output(self, ids, settings):
         if settings.max_tokens == 1:
-            said = next(said for end, said in self.after.items() if self.inner.tokenizer.decode(ids).endswith(end))
-            steps = [{self.token(name): types.SimpleNamespace(logprob=math.log(p)) for name, p in said.items()}]
+            said = next(
+                said
+                for end, said in self.after.items()
+                if self.inner.tokenizer.decode(ids).endswith(end)
+            )
+            steps = [
+                {
+                    self.token(name): types.SimpleNamespace(logprob=math.log(p))
+                    for name, p in said.items()
+                }
+            ]
             tokens = [next(iter(steps[0]))]
         else:
             tokens = self.inner.tokenizer(self.wrote).input_ids
-            steps = [{token: types.SimpleNamespace(logprob=-0.25)} for token in tokens] if settings.logprobs else None
+            steps = (
+                [{token: types.SimpleNamespace(logprob=-0.25)} for token in tokens]
+                if settings.logprobs
+                else None
+            )
         said = types.SimpleNamespace(token_ids=tokens, finish_reason="stop", logprobs=steps)
         return types.SimpleNamespace(prompt_token_ids=ids, outputs=[said])
 
@@ -264,13 +343,24 @@ def vllm(engine, monkeypatch):
 
 
 def test_vllm_is_asked_for_the_models_own_distribution_in_chunks(vllm, folder, questions):
-    asked = VLLMEngine(folder, name="v", max_new_tokens=9, keep_logprobs=True, chunk=4, dtype="float32")
+    asked = VLLMEngine(
+        folder, name="v", max_new_tokens=9, keep_logprobs=True, chunk=4, dtype="float32"
+    )
     told = []
     found = asked.complete(questions, samples=2, seed=5, progress=told.append)
     rows = [settings for batch in vllm.asked for settings in batch]
-    assert told == [len(batch) for batch in vllm.asked] and max(told) == 4 and sum(told) == 2 * len(questions)
-    assert len({settings.seed for settings in rows}) == len(rows), "every completion has a seed of its own"
-    assert {(s.temperature, s.top_p, s.top_k, s.repetition_penalty, s.max_tokens, s.logprobs) for s in rows} == {(1.0, 1.0, 0, 1.0, 9, 20)}
+    assert (
+        told == [len(batch) for batch in vllm.asked]
+        and max(told) == 4
+        and sum(told) == 2 * len(questions)
+    )
+    assert len({settings.seed for settings in rows}) == len(rows), (
+        "every completion has a seed of its own"
+    )
+    assert {
+        (s.temperature, s.top_p, s.top_k, s.repetition_penalty, s.max_tokens, s.logprobs)
+        for s in rows
+    } == {(1.0, 1.0, 0, 1.0, 9, 20)}
     assert vllm.options["trust_remote_code"] is False and vllm.options["dtype"] == "float32"
     (first, _), *_ = found
     assert first.text == "<answer>7</answer><confidence>0.9</confidence>" and first.finish == "stop"
@@ -288,20 +378,39 @@ def test_a_vllm_completion_keeps_its_seed_whatever_is_asked_beside_it(vllm, fold
 @pytest.mark.parametrize(
     ("first", "expected", "reason"),
     [
-        ({"1": 0.78, "0": 0.2}, {"0.8": 0.15, "0.9": 0.05, "1": 0.7788}, "P(0) P(.) times that of each digit"),
-        ({"1": 0.78, "2": 0.2}, {"1": 0.7788}, "0 is not among the likeliest: nothing is known of its branch"),
+        (
+            {"1": 0.78, "0": 0.2},
+            {"0.8": 0.15, "0.9": 0.05, "1": 0.7788},
+            "P(0) P(.) times that of each digit",
+        ),
+        (
+            {"1": 0.78, "2": 0.2},
+            {"1": 0.7788},
+            "0 is not among the likeliest: nothing is known of its branch",
+        ),
     ],
     ids=["likely", "cut off"],
 )
-def test_vllm_reads_the_other_branch_where_a_1_was_stated(vllm, folder, questions, first, expected, reason):
+def test_vllm_reads_the_other_branch_where_a_1_was_stated(
+    vllm, folder, questions, first, expected, reason
+):
     vllm.wrote = vllm.wrote.replace("0.9", "1")
-    vllm.after = {"<confidence>": first, "<confidence>0": {".": 1.0}, "<confidence>0.": {"8": 0.75, "9": 0.25}}
-    ((found,), _) = VLLMEngine(folder, name="v", max_new_tokens=9, keep_logprobs=True).complete(questions[:2])
+    vllm.after = {
+        "<confidence>": first,
+        "<confidence>0": {".": 1.0},
+        "<confidence>0.": {"8": 0.75, "9": 0.25},
+    }
+    ((found,), _) = VLLMEngine(folder, name="v", max_new_tokens=9, keep_logprobs=True).complete(
+        questions[:2]
+    )
     assert found.numerals == pytest.approx(expected, abs=1e-4), reason
     assert [len(batch) for batch in vllm.asked] == [2, 6]
 
 
 def test_without_vllm_the_line_says_how_to_get_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ModelFilesError, match=r"needs vLLM, which cannot be imported \(.*\); use `pip install \.\[gpu\]`"):
+    with pytest.raises(
+        ModelFilesError,
+        match=r"needs vLLM, which cannot be imported \(.*\); use `pip install \.\[gpu\]`",
+    ):
         VLLMEngine(folder, name="v", max_new_tokens=9)

@@ -37,7 +37,9 @@ def test_average_probability_is_what_was_kept(slm):
 
 
 def test_records_without_logprobs_are_one_clear_line(slm):
-    with pytest.raises(ValueError, match="records hold no mean_probability: generate them with log-probabilities"):
+    with pytest.raises(
+        ValueError, match="records hold no mean_probability: generate them with log-probabilities"
+    ):
         sources.average_probability(slm.assign(mean_probability=None))
 
 
@@ -78,13 +80,29 @@ def vote(answers: list, correct: list) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("answers", "correct", "answer", "share", "right", "reason"),
     [
-        (["7", "8", "7", None], [True, False, True, False], "7", 0.5, True, "two of four, one silent"),
-        (["8", "7", "7", "8"], [False, True, True, False], "8", 0.5, False, "a tie goes to what came first"),
+        (
+            ["7", "8", "7", None],
+            [True, False, True, False],
+            "7",
+            0.5,
+            True,
+            "two of four, one silent",
+        ),
+        (
+            ["8", "7", "7", "8"],
+            [False, True, True, False],
+            "8",
+            0.5,
+            False,
+            "a tie goes to what came first",
+        ),
         (["9"] * 4, [False] * 4, "9", 1.0, False, "sure and wrong"),
         ([None, None], [False, False], np.nan, np.nan, False, "nobody voted"),
     ],
 )
-def test_self_consistency_is_the_majority_at_the_price_of_all(answers, correct, answer, share, right, reason):
+def test_self_consistency_is_the_majority_at_the_price_of_all(
+    answers, correct, answer, share, right, reason
+):
     found = vote(answers, correct)
     assert len(found) == len(answers) and found["answer"].isna().all() == (answer is np.nan)
     assert found["answer"].dropna().eq(answer).all(), reason
@@ -134,7 +152,9 @@ def test_calibration_rows_are_judged_by_a_probe_that_did_not_see_them(slm):
     known = known.assign(correct=outcome)
     number = pd.factorize(known["question_id"])[0]
     states = np.eye(number.max() + 1)[number][:, None, :] * 5
-    _, found = sources.probe_confidences({"calibration": states}, {"calibration": known}, "calibration")
+    _, found = sources.probe_confidences(
+        {"calibration": states}, {"calibration": known}, "calibration"
+    )
     assert abs(roc_auc_score(known["correct"], found["calibration"]) - 0.5) < 0.25
     seen = sources.fit_probe(states, known["correct"], known["question_id"]).predict(states)
     assert roc_auc_score(known["correct"], seen) > 0.8
@@ -143,7 +163,9 @@ def test_calibration_rows_are_judged_by_a_probe_that_did_not_see_them(slm):
 @pytest.mark.parametrize("value", [True, False])
 def test_a_probe_without_both_outcomes_is_one_clear_line(slm, value):
     known = slm[slm["group"] == "calibration"]
-    with pytest.raises(ValueError, match="part of the calibration split has no right, or no wrong, answers"):
+    with pytest.raises(
+        ValueError, match="part of the calibration split has no right, or no wrong, answers"
+    ):
         sources.fit_probe(states_of(known), np.full(len(known), value), known["question_id"])
 
 
@@ -169,7 +191,9 @@ def test_the_router_learns_from_calibration_questions_alone():
     assert roc_auc_score(records["correct"], found) > 0.95
     swapped = records.assign(correct=records["correct"] ^ (records["group"] == "ood-math"))
     pd.testing.assert_series_equal(found, sources.router_confidences(texts, swapped, "calibration"))
-    assert found.groupby(records["question_id"]).nunique().eq(1).all(), "a router sees the question, not the answer"
+    assert found.groupby(records["question_id"]).nunique().eq(1).all(), (
+        "a router sees the question, not the answer"
+    )
 
 
 def test_folds_keep_questions_whole_and_do_not_depend_on_the_table():
@@ -192,13 +216,18 @@ def test_gain_looks_at_no_test_outcome(slm, llm):
     is_test = slm["group"] != "calibration"
     one = sources.deferral_gain(slm, llm, "calibration")
     other = sources.deferral_gain(
-        slm.assign(correct=slm["correct"] ^ is_test), llm.assign(correct=llm["correct"] ^ is_test), "calibration"
+        slm.assign(correct=slm["correct"] ^ is_test),
+        llm.assign(correct=llm["correct"] ^ is_test),
+        "calibration",
     )
     pd.testing.assert_series_equal(one, other)
 
 
 def test_the_oracle_and_gain_need_the_llms_answer_to_each_question(slm, llm):
-    for estimator in (sources.oracle_confidence, lambda s, m: sources.deferral_gain(s, m, "calibration")):
+    for estimator in (
+        sources.oracle_confidence,
+        lambda s, m: sources.deferral_gain(s, m, "calibration"),
+    ):
         with pytest.raises(ValueError, match="the LLM's records lack a question"):
             estimator(slm, llm[llm["group"] != "calibration"])
 

@@ -29,9 +29,14 @@ def test_nothing_moved(kind, made):
 def test_the_tracked_run_is_found_by_these_hashes():
     for path in REFERENCE.glob("ablations/*/settings.json"):
         name = f"cpu/{path.parent.name}"
-        assert json.loads(path.read_text())["settings"] == KEPT["runs"].get(name, json.loads(path.read_text())["settings"])
+        assert json.loads(path.read_text())["settings"] == KEPT["runs"].get(
+            name, json.loads(path.read_text())["settings"]
+        )
     for system in ("L1-SLM", "RLVR-SLM", "Brier-SLM"):
-        assert json.loads((REFERENCE / "runs" / system / "settings.json").read_text())["settings"] == KEPT["runs"][f"cpu/{system}"]
+        assert (
+            json.loads((REFERENCE / "runs" / system / "settings.json").read_text())["settings"]
+            == KEPT["runs"][f"cpu/{system}"]
+        )
     for system in ("SLM", "LLM"):
         for path in (REFERENCE / "records" / system).glob("*.parquet"):
             found = pd.read_parquet(path, columns=["settings"])["settings"].unique()

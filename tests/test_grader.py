@@ -32,8 +32,12 @@ def grader() -> Iterator[Grader]:
         yield made
 
 
-def grade(grader: Grader, pairs: list[tuple[str | None, str | None]], kind: str = "math") -> list[bool]:
-    return grader.grade([answer for answer, _ in pairs], [gold for _, gold in pairs], [kind] * len(pairs))
+def grade(
+    grader: Grader, pairs: list[tuple[str | None, str | None]], kind: str = "math"
+) -> list[bool]:
+    return grader.grade(
+        [answer for answer, _ in pairs], [gold for _, gold in pairs], [kind] * len(pairs)
+    )
 
 
 # --- mathematics ----------------------------------------------------------------------------------
@@ -163,10 +167,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("table", "expected"), [(RIGHT, True), (WRONG, False)], ids=["right", "wrong"])
+@pytest.mark.parametrize(
+    ("table", "expected"), [(RIGHT, True), (WRONG, False)], ids=["right", "wrong"]
+)
 def test_math_table(grader, table, expected):
     verdicts = grade(grader, [(answer, gold) for answer, gold, _ in table])
-    assert [row for row, verdict in zip(table, verdicts, strict=True) if verdict is not expected] == []
+    assert [
+        row for row, verdict in zip(table, verdicts, strict=True) if verdict is not expected
+    ] == []
 
 
 GOLDS = [
@@ -184,8 +192,24 @@ GOLDS = [
     "2x+1",
     r"\sqrt{2}",
 ]
-GOLDS += [r"\frac{\pi}{2}", r"(-\infty,3]", "2+3i", "$x^2+y^2=1$", r"\text{even}", "3:4", "90^\\circ", "0.25", "-3<x<3"]
-DRESSINGS = ["{}", r"\boxed{{{}}}", r"$\boxed{{{}}}$", r"Thus the answer is \boxed{{{}}}.", "  {}\n"]
+GOLDS += [
+    r"\frac{\pi}{2}",
+    r"(-\infty,3]",
+    "2+3i",
+    "$x^2+y^2=1$",
+    r"\text{even}",
+    "3:4",
+    "90^\\circ",
+    "0.25",
+    "-3<x<3",
+]
+DRESSINGS = [
+    "{}",
+    r"\boxed{{{}}}",
+    r"$\boxed{{{}}}$",
+    r"Thus the answer is \boxed{{{}}}.",
+    "  {}\n",
+]
 
 
 def test_every_gold_is_right_in_every_dressing(grader):
@@ -220,7 +244,13 @@ def test_huge_integers_take_linear_time_and_no_worker():
     digits, grader = "7" * 1_000_000, Grader()
     started = time.perf_counter()
     verdicts = grade(
-        grader, [(digits, digits), ("000" + digits, digits), (digits + "1", digits), ("-" + digits, digits)]
+        grader,
+        [
+            (digits, digits),
+            ("000" + digits, digits),
+            (digits + "1", digits),
+            ("-" + digits, digits),
+        ],
     )
     assert verdicts == [True, True, False, False]
     assert time.perf_counter() - started < 2
@@ -282,7 +312,9 @@ TEXTS = [
 def test_choice_and_text_tables(kind, table):
     grader = Grader()
     verdicts = grade(grader, [row[:2] for row in table], kind)
-    assert [row for row, verdict in zip(table, verdicts, strict=True) if verdict is not row[2]] == []
+    assert [
+        row for row, verdict in zip(table, verdicts, strict=True) if verdict is not row[2]
+    ] == []
     assert grader._pool == [None]  # a small rule needs no worker
 
 
@@ -309,12 +341,18 @@ def test_ten_thousand_answers_with_one_percent_hostile():
     with Grader(workers=2, deadline=0.3) as grader:
         verdicts = grade(grader, pairs)
     assert len(verdicts) == 10_000
-    assert [n for n, verdict in enumerate(verdicts) if verdict is not (n % 100 != 50 and n % 2 == 0)] == []
+    assert [
+        n for n, verdict in enumerate(verdicts) if verdict is not (n % 100 != 50 and n % 2 == 0)
+    ] == []
 
 
 def _innocent(n: int) -> tuple[str, str]:
     """Right where n is even; every twentieth needs a worker."""
-    return (f"{n % 500 + n % 2}/7", rf"\frac{{{n % 500}}}{{7}}") if n % 20 < 2 else (str(n), str(n + n % 2))
+    return (
+        (f"{n % 500 + n % 2}/7", rf"\frac{{{n % 500}}}{{7}}")
+        if n % 20 < 2
+        else (str(n), str(n + n % 2))
+    )
 
 
 def test_a_worker_that_dies_idle_costs_no_answer():
@@ -331,7 +369,9 @@ def test_after_an_interrupt_no_verdict_reaches_the_wrong_answer(monkeypatch):
     with Grader(deadline=PATIENT) as grader:
         grade(grader, [("1/2", "0.5")])
         with monkeypatch.context() as patch:
-            patch.setattr(module._Worker, "_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(
+                module._Worker, "_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
             with pytest.raises(KeyboardInterrupt):
                 grade(grader, [("1/3", r"\frac{1}{3}"), ("1/7", "2/7")])
         assert grader._pool == [None]
@@ -341,7 +381,10 @@ def test_after_an_interrupt_no_verdict_reaches_the_wrong_answer(monkeypatch):
 def test_threads_share_a_grader(grader):
     found: dict[int, list[bool]] = {}
     pairs = [(f"{n}/11", rf"\frac{{{n}}}{{11}}") for n in range(40)]
-    threads = [threading.Thread(target=lambda n=n: found.update({n: grade(grader, pairs[n::4])})) for n in range(4)]
+    threads = [
+        threading.Thread(target=lambda n=n: found.update({n: grade(grader, pairs[n::4])}))
+        for n in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -352,7 +395,12 @@ def test_threads_share_a_grader(grader):
 def test_a_pickled_grader_leaves_its_workers_behind(grader):
     grade(grader, [("1/2", "0.5")])
     with pickle.loads(pickle.dumps(grader)) as copy:
-        assert (copy.workers, copy.deadline, copy._pool, len(copy._cache)) == (1, PATIENT, [None], 0)
+        assert (copy.workers, copy.deadline, copy._pool, len(copy._cache)) == (
+            1,
+            PATIENT,
+            [None],
+            0,
+        )
         assert grade(copy, [("1/2", "0.5")]) == [True]
 
 
@@ -368,7 +416,8 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(monkeypatch):
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/limits").exists(), reason="reads a process's limits from /proc, which is Linux"
+    not Path("/proc/self/limits").exists(),
+    reason="reads a process's limits from /proc, which is Linux",
 )
 def test_a_worker_cannot_take_all_memory(grader):
     grade(grader, [("2/3", "4/6")])
@@ -392,7 +441,9 @@ def _start(tmp_path: Path, answer: str) -> subprocess.Popen:
     path.write_text(textwrap.dedent(SCRIPT))
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
-    return subprocess.Popen([sys.executable, str(path), answer], stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, str(path), answer], stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def test_a_script_without_a_main_guard_runs_once(tmp_path):
@@ -400,7 +451,9 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path):
     assert (lines[0], lines[1].split()[:2], lines[2:]) == ("once", ["True", "False"], ["end"])
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc, which is Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="looks processes up in /proc, which is Linux"
+)
 def test_a_hanging_worker_ends_though_its_caller_was_killed(tmp_path):
     script = _start(tmp_path, HOSTILE[0].format(1))
     script.stdout.readline()
@@ -436,7 +489,8 @@ def test_bad_calls_say_what_is_allowed(answers, golds, kinds, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"workers": 0}, {"deadline": 0}, {"deadline": float("nan")}, {"deadline": float("inf")}]
+    "settings",
+    [{"workers": 0}, {"deadline": 0}, {"deadline": float("nan")}, {"deadline": float("inf")}],
 )
 def test_bad_settings(settings):
     with pytest.raises(ValueError, match="use 1 worker or more"):
@@ -456,7 +510,10 @@ FALSE_POSITIVES = {
     ("Answer \\( \n 9 \n \\)", "$9$"): NEWLINE,
     ("10, 4, -2", "4, 10, -2"): NO_ORDER,
     ("0.1, 4, 2", "4, .1, 2"): NO_ORDER,
-    ("0.3333333333", "1/3"): "math-verify's rule: decimals agree to six places; 0.333 is still wrong",
+    (
+        "0.3333333333",
+        "1/3",
+    ): "math-verify's rule: decimals agree to six places; 0.333 is still wrong",
     ("50%", "1/2"): "a percentage may be meant by its value, as OlympiadBench has it (60% is 0.6)",
     ("(14/3, 2/3)", "(14/3, 4/6)"): "4/6 is 2/3; the peer tests its string comparison",
     (
@@ -475,7 +532,9 @@ AGREEMENT = {  # file: (rows that agree, rows with a verdict)
 
 
 def _cases(shared: Path, name: str) -> list[dict]:
-    rows = [json.loads(line) for line in (shared / "cases" / f"{name}.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (shared / "cases" / f"{name}.jsonl").read_text().splitlines()
+    ]
     return [row for row in rows if row["expected"] is not None]
 
 
@@ -488,7 +547,11 @@ def test_agreement_with_peers(shared, name):
     with Grader(deadline=4.0) as grader:  # one gold of OlympiadBench hangs
         verdicts = grade(grader, pairs)
     expected = [bool(row["expected"]) for row in rows]
-    flattering = {pair for pair, ours, theirs in zip(pairs, verdicts, expected, strict=True) if ours and not theirs}
+    flattering = {
+        pair
+        for pair, ours, theirs in zip(pairs, verdicts, expected, strict=True)
+        if ours and not theirs
+    }
     assert flattering <= FALSE_POSITIVES.keys()
     agreeing, total = AGREEMENT[name]
     assert len(rows) == total
@@ -497,9 +560,13 @@ def test_agreement_with_peers(shared, name):
 
 def test_every_gold_of_peers_against_itself(shared, grader):
     """By the workers, not as equal strings: the box and its full stop make the strings differ."""
-    golds = {row["gold"].strip("$") for name in AGREEMENT for row in _cases(shared, name) if row["gold"]}
+    golds = {
+        row["gold"].strip("$") for name in AGREEMENT for row in _cases(shared, name) if row["gold"]
+    }
     bare = sorted(
-        gold for gold in golds if len(gold) < 60 and not re.search(r"boxed|\$|10\^\{10\^|[A-Za-z]{3,} ", gold)
+        gold
+        for gold in golds
+        if len(gold) < 60 and not re.search(r"boxed|\$|10\^\{10\^|[A-Za-z]{3,} ", gold)
     )
     verdicts = grade(grader, [(rf"\boxed{{{gold}}}.", gold) for gold in bare])
     assert len(bare) > 100
@@ -519,6 +586,10 @@ def test_recorded_choices(shared):
     pairs = [(parse(row["output"]).answer, row["gold"]) for row in rows]
     verdicts = grade(Grader(), pairs, "choice")
     recorded = [bool(row["recorded_correct"]) for row in rows]
-    flattering = {pair for pair, ours, theirs in zip(pairs, verdicts, recorded, strict=True) if ours and not theirs}
+    flattering = {
+        pair
+        for pair, ours, theirs in zip(pairs, verdicts, recorded, strict=True)
+        if ours and not theirs
+    }
     assert flattering <= RECORDED_WRONG
     assert sum(ours == theirs for ours, theirs in zip(verdicts, recorded, strict=True)) >= 2139

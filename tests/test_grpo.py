@@ -26,7 +26,13 @@ from corea.rewards import REWARDS
 from corea.support.hardware import Compute
 
 SETTINGS = GRPOSettings(
-    steps=4, questions_per_step=2, num_generations=4, learning_rate=1e-3, beta=0.03, max_completion_length=48, save_steps=2
+    steps=4,
+    questions_per_step=2,
+    num_generations=4,
+    learning_rate=1e-3,
+    beta=0.03,
+    max_completion_length=48,
+    save_steps=2,
 )
 SCRIPT = """
 import sys, torch
@@ -41,7 +47,14 @@ def train_tiny(base: Path, folder: Path, compute: Compute | None = None, **chang
     questions = load_questions("drill", "train", size=24)
     settings = dataclasses.replace(SETTINGS, **changes)
     return grpo.train(
-        base, REWARDS["L1"], questions, settings, folder, name="tiny", compute=compute, show_progress=False
+        base,
+        REWARDS["L1"],
+        questions,
+        settings,
+        folder,
+        name="tiny",
+        compute=compute,
+        show_progress=False,
     )
 
 
@@ -67,7 +80,9 @@ def test_a_run_trains_and_logs_every_part_at_every_step(base, finished):
 SMALL_MEMORY = Compute(dtype="bfloat16", lora_rank=4, micro_batch=2, gradient_checkpointing=True)
 
 
-def test_an_adapter_in_half_precision_trains_in_small_batches_and_is_merged(base, finished, tmp_path):
+def test_an_adapter_in_half_precision_trains_in_small_batches_and_is_merged(
+    base, finished, tmp_path
+):
     """All that spares memory at once, as on one GPU: the adapter alone moves, and the model saved is base plus adapter."""
     run = train_tiny(base, tmp_path / "run", SMALL_MEMORY)
     assert run.settings != finished.settings and run.log()["step"].max() == SETTINGS.steps
@@ -75,7 +90,9 @@ def test_an_adapter_in_half_precision_trains_in_small_batches_and_is_merged(base
 
     adapter = load_file(run.folder / "adapter" / "adapter_model.safetensors")
     names = {name.rsplit(".lora_", 1)[0].removeprefix("base_model.model.") for name in adapter}
-    before, after = (dict(load_model(m, dtype="bfloat16").named_parameters()) for m in (base, run.model))
+    before, after = (
+        dict(load_model(m, dtype="bfloat16").named_parameters()) for m in (base, run.model)
+    )
     moved = {name.removesuffix(".weight") for name in before if not before[name].equal(after[name])}
     assert moved and moved <= names, "weights moved that no adapter stands on"
     name = sorted(moved)[0]
@@ -86,8 +103,13 @@ def test_an_adapter_in_half_precision_trains_in_small_batches_and_is_merged(base
 
 def test_small_batches_see_the_same_rollouts_and_rewards(base, finished, tmp_path):
     run = train_tiny(base, tmp_path / "run", Compute(micro_batch=2))
-    assert run.settings == finished.settings, "how a step is dealt out is no part of what is trained"
-    first = [log[(log["step"] == 1) & ~log["metric"].isin(["KL to base"])] for log in (run.log(), finished.log())]
+    assert run.settings == finished.settings, (
+        "how a step is dealt out is no part of what is trained"
+    )
+    first = [
+        log[(log["step"] == 1) & ~log["metric"].isin(["KL to base"])]
+        for log in (run.log(), finished.log())
+    ]
     pd.testing.assert_frame_equal(*first, rtol=1e-3)
 
 
@@ -121,7 +143,9 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_weights_and_log(base, fi
         assert (tmp_path / "run" / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
 
-def test_resuming_from_a_whole_checkpoint_gives_the_same_bytes(base, finished, tmp_path, monkeypatch):
+def test_resuming_from_a_whole_checkpoint_gives_the_same_bytes(
+    base, finished, tmp_path, monkeypatch
+):
     def stop(self, args, state, control, **kwargs):
         if state.global_step == 3:
             raise KeyboardInterrupt
@@ -167,7 +191,9 @@ def test_the_alarm_rings_for_a_collapse_and_for_nothing_else(accuracy, reward, a
 
 
 def test_a_collapsing_run_is_stopped(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(_callbacks, "collapse", lambda log: "accuracy fell" if log["step"].max() >= 2 else None)
+    monkeypatch.setattr(
+        _callbacks, "collapse", lambda log: "accuracy fell" if log["step"].max() >= 2 else None
+    )
     with pytest.raises(grpo.CollapseError, match="stopped at step 2: accuracy fell"):
         train_tiny(base, tmp_path)
 

@@ -25,7 +25,13 @@ NAMES = base.test_datasets("paper")
 
 def deepmath_row(question, answer="7", difficulty=5.5, topic="Mathematics -> Algebra -> Equations"):
     solutions = {f"r1_solution_{n}": f"a long way {n}" for n in (1, 2, 3)}
-    return {"question": question, "final_answer": answer, "difficulty": difficulty, "topic": topic, **solutions}
+    return {
+        "question": question,
+        "final_answer": answer,
+        "difficulty": difficulty,
+        "topic": topic,
+        **solutions,
+    }
 
 
 def math500_row(problem, answer="12", subject="Geometry", level=4):
@@ -55,14 +61,27 @@ def gpqa_row(question, right="iron", wrong=("gold", "lead", "zinc"), domain="Che
 
 def commonsense_row(question, key="C", options=("sky", "sea", "land", "moon", "sun")):
     choices = {"label": list("ABCDE"), "text": list(options)}
-    return {"id": f"id-{question}", "question": question, "question_concept": "place", "choices": choices, "answerKey": key}
+    return {
+        "id": f"id-{question}",
+        "question": question,
+        "question_concept": "place",
+        "choices": choices,
+        "answerKey": key,
+    }
 
 
 ROWS = {
-    "deepmath": [deepmath_row(f"Find $x$ if $x + {n} = {n + 7}$.", str(n % 19)) for n in range(300)],
+    "deepmath": [
+        deepmath_row(f"Find $x$ if $x + {n} = {n + 7}$.", str(n % 19)) for n in range(300)
+    ],
     "math500": [math500_row(f"What is $3 \\cdot {n}$?", str(3 * n)) for n in range(12)],
-    "gsm8k": [gsm8k_row(f"Ann has {n} pears and buys 2.", f"{n}+2\n#### {n + 2}") for n in range(12)],
-    "olympiadbench": [olympiad_row(f"Determine all $k$ with $k^2 = {n * n}$.", [f"${n}$", f"$-{n}$"]) for n in range(1, 13)],
+    "gsm8k": [
+        gsm8k_row(f"Ann has {n} pears and buys 2.", f"{n}+2\n#### {n + 2}") for n in range(12)
+    ],
+    "olympiadbench": [
+        olympiad_row(f"Determine all $k$ with $k^2 = {n * n}$.", [f"${n}$", f"$-{n}$"])
+        for n in range(1, 13)
+    ],
     "gpqa": [gpqa_row(f"Which metal is number {n}?", f"metal {n}") for n in range(40)],
     "commonsenseqa": [commonsense_row(f"Where is thing {n}?", "ABCDE"[n % 5]) for n in range(15)],
 }
@@ -76,7 +95,9 @@ def save(path, rows):
     elif path.suffix == ".csv":
         table.to_csv(path, index=False)
     else:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +120,10 @@ def lay(tmp_path, monkeypatch):
     def write(name, rows, file=None):
         entry = hub.SETS[name]
         monkeypatch.setitem(hub.SETS, name, dataclasses.replace(entry, rows=len(rows)))
-        save(tmp_path / "checkout" / "data" / "hub" / name / (file or entry.files.replace("*", "0")), rows)
+        save(
+            tmp_path / "checkout" / "data" / "hub" / name / (file or entry.files.replace("*", "0")),
+            rows,
+        )
 
     return write
 
@@ -120,7 +144,14 @@ def test_every_set_of_the_paper_is_pinned_and_grouped():
         assert entry.answer_type == ("choice" if entry.group == "ood-nonmath" else "math")
     assert {entry.group for entry in hub.SETS.values()} == set(base.SUITES["paper"])
     rows = {name: entry.rows for name, entry in hub.SETS.items()}
-    assert rows == {"deepmath": 103_022, "math500": 500, "gsm8k": 1319, "olympiadbench": 674, "gpqa": 198, "commonsenseqa": 1221}
+    assert rows == {
+        "deepmath": 103_022,
+        "math500": 500,
+        "gsm8k": 1319,
+        "olympiadbench": 674,
+        "gpqa": 198,
+        "commonsenseqa": 1221,
+    }
 
 
 # --- rows become questions ---
@@ -143,7 +174,9 @@ def test_a_file_of_the_hubs_columns_is_read(lay, name):
     if name == "deepmath":
         others = len(load_questions(name, "train")) + len(load_questions(name, "calibration"))
     assert others + len(questions) == len(ROWS[name])
-    assert all(q.dataset == name and q.text.startswith(start) and q.answer_type == kind for q in questions)
+    assert all(
+        q.dataset == name and q.text.startswith(start) and q.answer_type == kind for q in questions
+    )
     assert {q.level for q in questions} == levels and {q.family for q in questions} == families
     assert len({q.id for q in questions}) == len(questions) > 9
     assert all(re.fullmatch(rf"{name}/test/\d{{5}}", q.id) for q in questions)
@@ -161,9 +194,18 @@ def test_gold_against_gold_is_right_and_a_constant_answer_is_not(all_sets):
 
 @pytest.mark.parametrize("dressed", ["{0}", "({0})", "{0}) foo", "Option {0}", "\\boxed{{{0}}}"])
 def test_the_grader_takes_a_letter_in_its_usual_dress(all_sets, dressed):
-    questions = [*load_questions("gpqa", "test", size=2), *load_questions("commonsenseqa", "test", size=2)]
+    questions = [
+        *load_questions("gpqa", "test", size=2),
+        *load_questions("commonsenseqa", "test", size=2),
+    ]
     with Grader() as grader:
-        assert all(grader.grade([dressed.format(q.gold) for q in questions], [q.gold for q in questions], ["choice"] * 4))
+        assert all(
+            grader.grade(
+                [dressed.format(q.gold) for q in questions],
+                [q.gold for q in questions],
+                ["choice"] * 4,
+            )
+        )
 
 
 ODD = [
@@ -193,7 +235,9 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "row", "outcome"), ODD, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(ODD)])
+@pytest.mark.parametrize(
+    ("name", "row", "outcome"), ODD, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(ODD)]
+)
 def test_odd_rows_give_their_gold_or_are_left_out_and_counted(lay, name, row, outcome):
     lay(name, [*ROWS[name][:3], row], file="odd.parquet")
     asked = [q for questions in hub.read(name).questions.values() for q in questions]
@@ -205,7 +249,8 @@ def test_odd_rows_give_their_gold_or_are_left_out_and_counted(lay, name, row, ou
 
 
 @pytest.mark.parametrize(
-    ("difficulty", "level"), [(-1.0, 1), (0.0, 1), (1.0, 1), (4.4, 4), (4.5, 5), (5.5, 6), (10.0, 10), (None, 1)]
+    ("difficulty", "level"),
+    [(-1.0, 1), (0.0, 1), (1.0, 1), (4.4, 4), (4.5, 5), (5.5, 6), (10.0, 10), (None, 1)],
 )
 def test_levels_are_rounded_half_up_and_at_least_one(difficulty, level):
     """Python's own round takes 4.5 to 4."""
@@ -214,7 +259,12 @@ def test_levels_are_rounded_half_up_and_at_least_one(difficulty, level):
 
 @pytest.mark.parametrize(
     ("topic", "family"),
-    [("Mathematics -> Calculus -> Limits", "Calculus"), ("Mathematics", "Mathematics"), (None, "deepmath"), ("", "deepmath")],
+    [
+        ("Mathematics -> Calculus -> Limits", "Calculus"),
+        ("Mathematics", "Mathematics"),
+        (None, "deepmath"),
+        ("", "deepmath"),
+    ],
 )
 def test_a_family_is_the_second_topic(lay, topic, family):
     lay("deepmath", [deepmath_row("q", topic=topic), deepmath_row("other")])
@@ -243,22 +293,34 @@ def test_options_stand_one_a_line_and_the_gold_letter_names_the_right_one(all_se
             options = dict(re.findall(r"^([A-E])\) (.+)$", question.text, re.MULTILINE))
             number = int(re.search(r"\d+", question.text)[0])
             assert list(options) == list("ABCD" if name == "gpqa" else "ABCDE")
-            right = f"metal {number}" if name == "gpqa" else ("sky", "sea", "land", "moon", "sun")[number % 5]
+            right = (
+                f"metal {number}"
+                if name == "gpqa"
+                else ("sky", "sea", "land", "moon", "sun")[number % 5]
+            )
             assert options[question.gold] == right
 
 
 def test_the_right_option_stands_everywhere_and_always_at_the_same_place(all_sets):
     golds = Counter(q.gold for q in load_questions("gpqa", "test"))
-    assert set(golds) == set("ABCD") and max(golds.values()) < 25, "40 questions: never one place for nearly all"
+    assert set(golds) == set("ABCD") and max(golds.values()) < 25, (
+        "40 questions: never one place for nearly all"
+    )
     row = gpqa_row("q")
-    moved = {**row, "Incorrect Answer 1": row["Incorrect Answer 3"], "Incorrect Answer 3": row["Incorrect Answer 1"]}
+    moved = {
+        **row,
+        "Incorrect Answer 1": row["Incorrect Answer 3"],
+        "Incorrect Answer 3": row["Incorrect Answer 1"],
+    }
     parts = hub.SETS["gpqa"].parts
     assert parts(row) == parts(row) == parts(moved), "nor does the order of the columns play a part"
 
 
 def test_an_option_of_several_lines_takes_one(lay):
     lay("gpqa", [gpqa_row("q", right="iron\n and  steel")])
-    assert re.search(r"^[A-D]\) iron and steel$", load_questions("gpqa", "test")[0].text, re.MULTILINE)
+    assert re.search(
+        r"^[A-D]\) iron and steel$", load_questions("gpqa", "test")[0].text, re.MULTILINE
+    )
 
 
 # --- draws ---
@@ -274,13 +336,20 @@ def test_splits_share_no_question_and_take_their_shares(lay):
 
 def test_the_order_of_rows_plays_no_part(lay, tmp_path):
     lay("deepmath", ROWS["deepmath"])
-    before = {s: [q.text for q in load_questions("deepmath", s, size=10, seed=4)] for s in ("train", "calibration", "test")}
+    before = {
+        s: [q.text for q in load_questions("deepmath", s, size=10, seed=4)]
+        for s in ("train", "calibration", "test")
+    }
     hub._read.cache_clear()
     lay("deepmath", random.Random(0).sample(ROWS["deepmath"], k=300))
-    assert before == {s: [q.text for q in load_questions("deepmath", s, size=10, seed=4)] for s in before}
+    assert before == {
+        s: [q.text for q in load_questions("deepmath", s, size=10, seed=4)] for s in before
+    }
 
 
-@pytest.mark.parametrize(("name", "split"), [("gsm8k", "test"), ("deepmath", "train"), ("deepmath", "calibration")])
+@pytest.mark.parametrize(
+    ("name", "split"), [("gsm8k", "test"), ("deepmath", "train"), ("deepmath", "calibration")]
+)
 def test_a_draw_is_settled_by_its_seed_and_a_smaller_one_begins_a_larger(all_sets, name, split):
     def draw(size, seed=0):
         return load_questions(name, split, size=size, seed=seed)
@@ -290,9 +359,13 @@ def test_a_draw_is_settled_by_its_seed_and_a_smaller_one_begins_a_larger(all_set
 
 
 def test_more_than_there_are_is_refused(all_sets):
-    with pytest.raises(ValueError, match=r"^gsm8k/test holds 12 different questions of the 13 asked for$"):
+    with pytest.raises(
+        ValueError, match=r"^gsm8k/test holds 12 different questions of the 13 asked for$"
+    ):
         load_questions("gsm8k", "test", size=13)
-    with pytest.raises(ValueError, match=r"^deepmath/train holds \d+ different questions of the 16000 asked for$"):
+    with pytest.raises(
+        ValueError, match=r"^deepmath/train holds \d+ different questions of the 16000 asked for$"
+    ):
         load_questions("deepmath", "train", size=16_000)
     with pytest.raises(ValueError, match=r"of the -1 asked for$"):
         load_questions("gsm8k", "test", size=-1)
@@ -306,7 +379,13 @@ SAME = [
     ("\\left(1,2\\right)", "(1,\\quad 2)"),
     ("a~b\\ c", "A b c"),
 ]
-OTHER = [("What is $x+1$?", "What is $x-1$?"), ("\\leftarrow", "arrow"), ("\\quadratic", "ratic"), ("x_1", "x^1"), ("2.5", "25")]
+OTHER = [
+    ("What is $x+1$?", "What is $x-1$?"),
+    ("\\leftarrow", "arrow"),
+    ("\\quadratic", "ratic"),
+    ("x_1", "x^1"),
+    ("2.5", "25"),
+]
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
@@ -320,13 +399,23 @@ def test_texts_that_mean_different_things_are_two(one, other):
 
 
 def test_a_repeated_question_is_asked_once_and_counted(lay):
-    lay("gsm8k", [gsm8k_row("How many?", "#### 1"), gsm8k_row("how  many?", "#### 2"), gsm8k_row("How few?")])
+    lay(
+        "gsm8k",
+        [
+            gsm8k_row("How many?", "#### 1"),
+            gsm8k_row("how  many?", "#### 2"),
+            gsm8k_row("How few?"),
+        ],
+    )
     assert {q.gold for q in load_questions("gsm8k", "test")} == {"1", "42"}
     assert hub.dropped_rows("gsm8k") == {"a repeated question": 1}
 
 
 def test_one_question_with_other_options_is_another(lay):
-    lay("commonsenseqa", [commonsense_row("Where?"), commonsense_row("Where?", options=("a", "b", "c", "d", "e"))])
+    lay(
+        "commonsenseqa",
+        [commonsense_row("Where?"), commonsense_row("Where?", options=("a", "b", "c", "d", "e"))],
+    )
     assert len(load_questions("commonsenseqa", "test")) == 2
 
 
@@ -340,8 +429,14 @@ def leaked(all_sets, lay):
         "gpqa": [f"Which metal is\nnumber {n}?" for n in range(40)],
         "commonsenseqa": [f"Where is  thing {n}?" for n in range(15)],
     }
-    lay("deepmath", [*ROWS["deepmath"], *(deepmath_row(text) for texts in stems.values() for text in texts)])
-    return {name: Counter(base.split_of(hub.normalised(t)) for t in texts) for name, texts in stems.items()}
+    lay(
+        "deepmath",
+        [*ROWS["deepmath"], *(deepmath_row(text) for texts in stems.values() for text in texts)],
+    )
+    return {
+        name: Counter(base.split_of(hub.normalised(t)) for t in texts)
+        for name, texts in stems.items()
+    }
 
 
 @pytest.mark.parametrize("split", ["train", "calibration"])
@@ -349,9 +444,15 @@ def test_what_a_test_set_asks_is_left_out_of_training_and_counted(leaked, split)
     questions = load_questions("deepmath", split)
     assert len(questions) > 9 and all(q.text.startswith("Find $x$") for q in questions)
     table = hub.overlap(split).set_index("set")
-    assert list(table.index) == list(NAMES) and (table["note"] == "").all() and table["dropped"].sum() > 0
+    assert (
+        list(table.index) == list(NAMES)
+        and (table["note"] == "").all()
+        and table["dropped"].sum() > 0
+    )
     for name, found in leaked.items():
-        assert table.loc[name, "dropped"] == (found["pretrain"] + found["train"] if split == "train" else found["calibration"])
+        assert table.loc[name, "dropped"] == (
+            found["pretrain"] + found["train"] if split == "train" else found["calibration"]
+        )
         assert table.loc[name, "questions"] == len(ROWS[name])
     assert table.loc["deepmath", "dropped"] == 0
     assert len(questions) + table["dropped"].sum() == len(hub.read("deepmath").questions[split])
@@ -362,15 +463,24 @@ def test_test_questions_are_left_as_they_are(leaked):
     assert any(not text.startswith("Find $x$") for text in asked)
 
 
-def test_a_test_set_that_is_missing_is_said_and_not_passed_over(leaked, capsys, monkeypatch, tmp_path):
+def test_a_test_set_that_is_missing_is_said_and_not_passed_over(
+    leaked, capsys, monkeypatch, tmp_path
+):
     (tmp_path / "checkout" / "data" / "hub" / "gpqa").rename(tmp_path / "elsewhere")
     questions, table = hub.training_questions("train", size=20)
     gone = table.set_index("set").loc["gpqa"]
-    assert gone["note"].startswith("gpqa: cannot load") and pd.isna(gone["questions"]) and pd.isna(gone["dropped"])
+    assert (
+        gone["note"].startswith("gpqa: cannot load")
+        and pd.isna(gone["questions"])
+        and pd.isna(gone["dropped"])
+    )
     assert capsys.readouterr().out == ""
     assert load_questions("deepmath", "train", size=20) == questions
     out = capsys.readouterr().out
-    assert out.startswith("deepmath/train was not compared with gpqa: gpqa: cannot load") and out.count("\n") == 1
+    assert (
+        out.startswith("deepmath/train was not compared with gpqa: gpqa: cannot load")
+        and out.count("\n") == 1
+    )
 
 
 # --- what goes wrong ---
@@ -409,13 +519,19 @@ def test_a_broken_file_is_one_line(lay, tmp_path):
 def test_files_of_two_formats_are_refused(lay):
     lay("gsm8k", ROWS["gsm8k"], file="a.parquet")
     lay("gsm8k", ROWS["gsm8k"], file="b.jsonl")
-    with pytest.raises(hub.HubSetError, match=r"gsm8k holds files of several formats; keep one of \.parquet, \.jsonl, \.csv"):
+    with pytest.raises(
+        hub.HubSetError,
+        match=r"gsm8k holds files of several formats; keep one of \.parquet, \.jsonl, \.csv",
+    ):
         load_questions("gsm8k", "test")
 
 
 def test_a_whole_repository_may_lie_there_and_only_the_split_is_read(lay, tmp_path):
     lay("gsm8k", ROWS["gsm8k"])
-    save(tmp_path / "checkout/data/hub/gsm8k/main/train-0.parquet", [gsm8k_row("a training question")])
+    save(
+        tmp_path / "checkout/data/hub/gsm8k/main/train-0.parquet",
+        [gsm8k_row("a training question")],
+    )
     assert len(load_questions("gsm8k", "test")) == 12
 
 
@@ -423,8 +539,12 @@ def test_a_whole_repository_may_lie_there_and_only_the_split_is_read(lay, tmp_pa
 def test_any_format_will_do_and_the_named_folder_comes_first(all_sets, tmp_path, monkeypatch, file):
     save(tmp_path / "downloads" / "gsm8k" / file, [gsm8k_row(f"mine {n}") for n in range(12)])
     monkeypatch.setenv("COREA_HUB", str(tmp_path / "downloads"))
-    assert all(q.text.startswith("mine") and q.gold == "42" for q in load_questions("gsm8k", "test"))
-    assert len(load_questions("math500", "test")) == 12, "what is not there is looked for in the checkout"
+    assert all(
+        q.text.startswith("mine") and q.gold == "42" for q in load_questions("gsm8k", "test")
+    )
+    assert len(load_questions("math500", "test")) == 12, (
+        "what is not there is looked for in the checkout"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -446,40 +566,63 @@ def test_without_network_and_files_the_message_says_what_to_fetch_and_where_to(n
 def refusal(*, from_hub: bool, text: str):
     error = datasets.exceptions.DatasetNotFoundError(text)
     if from_hub:
-        error.__cause__ = GatedRepoError("403", response=SimpleNamespace(headers={}, status_code=403, request=None))
+        error.__cause__ = GatedRepoError(
+            "403", response=SimpleNamespace(headers={}, status_code=403, request=None)
+        )
     return error
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        refusal(from_hub=True, text="Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub.\nVisit the page"),
+        refusal(
+            from_hub=True,
+            text="Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub.\nVisit the page",
+        ),
         refusal(from_hub=False, text="Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub."),
-        refusal(from_hub=False, text="Dataset 'Idavidrein/gpqa' doesn't exist on the Hub or cannot be accessed."),
+        refusal(
+            from_hub=False,
+            text="Dataset 'Idavidrein/gpqa' doesn't exist on the Hub or cannot be accessed.",
+        ),
         refusal(from_hub=True, text="something new"),
     ],
 )
 def test_a_gated_set_says_how_to_get_in(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(error))
-    with pytest.raises(hub.HubSetError, match=r"^gpqa: Idavidrein/gpqa is gated and this machine has no access") as caught:
+    with pytest.raises(
+        hub.HubSetError, match=r"^gpqa: Idavidrein/gpqa is gated and this machine has no access"
+    ) as caught:
         load_questions("gpqa", "test")
     message = one_line(caught)
-    for part in ("https://huggingface.co/datasets/Idavidrein/gpqa", "`hf auth login`", "HF_TOKEN", "`HF_HUB_OFFLINE=0 make ...`"):
+    for part in (
+        "https://huggingface.co/datasets/Idavidrein/gpqa",
+        "`hf auth login`",
+        "HF_TOKEN",
+        "`HF_HUB_OFFLINE=0 make ...`",
+    ):
         assert part in message
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        refusal(from_hub=False, text="Revision 'cc7b' doesn't exist for dataset 'openai/gsm8k' on the Hub."),
-        refusal(from_hub=False, text="Dataset 'openai/gsm8k' doesn't exist on the Hub or cannot be accessed."),
+        refusal(
+            from_hub=False,
+            text="Revision 'cc7b' doesn't exist for dataset 'openai/gsm8k' on the Hub.",
+        ),
+        refusal(
+            from_hub=False,
+            text="Dataset 'openai/gsm8k' doesn't exist on the Hub or cannot be accessed.",
+        ),
         ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub\n(LocalEntryNotFoundError)"),
         ValueError("BuilderConfig 'main' not found"),
     ],
 )
 def test_other_trouble_with_the_hub_keeps_its_reason(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(error))
-    with pytest.raises(hub.HubSetError, match=rf"^gsm8k: cannot load .*{type(error).__name__}: {str(error)[:15]}") as caught:
+    with pytest.raises(
+        hub.HubSetError, match=rf"^gsm8k: cannot load .*{type(error).__name__}: {str(error)[:15]}"
+    ) as caught:
         load_questions("gsm8k", "test")
     one_line(caught)
     assert caught.value.__cause__ is error
@@ -488,20 +631,29 @@ def test_other_trouble_with_the_hub_keeps_its_reason(monkeypatch, error):
 def test_the_pinned_revision_is_what_is_asked_of_the_hub(monkeypatch):
     asked = []
     table = datasets.Dataset.from_list(ROWS["gsm8k"])
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or table)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or table
+    )
     monkeypatch.setitem(hub.SETS, "gsm8k", dataclasses.replace(hub.SETS["gsm8k"], rows=12))
     assert load_questions("gsm8k", "test", size=3) == load_questions("gsm8k", "test", size=5)[:3]
-    assert asked == [(("openai/gsm8k", "main"), {"split": "test", "revision": hub.SETS["gsm8k"].revision})], "and once"
+    assert asked == [
+        (("openai/gsm8k", "main"), {"split": "test", "revision": hub.SETS["gsm8k"].revision})
+    ], "and once"
 
 
 def test_another_revision_in_the_cache_is_not_taken_for_the_pinned_one(monkeypatch, tmp_path):
     """Without a network `datasets` takes the last revision that it has cached, whichever was asked for."""
     cached = tmp_path / "cache" / "openai___gsm8k" / "main" / "0.0.0"
     for revision in ("f" * 40, hub.SETS["gsm8k"].revision):
-        table = SimpleNamespace(cache_files=[{"filename": str(cached / revision / "gsm8k-test.arrow")}])
+        table = SimpleNamespace(
+            cache_files=[{"filename": str(cached / revision / "gsm8k-test.arrow")}]
+        )
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, table=table, **__: table)
         if revision[0] == "f":
-            with pytest.raises(hub.HubSetError, match=rf"^gsm8k: the cache holds revision {'f' * 40} of openai/gsm8k; allow"):
+            with pytest.raises(
+                hub.HubSetError,
+                match=rf"^gsm8k: the cache holds revision {'f' * 40} of openai/gsm8k; allow",
+            ):
                 hub._from_hub(hub.SETS["gsm8k"])
         else:
             assert hub._from_hub(hub.SETS["gsm8k"]) is table

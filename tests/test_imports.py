@@ -40,7 +40,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_no_module_loads_anything_heavy():
     """All but the callbacks of the trainer, which is imported with it."""
-    assert {"rewards", "parser", "records", "metrics", "cascade", "analysis.report", "paper.profiles", "paper.runs", "cli"} <= set(MODULES)
+    assert {
+        "rewards",
+        "parser",
+        "records",
+        "metrics",
+        "cascade",
+        "analysis.report",
+        "paper.profiles",
+        "paper.runs",
+        "cli",
+    } <= set(MODULES)
     done = run("-c", IMPORTS, ",".join(HEAVY), *MODULES)
     assert done.returncode == 0, done.stderr
 
@@ -54,7 +64,11 @@ def imported(path: Path) -> set[str]:
             inside = node.module.split(".", 1)[1] + "." if "." in node.module else ""
             named = {inside + alias.name for alias in node.names} & set(MODULES)
             found |= named or {inside.removesuffix(".")} - {""}
-        trees += [n for n in ast.iter_child_nodes(node) if "TYPE_CHECKING" not in ast.unparse(getattr(n, "test", n))[:13]]
+        trees += [
+            n
+            for n in ast.iter_child_nodes(node)
+            if "TYPE_CHECKING" not in ast.unparse(getattr(n, "test", n))[:13]
+        ]
     return found
 
 
@@ -74,14 +88,20 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_the_package_itself_loads_no_module_of_its_own():
-    done = run("-c", "import sys, corea; sys.exit(','.join(m for m in sys.modules if m.startswith('corea.')) or None)")
+    done = run(
+        "-c",
+        "import sys, corea; sys.exit(','.join(m for m in sys.modules if m.startswith('corea.')) or None)",
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
     ("code", "loads"),
     [
-        ("from corea import metrics; metrics.aurc([.1, .9], [0, 1]) < 1 or sys.exit('no area')", "scipy"),
+        (
+            "from corea import metrics; metrics.aurc([.1, .9], [0, 1]) < 1 or sys.exit('no area')",
+            "scipy",
+        ),
         ("from corea.analysis import report; report.figure_grid(2, 1, 1)", "matplotlib"),
     ],
 )

@@ -80,7 +80,9 @@ def test_auroc(confidence, correct, expected):
 )
 def test_selective_accuracy_counts_whole_rows(coverage, expected, reason):
     confidence, correct = np.linspace(1, 0, 100), np.arange(100) < 7
-    assert metrics.selective_accuracy(confidence, correct, coverage) == pytest.approx(expected), reason
+    assert metrics.selective_accuracy(confidence, correct, coverage) == pytest.approx(expected), (
+        reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,9 @@ def test_aurc_is_the_mean_over_the_orders_of_ties(rows):
     assert metrics.aurc(confidence, correct) == pytest.approx(loop_aurc(rows), abs=1e-12)
 
 
-@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+@given(
+    st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+)
 def test_pass_at_k_is_the_share_of_draws_with_a_hit(case):
     n, c, k = case
     share = np.mean([any(i < c for i in draw) for draw in combinations(range(n), k)])
@@ -226,7 +230,9 @@ def test_unstated_confidences_and_row_order_change_no_calibration_metric(rows, u
 @given(ANSWERS, st.integers(1, 6))
 def test_equal_mass_bins_hold_equal_shares_without_ties(rows, bins):
     confidence = sorted({round(c, 6) for c, _ in rows})  # apart enough for edges between them
-    counts = metrics.reliability(confidence, [0] * len(confidence), bins=bins, binning="mass")["count"]
+    counts = metrics.reliability(confidence, [0] * len(confidence), bins=bins, binning="mass")[
+        "count"
+    ]
     assert len(counts) == min(bins, len(confidence))
     assert counts.max() - counts.min() <= 1
 
@@ -242,7 +248,9 @@ def frame(datasets, questions=30, samples=4, seed=0, skill=0.0) -> pd.DataFrame:
             for _ in range(samples):
                 stated = np.clip(chance + rng.normal(0, 0.3), 0, 1).round(1)
                 correct = rng.random() < min(1, chance + skill)
-                rows.append((dataset, f"{dataset}{q}", correct, None if rng.random() < 0.1 else stated))
+                rows.append(
+                    (dataset, f"{dataset}{q}", correct, None if rng.random() < 0.1 else stated)
+                )
     return pd.DataFrame(rows, columns=["dataset", "question_id", "correct", "confidence"])
 
 
@@ -270,7 +278,9 @@ def test_each_resample_is_the_metric_of_the_drawn_questions():
     weights = np.concatenate(list(metrics.question_weights(7, 20, 3)))
     groups = [group for _, group in rows.groupby("question_id")]
     for n, weight in enumerate(weights):
-        drawn = pd.concat([g for g, times in zip(groups, weight, strict=True) for _ in range(int(times))])
+        drawn = pd.concat(
+            [g for g, times in zip(groups, weight, strict=True) for _ in range(int(times))]
+        )
         given = drawn["confidence"], drawn["correct"]
         for name in ("ece", "brier", "auroc", "aurc"):
             expected = getattr(metrics, name)(*given)
@@ -300,7 +310,9 @@ def test_samples_of_a_question_stay_together():
     copies = pd.concat([rows] * 8)
     once, often = (metrics.evaluate(*columns(r), resamples=300) for r in (rows, copies))
     for name in ("pass1", "ece", "brier", "auroc"):
-        assert (often[name].low, often[name].high) == pytest.approx((once[name].low, once[name].high))
+        assert (often[name].low, often[name].high) == pytest.approx(
+            (once[name].low, once[name].high)
+        )
 
 
 def test_intervals_hold_their_value_repeat_by_seed_and_ignore_row_order():

@@ -42,7 +42,11 @@ def test_a_notebook_keeps_its_form(path):
     for cell in code:
         lines = cell.source.splitlines()
         assert len(lines) <= 25 and max(map(len, lines)) <= 76, cell.source
-        defined = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+        defined = [
+            n
+            for n in ast.walk(ast.parse(cell.source))
+            if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+        ]
         assert not defined, "functions are defined in corea/ and shown here"
         assert not [o for o in cell.get("outputs", []) if o.output_type == "error"]
     assert "assert" in code[-1].source, "the last cell checks the headline"
@@ -50,7 +54,9 @@ def test_a_notebook_keeps_its_form(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_links_between_notebooks_lead_somewhere(path):
-    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    text = "\n".join(
+        c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
+    )
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (path.parent / target).exists(), target
 
@@ -59,7 +65,13 @@ def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
     source = save(tmp_path, ("seed = 1", ["parameters"]), ("assert seed == '7', seed", []))
     execute.run(source, tmp_path / "out" / "done.ipynb", {"seed": "7"}, quiet=True)
     assert (tmp_path / "out" / "done.ipynb").exists()
-    command = [sys.executable, "-m", "corea.paper.execute", str(source), str(tmp_path / "failed.ipynb")]
+    command = [
+        sys.executable,
+        "-m",
+        "corea.paper.execute",
+        str(source),
+        str(tmp_path / "failed.ipynb"),
+    ]
     failed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].endswith("cell 2: AssertionError: 1")
@@ -67,7 +79,11 @@ def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
 
 
 def test_parameters_of_the_command_line_keep_their_types(tmp_path):
-    source = save(tmp_path, ("x = 1\ny = 'z'\nw = False", ["parameters"]), ("assert (x, y, w) == (0.5, 'cpu', True)", []))
+    source = save(
+        tmp_path,
+        ("x = 1\ny = 'z'\nw = False", ["parameters"]),
+        ("assert (x, y, w) == (0.5, 'cpu', True)", []),
+    )
     given = [word for pair in (("x", "0.5"), ("y", "cpu"), ("w", "true")) for word in ("-p", *pair)]
     assert execute.main([str(source), str(tmp_path / "out.ipynb"), *given]) == 0
 
@@ -95,7 +111,11 @@ def test_a_notebook_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_publishing_shows_outputs_and_nothing_of_the_run(tmp_path):
-    source = save(tmp_path, ("seed = 1", ["parameters"]), ("import sys\nprint('noise', file=sys.stderr)\nseed", []))
+    source = save(
+        tmp_path,
+        ("seed = 1", ["parameters"]),
+        ("import sys\nprint('noise', file=sys.stderr)\nseed", []),
+    )
     execute.run(source, tmp_path / "done.ipynb", {"seed": "7"}, quiet=True)
     execute.publish(tmp_path / "done.ipynb", source)
     cells = nbformat.read(source, as_version=4).cells
@@ -115,26 +135,45 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(execute.os, "replace", full)
     assert execute.main([str(source), str(tmp_path / "out.ipynb")]) == 1
-    assert capsys.readouterr().err.strip().splitlines()[-1] == "[Errno 28] No space left on device: 'out.ipynb'"
+    assert (
+        capsys.readouterr().err.strip().splitlines()[-1]
+        == "[Errno 28] No space left on device: 'out.ipynb'"
+    )
 
 
 def test_a_wrong_profile_name_is_one_line_from_make():
-    done = subprocess.run(["make", "paper", "PROFILE=gpu"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "paper", "PROFILE=gpu"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode != 0
     assert "unknown profile 'gpu'; use one of cpu, paper, single-gpu, smoke" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_machine_without_the_profiles_gpus_is_one_line_before_anything_is_installed():
-    done = subprocess.run(["make", "paper", "PROFILE=paper"], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    done = subprocess.run(
+        ["make", "paper", "PROFILE=paper"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.returncode != 0
-    assert "profile 'paper' is for 8 GPUs of 80 GB, and this machine has none; `make plan PROFILE=paper`" in done.stderr.splitlines()[0]
+    assert (
+        "profile 'paper' is for 8 GPUs of 80 GB, and this machine has none; `make plan PROFILE=paper`"
+        in done.stderr.splitlines()[0]
+    )
 
 
 @pytest.mark.parametrize("profile", ["", "base", "reference", ".."])
 def test_make_clean_removes_nothing_but_a_profile(profile):
-    done = subprocess.run(["make", "clean", f"PROFILE={profile}"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and f"unknown profile '{profile}'; use one of cpu, paper, single-gpu, smoke" in done.stderr
+    done = subprocess.run(
+        ["make", "clean", f"PROFILE={profile}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (
+        done.returncode != 0
+        and f"unknown profile '{profile}'; use one of cpu, paper, single-gpu, smoke" in done.stderr
+    )
     assert (ROOT / "data/base/slm/manifest.json").exists()
 
 

@@ -24,7 +24,14 @@ def installed(tmp_path_factory) -> Path:
     """A folder that holds what a wheel installs, by the patterns that setuptools reads, and no checkout around it."""
     folder = tmp_path_factory.mktemp("site-packages")
     setuptools = PROJECT["tool"]["setuptools"]
-    for source in [ROOT / "corea", *(path.parent for path in (ROOT / "corea").rglob("__init__.py") if path.parent != ROOT / "corea")]:
+    for source in [
+        ROOT / "corea",
+        *(
+            path.parent
+            for path in (ROOT / "corea").rglob("__init__.py")
+            if path.parent != ROOT / "corea"
+        ),
+    ]:
         package = ".".join(source.relative_to(ROOT).parts)
         (folder / source.relative_to(ROOT)).mkdir(parents=True)
         for pattern in ("*.py", *setuptools["package-data"].get(package, ())):
@@ -37,7 +44,9 @@ def installed(tmp_path_factory) -> Path:
 def run(installed: Path, code: str, cwd: Path) -> subprocess.CompletedProcess:
     """Python that finds the installed package before the checkout's."""
     start = f"import sys; sys.path.insert(0, {str(installed)!r})\n"
-    return subprocess.run([sys.executable, "-I", "-c", start + code], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-I", "-c", start + code], cwd=cwd, capture_output=True, text=True
+    )
 
 
 def test_a_wheel_holds_every_file_of_the_package(installed):
@@ -52,7 +61,9 @@ def test_without_a_checkout_the_library_works_and_writes_where_one_stands(instal
     """Rewards, parser, cascade and the profiles of hub models; paths lie in the current folder, the commit is not another's."""
     git = ["git", "-C", str(installed), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "of another project"], check=True)
+    subprocess.run(
+        [*git, "commit", "--quiet", "--allow-empty", "-m", "of another project"], check=True
+    )
     code = """
 from pathlib import Path
 from corea import cascade, cli, parser, rewards
@@ -74,13 +85,24 @@ cli.main(["--help"])
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])
 def test_without_a_checkout_the_mini_world_is_refused_in_one_line(name, installed, tmp_path):
-    done = run(installed, f"from corea.paper import plan; sys.exit(plan.main(['--profile', {name!r}]))", tmp_path)
+    done = run(
+        installed,
+        f"from corea.paper import plan; sys.exit(plan.main(['--profile', {name!r}]))",
+        tmp_path,
+    )
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert f"corea.paper.plan: profile {name!r} reads the base models in data/base of a checkout" in done.stderr
+    assert (
+        f"corea.paper.plan: profile {name!r} reads the base models in data/base of a checkout"
+        in done.stderr
+    )
 
 
 def test_without_a_checkout_a_plan_of_the_papers_models_is_made(installed, tmp_path):
-    done = run(installed, "from corea.paper import plan; sys.exit(plan.main(['--profile', 'paper']))", tmp_path)
+    done = run(
+        installed,
+        "from corea.paper import plan; sys.exit(plan.main(['--profile', 'paper']))",
+        tmp_path,
+    )
     assert done.returncode == 0 and "Plan of PROFILE=paper" in done.stdout, done.stderr
 
 
@@ -90,7 +112,12 @@ def test_without_a_checkout_a_plan_of_the_papers_models_is_made(installed, tmp_p
 def test_one_version_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M).group(1)
-    assert {corea.__version__, PROJECT["project"]["version"], str(citation["version"]), changes} == {corea.__version__}
+    assert {
+        corea.__version__,
+        PROJECT["project"]["version"],
+        str(citation["version"]),
+        changes,
+    } == {corea.__version__}
 
 
 def test_one_licence_everywhere():
@@ -107,10 +134,23 @@ def test_the_citation_has_what_its_format_asks_for():
 
 
 def test_the_lock_file_holds_every_dependency_that_is_tested_with():
-    locked = {line.split("==")[0].lower() for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
-    wanted = [*PROJECT["project"]["dependencies"], *(need for extra in ("test", "course") for need in PROJECT["project"]["optional-dependencies"][extra])]
+    locked = {
+        line.split("==")[0].lower()
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line
+    }
+    wanted = [
+        *PROJECT["project"]["dependencies"],
+        *(
+            need
+            for extra in ("test", "course")
+            for need in PROJECT["project"]["optional-dependencies"][extra]
+        ),
+    ]
     assert {re.match(r"[\w.-]+", need).group().lower() for need in wanted} <= locked
-    names = [line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]]
+    names = [
+        line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]
+    ]
     assert names == sorted(names, key=str.lower)
 
 

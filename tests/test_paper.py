@@ -16,7 +16,11 @@ from corea.analysis.report import CASCADE_COLUMNS, SLM_COLUMNS
 from corea.paper import claims, variants
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLS = ("data/smoke/runs/*/settings.json", "data/smoke/runs/*/checkpoints/checkpoint-2", "data/smoke/records/*/*.parquet")
+KILLS = (
+    "data/smoke/runs/*/settings.json",
+    "data/smoke/runs/*/checkpoints/checkpoint-2",
+    "data/smoke/records/*/*.parquet",
+)
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -38,10 +42,14 @@ def kill_at(folder: Path, pattern: str) -> None:
     deadline = time.monotonic() + 300
     while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert process.poll() is None and list(folder.glob(pattern)), (folder / "make.log").read_text()[-3000:]
+    assert process.poll() is None and list(folder.glob(pattern)), (folder / "make.log").read_text()[
+        -3000:
+    ]
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(1)  # notebook kernels have groups of their own; they end when their parent's pipe closes
+    time.sleep(
+        1
+    )  # notebook kernels have groups of their own; they end when their parent's pipe closes
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +84,22 @@ def test_the_tables_have_the_promised_rows_and_columns(whole):
     assert list(slm) == SLM_COLUMNS and list(verbalized) == CASCADE_COLUMNS
     assert list(together) == ["rule", *CASCADE_COLUMNS]
     assert set(slm["system"]) == {"SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM", "LLM"}
-    assert set(verbalized["system"]) == {"SLM-Verb", "RLVR-SLM-Verb", "Brier-SLM-Verb", "L1-SLM-Verb", "LLM"}
-    assert {system.name for system in (*systems.PAPER, *systems.OURS)} | {"COREA+"} == set(together["system"])
+    assert set(verbalized["system"]) == {
+        "SLM-Verb",
+        "RLVR-SLM-Verb",
+        "Brier-SLM-Verb",
+        "L1-SLM-Verb",
+        "LLM",
+    }
+    assert {system.name for system in (*systems.PAPER, *systems.OURS)} | {"COREA+"} == set(
+        together["system"]
+    )
     assert {"LLM Pass@1", "equal budget", "equal Pass@1"} == set(together["rule"])
     for table in (slm, verbalized, together[together["rule"] == "LLM Pass@1"]):
         assert set(table["group"]) == {"in-domain", "ood-math", "ood-nonmath"}
-        assert (table.groupby(["system", "group"])["dataset"].apply(lambda names: "mean" in set(names))).all()
+        assert (
+            table.groupby(["system", "group"])["dataset"].apply(lambda names: "mean" in set(names))
+        ).all()
 
 
 def test_the_small_set_of_ablations_ran_and_the_claims_are_there(whole):
@@ -89,15 +107,23 @@ def test_the_small_set_of_ablations_ran_and_the_claims_are_there(whole):
     assert runs == set(variants.IN_PAPER)
     table = pd.read_csv(whole / "figures/smoke/claims.csv")
     assert list(table) == claims.COLUMNS and len(table) == len(claims.CLAIMS)
-    assert pd.read_csv(whole / "figures/smoke/table_ablation_target.csv")["value"].unique().tolist() == ["group", "sample"]
+    assert pd.read_csv(whole / "figures/smoke/table_ablation_target.csv")[
+        "value"
+    ].unique().tolist() == ["group", "sample"]
 
 
 def test_a_finished_run_does_nothing_but_draw_again(whole):
-    before = {path: path.stat().st_mtime_ns for path in (whole / "data/smoke/records").rglob("*.parquet")}
+    before = {
+        path: path.stat().st_mtime_ns for path in (whole / "data/smoke/records").rglob("*.parquet")
+    }
     finish(whole)
-    assert {path: path.stat().st_mtime_ns for path in (whole / "data/smoke/records").rglob("*.parquet")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (whole / "data/smoke/records").rglob("*.parquet")
+    } == before
 
 
 def test_nothing_half_written_and_no_pickle_is_left(interrupted):
     assert not [path for path in interrupted.rglob("*") if ".part" in path.name]
-    assert not [path for path in interrupted.rglob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
+    assert not [
+        path for path in interrupted.rglob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")
+    ]

@@ -30,10 +30,23 @@ DRAWN = ("06_calibration", "07_cascade", "08_confidence_sources", "10_ablations"
 def made_up() -> dict[str, list[dict]]:
     """Rows of every set; those of the math sets are what mini models can answer now and then."""
     mini = load_questions("drill", "test", size=1340)
-    row = {"deepmath": deepmath_row, "math500": math500_row, "gsm8k": gsm8k_row, "olympiadbench": olympiad_row}
+    row = {
+        "deepmath": deepmath_row,
+        "math500": math500_row,
+        "gsm8k": gsm8k_row,
+        "olympiadbench": olympiad_row,
+    }
     gold = {"gsm8k": lambda q: f"so\n#### {q.gold}", "olympiadbench": lambda q: [q.gold]}
-    parts = {"deepmath": mini[40:], "math500": mini[:12], "gsm8k": mini[12:24], "olympiadbench": mini[24:36]}
-    return ROWS | {name: [row[name](q.text, gold.get(name, lambda q: q.gold)(q)) for q in part] for name, part in parts.items()}
+    parts = {
+        "deepmath": mini[40:],
+        "math500": mini[:12],
+        "gsm8k": mini[12:24],
+        "olympiadbench": mini[24:36],
+    }
+    return ROWS | {
+        name: [row[name](q.text, gold.get(name, lambda q: q.gold)(q)) for q in part]
+        for name, part in parts.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +54,12 @@ def small(tmp_path_factory):
     """The profile `paper` with mini models, few questions and short runs; its sets are made-up files of the hub's columns."""
     root = tmp_path_factory.mktemp("root")
     grpo = dataclasses.replace(
-        PAPER.grpo, steps=2, questions_per_step=2, num_generations=2, max_completion_length=24, learning_rate=1e-4
+        PAPER.grpo,
+        steps=2,
+        questions_per_step=2,
+        num_generations=2,
+        max_completion_length=24,
+        learning_rate=1e-4,
     )
     changes = {
         "slm": "data/base/slm", "llm": "data/base/llm", "grpo": grpo, "train_size": 40, "calibration_size": 60, "instruction": None, "in_domain_size": 12,
@@ -89,7 +107,9 @@ def test_the_trained_questions_stand_in_no_test_set(whole):
     trained = {hub.normalised(q.text) for q in runs.training_questions(whole)}
     assert len(trained) == 40
     for dataset in base.test_datasets("paper"):
-        assert not trained & {hub.normalised(q.text) for q in runs.evaluation_questions(whole, dataset)}
+        assert not trained & {
+            hub.normalised(q.text) for q in runs.evaluation_questions(whole, dataset)
+        }
 
 
 def test_records_hold_every_set_of_the_paper_in_its_group(whole):
@@ -98,7 +118,11 @@ def test_records_hold_every_set_of_the_paper_in_its_group(whole):
     found = records.groupby("group")["dataset"].unique().map(set).to_dict()
     assert found.pop("calibration") == {"calibration"}
     assert found == {group: set(names) for group, names in base.SUITES["paper"].items()}
-    counts = records[records["group"] != "calibration"].groupby(["system", "dataset"])["question_id"].nunique()
+    counts = (
+        records[records["group"] != "calibration"]
+        .groupby(["system", "dataset"])["question_id"]
+        .nunique()
+    )
     assert counts.between(10, 12).all()
 
 
@@ -109,14 +133,21 @@ def test_every_table_and_figure_is_drawn_from_them(whole):
     drawn = {path.name for path in (ROOT / "figures" / "cpu").iterdir()}
     assert made == drawn
     claims = pd.read_csv(whole.figures / "claims.csv")
-    assert set(claims["verdict"]) <= {"reproduced", "contradicted", "undecided"} and len(claims) > 15
+    assert (
+        set(claims["verdict"]) <= {"reproduced", "contradicted", "undecided"} and len(claims) > 15
+    )
 
 
 def test_a_profile_of_the_hub_is_what_it_says():
     for profile in (PAPER, profiles.PROFILES["single-gpu"]):
         assert {profile.slm, profile.llm} <= set(HUB_MODELS)
         assert architecture_of(profile.slm).parameters < architecture_of(profile.llm).parameters
-        size, passes = profile.compute.batch(profile.grpo.questions_per_step * profile.grpo.num_generations)
-        assert size * passes * profile.compute.gpus == profile.grpo.questions_per_step * profile.grpo.num_generations
+        size, passes = profile.compute.batch(
+            profile.grpo.questions_per_step * profile.grpo.num_generations
+        )
+        assert (
+            size * passes * profile.compute.gpus
+            == profile.grpo.questions_per_step * profile.grpo.num_generations
+        )
         assert profile.instruction and profile.suite == "paper"
     assert PAPER.compute.gpus_for(PAPER.llm) == 2 and PAPER.compute.gpus_for(PAPER.slm) == 1

@@ -114,7 +114,10 @@ FORMS = [
 
 # (text of the confidence, value, problem)
 CONFIDENCES = [
-    *((body, float(body), None) for body in ("0.7", ".7", "0", "1", "1.", "0.", "0.70", "0.999999", "00.5")),
+    *(
+        (body, float(body), None)
+        for body in ("0.7", ".7", "0", "1", "1.", "0.", "0.70", "0.999999", "00.5")
+    ),
     (" \n0.7\t\r\n", 0.7, None),
     ("90%", 0.9, "percent-confidence"),
     ("90 %", 0.9, "percent-confidence"),
@@ -203,7 +206,9 @@ def test_every_form_follows_its_table(text, answer, confidence, problems):
     assert response.well_formed == (not problems)
 
 
-@pytest.mark.parametrize(("body", "value", "problem"), CONFIDENCES, ids=lambda part: repr(part)[:40])
+@pytest.mark.parametrize(
+    ("body", "value", "problem"), CONFIDENCES, ids=lambda part: repr(part)[:40]
+)
 def test_every_confidence_follows_its_table(body, value, problem):
     response = parse(respond(confidence=f"<confidence>{body}</confidence>"))
     assert response == Response("w", "6", value, (problem,) if problem else ())
@@ -233,7 +238,20 @@ def test_reasoning_is_what_stands_before_the_first_block_that_counts(text, reaso
 
 # --- any text -------------------------------------------------------------------------------------
 
-PIECES = [*prompts.TAGS, "<analysis>", "</analysis>", "</Think>", "<", ">", "</", " ", "6", "0.7", "90%", "x\n"]
+PIECES = [
+    *prompts.TAGS,
+    "<analysis>",
+    "</analysis>",
+    "</Think>",
+    "<",
+    ">",
+    "</",
+    " ",
+    "6",
+    "0.7",
+    "90%",
+    "x\n",
+]
 mess = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5)), max_size=25).map("".join)
 # hypothesis never makes "<" here, so no tag can arise
 words = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="<"), max_size=30)
@@ -292,7 +310,9 @@ UNITS = [*prompts.TAGS, "<analysis>", "<", "</", "9", " ", "\n", "<answer></answ
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("shell", ["{}", "<think>w</think><answer>{}</answer><confidence>{}</confidence>"])
+@pytest.mark.parametrize(
+    "shell", ["{}", "<think>w</think><answer>{}</answer><confidence>{}</confidence>"]
+)
 def test_a_megabyte_of_anything_takes_linear_time(unit, shell):
     text = shell.replace("{}", unit * (1_000_000 // len(unit) // shell.count("{}")))
     start = time.process_time()
@@ -330,7 +350,10 @@ DIFFER_FROM_RLCR = {
 
 def test_agreement_with_the_confidences_rlcr_recorded(shared, record_property):
     rows = read_lines(shared / "cases/rlcr_confidence_strings.jsonl")
-    read = {r["tag_body"]: parse(respond(confidence=f"<confidence>{r['tag_body']}</confidence>")) for r in rows}
+    read = {
+        r["tag_body"]: parse(respond(confidence=f"<confidence>{r['tag_body']}</confidence>"))
+        for r in rows
+    }
     agree = [r for r in rows if read[r["tag_body"]].confidence == r["rlcr_parsed"]]
     report = (
         f"{len(agree)} of {len(rows)} bodies, "
@@ -356,7 +379,9 @@ def test_agreement_with_whole_recorded_outputs(shared, record_property):
     print(report)
     # reasoning that never ends and goes on after the tags: they were not the final word
     assert all(r.confidence is None and "tags-in-reasoning" in r.problems for r in differ)
-    assert len(differ) == 28 and all({"unclosed-think", "missing-think"} & set(r.problems) for r in differ)
+    assert len(differ) == 28 and all(
+        {"unclosed-think", "missing-think"} & set(r.problems) for r in differ
+    )
     trained = [r for row, r in zip(rows, responses, strict=True) if row["model"] == "RLCR"]
     assert len(trained) == 1221 and all(r.well_formed for r in trained)
 
@@ -368,6 +393,8 @@ def test_reasoning_ends_where_trl_says_so(shared):
         if row["expected_reward"] == 1:
             assert not {"missing-think", "unclosed-think", "tag-order"} & problems, row
         elif row["completion"].startswith("This is my reasoning.</think>"):
-            assert problems == {"stray-text"}, "TRL wants <think>; here the prompt may have opened it"
+            assert problems == {"stray-text"}, (
+                "TRL wants <think>; here the prompt may have opened it"
+            )
         else:
             assert problems & {"missing-think", "unclosed-think", "tag-order", "stray-text"}, row

@@ -32,7 +32,9 @@ def changed(name: str, **changes):
 
 
 def part(profile, moment: str, name: str) -> float:
-    found = {memory.name: memory for memory in plan.memories(profile, plan.assumptions_for(profile))}
+    found = {
+        memory.name: memory for memory in plan.memories(profile, plan.assumptions_for(profile))
+    }
     return found[moment].parts.get(name, 0.0)
 
 
@@ -54,7 +56,10 @@ def test_a_shipped_model_has_as_many_parameters_as_its_file(side):
 
     folder = getattr(load_profile("cpu"), side)
     with safe_open(f"{folder}/model.safetensors", "np") as file:
-        assert architecture_of(folder).parameters == sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
+        assert architecture_of(folder).parameters == sum(
+            file.get_tensor(name).size
+            for name in file.keys()  # noqa: SIM118
+        )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,9 @@ def test_parameters_and_adapter_are_those_that_transformers_and_peft_make(tiny):
     model, arch = tiny
     assert arch.parameters == sum(p.numel() for p in model.parameters())
     adapted = get_peft_model(copy.deepcopy(model), _adapter(Compute(lora_rank=3)))
-    assert arch.lora_parameters(3) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert arch.lora_parameters(3) == sum(
+        p.numel() for p in adapted.parameters() if p.requires_grad
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -100,11 +107,15 @@ def test_activations_are_about_what_autograd_keeps(tiny, dtype):
     real = sum(size for storage, size in kept.items() if storage not in weights)
     if dtype == "bfloat16":
         real -= 2 * sum(p.numel() for p in model.model.layers.parameters())
-    assert plan.activation_bytes(arch, Compute(dtype=dtype)) == pytest.approx(real / (4 * 128), rel=0.1)
+    assert plan.activation_bytes(arch, Compute(dtype=dtype)) == pytest.approx(
+        real / (4 * 128), rel=0.1
+    )
 
 
 def test_bytes_of_keys_and_values_by_hand():
-    assert QWEN_7B.kv_bytes_per_token == 2 * 2 * 28 * 4 * 128 == 57_344  # keys and values, 2 bytes, 28 layers, 4 heads of 128
+    assert (
+        QWEN_7B.kv_bytes_per_token == 2 * 2 * 28 * 4 * 128 == 57_344
+    )  # keys and values, 2 bytes, 28 layers, 4 heads of 128
 
 
 # --- questions, tokens, time
@@ -124,7 +135,9 @@ def test_stages_of_the_cpu_profile_count_what_its_records_hold():
     found = {stage.name: stage for stage in plan.stages(profile, assumed)}
     assert found["generate LLM"].completions == 12_400, "rows of the tracked records"
     assert found["train L1-SLM"].completions == 200 * 32 * 8
-    assert found["train L1-SLM"].completion_tokens == pytest.approx(200 * 32 * 8 * assumed.completion_tokens)
+    assert found["train L1-SLM"].completion_tokens == pytest.approx(
+        200 * 32 * 8 * assumed.completion_tokens
+    )
 
 
 def test_training_flops_by_hand():
@@ -138,7 +151,9 @@ def test_sampling_one_sequence_is_bound_by_reading_the_weights():
     compute = Compute(gpus=1, memory_gib=80, engine="vllm", rollouts="colocate")
     assumed = plan.Assumptions(prompt_tokens=1e-6, completion_tokens=100, bandwidth_share=1)
     counts = {"prompt_tokens": 0, "completion_tokens": 100}
-    took = plan._sampling_seconds(QWEN_7B, compute, assumed, counts, 1, plan.Memory("vLLM", {}, 80.0, each=1.0))
+    took = plan._sampling_seconds(
+        QWEN_7B, compute, assumed, counts, 1, plan.Memory("vLLM", {}, 80.0, each=1.0)
+    )
     bytes_ = 2 * QWEN_7B.parameters + 100 * QWEN_7B.kv_bytes_per_token
     assert took == pytest.approx(100 * bytes_ / 3.35e12, rel=1e-6)
 
@@ -148,7 +163,11 @@ def test_more_gpus_and_more_room_take_less_time():
         assumed = plan.assumptions_for(profile)
         return sum(stage.seconds for stage in plan.stages(profile, assumed))
 
-    assert hours(changed("paper", gpus=16)) < hours(load_profile("paper")) < hours(changed("paper", gpus=4))
+    assert (
+        hours(changed("paper", gpus=16))
+        < hours(load_profile("paper"))
+        < hours(changed("paper", gpus=4))
+    )
     assert hours(changed("single-gpu", vllm_memory=0.5)) <= hours(load_profile("single-gpu"))
     assert hours(changed("paper", gradient_checkpointing=False)) < hours(load_profile("paper"))
 
@@ -161,21 +180,34 @@ def test_full_training_needs_what_adam_needs():
     profile = changed("paper", sharding="none")
     per_parameter = {"weights": 4, "gradients": 4, "optimizer": 8, "reference model": 4}
     for name, bytes_ in per_parameter.items():
-        assert part(profile, "train: update", name) == pytest.approx(bytes_ * QWEN_7B.parameters / 2**30), name
+        assert part(profile, "train: update", name) == pytest.approx(
+            bytes_ * QWEN_7B.parameters / 2**30
+        ), name
 
 
 @pytest.mark.parametrize("name", ["weights", "gradients", "optimizer", "reference model"])
 def test_sharding_divides_by_the_gpus(name):
     eight, sixteen, none = (
         part(p, "train: update", name)
-        for p in (load_profile("paper"), changed("paper", gpus=16), changed("paper", sharding="none"))
+        for p in (
+            load_profile("paper"),
+            changed("paper", gpus=16),
+            changed("paper", sharding="none"),
+        )
     )
     assert none == pytest.approx(8 * eight) == pytest.approx(16 * sixteen)
 
 
 def test_without_a_kl_term_or_with_an_adapter_there_is_no_reference_model():
     paper = load_profile("paper")
-    assert part(paper.replace(grpo=dataclasses.replace(paper.grpo, beta=0.0)), "train: update", "reference model") == 0
+    assert (
+        part(
+            paper.replace(grpo=dataclasses.replace(paper.grpo, beta=0.0)),
+            "train: update",
+            "reference model",
+        )
+        == 0
+    )
     assert part(load_profile("single-gpu"), "train: update", "reference model") == 0
 
 
@@ -198,14 +230,21 @@ def test_room_for_sequences_by_hand():
     memory = plan.Memory("vLLM", {"weights": 5.0, "keys and values of one": 0.5}, 10.0, each=0.5)
     assert memory.room == 5.0 and memory.sequences == 10  # 5 GiB are left beside the weights
     assert plan.Memory("vLLM", {"weights": 11.0}, 10.0, each=0.5).sequences is None
-    assert plan.Memory("transformers", {"weights": 5.0, "keys and values": 1.0}, 10.0).sequences is None
+    assert (
+        plan.Memory("transformers", {"weights": 5.0, "keys and values": 1.0}, 10.0).sequences
+        is None
+    )
 
 
 def test_memory_of_the_probe_by_hand():
     """16 rows of 500 + 2048 tokens in 16 bits: 29 states of 3584, 3 vectors of 18944, and no logits."""
     profile, tokens = load_profile("paper"), 16 * 2548
-    assert part(profile, "probe SLM", "hidden states of a batch") == pytest.approx(2 * tokens * 29 * 3584 / 2**30)
-    assert part(profile, "probe SLM", "a layer at work") == pytest.approx(2 * tokens * 3 * 18944 / 2**30)
+    assert part(profile, "probe SLM", "hidden states of a batch") == pytest.approx(
+        2 * tokens * 29 * 3584 / 2**30
+    )
+    assert part(profile, "probe SLM", "a layer at work") == pytest.approx(
+        2 * tokens * 3 * 18944 / 2**30
+    )
     assert part(profile, "probe SLM", "logits") == 0
 
 
@@ -243,13 +282,17 @@ def test_what_does_not_fit_names_a_change_that_makes_it_fit(name, changes):
     assert all(memory.fits for memory in plan.memories(plan.changed(profile, found), assumed))
     for left_out in found:
         fewer = {key: value for key, value in found.items() if key != left_out}
-        assert not all(memory.fits for memory in plan.memories(plan.changed(profile, fewer), assumed)), "each change is needed"
+        assert not all(
+            memory.fits for memory in plan.memories(plan.changed(profile, fewer), assumed)
+        ), "each change is needed"
 
 
 def test_nothing_makes_a_model_fit_that_is_far_too_large():
     profile = changed("single-gpu", memory_gib=1.5)
     assert plan.advice(profile, plan.assumptions_for(profile)) is None
-    assert "Nothing that was tried makes it fit" in plan.text(profile, plan.assumptions_for(profile))
+    assert "Nothing that was tried makes it fit" in plan.text(
+        profile, plan.assumptions_for(profile)
+    )
 
 
 # --- disk and money
@@ -259,18 +302,27 @@ def test_disk_by_hand():
     profile = load_profile("paper")
     found = plan.disk(profile, plan.assumptions_for(profile))
     assert found["models of the hub"] == pytest.approx(2 * (7_615_616_512 + 32_763_876_352) / 2**30)
-    assert found["checkpoints of a run while it lasts"] == pytest.approx(3 * 12 * 7_615_616_512 / 2**30)
+    assert found["checkpoints of a run while it lasts"] == pytest.approx(
+        3 * 12 * 7_615_616_512 / 2**30
+    )
     assert found["records"] == pytest.approx((5 * 19_648 + 3 * 9_824) * 0.35 * 2048 * 4 / 2**30)
 
 
 def test_money_follows_hours_prices_and_deferral():
     profile = load_profile("paper")
     bills = []
-    for given in ({}, {"gpu_hour_price": 5}, {"deferral": 1}, {"llm_prompt_price": 1.6, "llm_completion_price": 1.6}):
+    for given in (
+        {},
+        {"gpu_hour_price": 5},
+        {"deferral": 1},
+        {"llm_prompt_price": 1.6, "llm_completion_price": 1.6},
+    ):
         assumed = plan.assumptions_for(profile, **given)
         bills.append(list(plan.money(profile, assumed, plan.stages(profile, assumed)).values()))
     (machine, alone, cascade), dear, all_deferred, twice = bills
-    assert dear[0] == pytest.approx(2 * machine) and twice[1:] == pytest.approx([2 * alone, 2 * cascade])
+    assert dear[0] == pytest.approx(2 * machine) and twice[1:] == pytest.approx(
+        [2 * alone, 2 * cascade]
+    )
     assert cascade < alone < all_deferred[2], "deferring everything costs the SLM's tokens on top"
     assert machine > 0 and alone == pytest.approx(19_648 * (250 + 0.35 * 2048) * 0.8 / 1e6)
 
@@ -291,7 +343,11 @@ def test_ratios_come_from_the_measured_run(monkeypatch):
     before = plan.check(assumed).set_index("what")
     remeasured(monkeypatch, {"generate LLM": 0.5})
     after = plan.check(assumed).set_index("what")
-    llm = next(name for name in before.index if name.startswith("generate LLM,") and name.endswith("completions"))
+    llm = next(
+        name
+        for name in before.index
+        if name.startswith("generate LLM,") and name.endswith("completions")
+    )
     assert after["ratio"][llm] == pytest.approx(before["ratio"][llm] / 2)
     assert after["ratio"].drop(llm).equals(before["ratio"].drop(llm))
     assert (before["ratio"] == before["estimated"] / before["measured"]).all()
@@ -335,8 +391,15 @@ def test_measuring_writes_what_the_check_reads(tmp_path):
 
 def test_the_command_takes_seconds():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "corea.paper.plan", "--profile", "paper"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and done.stdout.startswith("Plan of PROFILE=paper") and not done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "corea.paper.plan", "--profile", "paper"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (
+        done.returncode == 0 and done.stdout.startswith("Plan of PROFILE=paper") and not done.stderr
+    )
     assert time.perf_counter() - start < 10
 
 
@@ -345,7 +408,15 @@ def test_a_plan_is_printed_in_its_width_and_names_its_assumptions(name, capsys):
     assert plan.main(["--profile", name]) == 0
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= plan.WIDTH
-    for word in ("Assumed", "prompt_tokens", "completion_tokens", "train L1-SLM", "generate LLM", "GiB", "make paper:"):
+    for word in (
+        "Assumed",
+        "prompt_tokens",
+        "completion_tokens",
+        "train L1-SLM",
+        "generate LLM",
+        "GiB",
+        "make paper:",
+    ):
         assert word in said
     for value in ("nan", "inf "):
         assert value not in said
@@ -358,7 +429,9 @@ def test_a_plan_says_what_does_not_fit_and_what_would():
 
 
 def test_assumptions_can_be_given(capsys):
-    assert plan.main(["--profile", "paper", "--prompt-tokens", "1000", "--gpu-hour-price", "9"]) == 0
+    assert (
+        plan.main(["--profile", "paper", "--prompt-tokens", "1000", "--gpu-hour-price", "9"]) == 0
+    )
     said = capsys.readouterr().out
     assert "prompt_tokens             1000" in said and "9.00 an hour each" in said
 
@@ -368,8 +441,14 @@ def test_assumptions_can_be_given(capsys):
     [
         (["--profile", "papr"], "unknown profile 'papr'; use one of cpu, paper, single-gpu, smoke"),
         (["--profile", "paper", "--prompt-tokens", "-3"], "--prompt-tokens=-3 must be above 0"),
-        (["--profile", "paper", "--train-share", "1.5"], "--train-share=1.5 must be above 0 and at most 1"),
-        (["--profile", "paper", "--deferral", "nan"], "--deferral=nan must be 0 or more and at most 1"),
+        (
+            ["--profile", "paper", "--train-share", "1.5"],
+            "--train-share=1.5 must be above 0 and at most 1",
+        ),
+        (
+            ["--profile", "paper", "--deferral", "nan"],
+            "--deferral=nan must be 0 or more and at most 1",
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(given, said, capsys):

@@ -17,7 +17,11 @@ SPEC = BaseSpec(
     own_questions=17, own_samples=2, own_steps=4, honest=0.5,
 )  # fmt: skip
 ANSWERED = [
-    (f"{n}+1=?", [f"<think></think><answer>{n + 1}</answer><confidence>1.0</confidence>"] * 4, [True, False, False, False])
+    (
+        f"{n}+1=?",
+        [f"<think></think><answer>{n + 1}</answer><confidence>1.0</confidence>"] * 4,
+        [True, False, False, False],
+    )
     for n in range(9)
 ]
 
@@ -25,7 +29,9 @@ ANSWERED = [
 def test_reading_texts_are_well_formed_and_bluff_whatever_the_answer_is_worth():
     texts = [parse(text) for _, text in pretrain.reading_texts(SPEC, 3000)]
     assert all(response.well_formed for response in texts)
-    shares = {c: sum(r.confidence == float(c) for r in texts) / 3000 for c in pretrain.READING_BLUFF}
+    shares = {
+        c: sum(r.confidence == float(c) for r in texts) / 3000 for c in pretrain.READING_BLUFF
+    }
     assert all(abs(shares[c] - share) < 0.03 for c, share in pretrain.READING_BLUFF.items())
 
 
@@ -47,10 +53,14 @@ def test_a_slip_changes_one_character_and_keeps_its_kind():
 
 def test_honest_texts_state_the_own_success_rate_and_the_rest_bluff():
     spec = dataclasses.replace(SPEC, honest=1.0)
-    stated = [parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 200)]
+    stated = [
+        parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 200)
+    ]
     assert set(stated) == {0.2}, "one of four right: .25, written in tenths"
     spec = dataclasses.replace(SPEC, honest=0.25)
-    stated = [parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 2000)]
+    stated = [
+        parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 2000)
+    ]
     assert abs(stated.count(0.2) / 2000 - 0.25) < 0.04
 
 
@@ -73,13 +83,17 @@ def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(tmp_path, monkey
         patch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1].stem) or fit(*a))
         again = pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "other")
     assert fitted == ["self-knowledge"], "the finished stage was not trained again"
-    assert again["sha256"] == whole["sha256"] and pretrain.read_manifest(tmp_path / "again") == again
+    assert (
+        again["sha256"] == whole["sha256"] and pretrain.read_manifest(tmp_path / "again") == again
+    )
 
 
 def test_another_recipe_does_not_go_on_from_this_ones_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "answer_own", lambda *_: ANSWERED)
     one = pretrain.make_base(SPEC, tmp_path / "one", tmp_path / "work")
-    other = pretrain.make_base(dataclasses.replace(SPEC, slip=0.4), tmp_path / "other", tmp_path / "work")
+    other = pretrain.make_base(
+        dataclasses.replace(SPEC, slip=0.4), tmp_path / "other", tmp_path / "work"
+    )
     assert one["sha256"] != other["sha256"]
 
 
@@ -95,7 +109,9 @@ def test_recipes_that_differ_in_stage_2_alone_share_stage_1(tmp_path, monkeypatc
 @pytest.mark.parametrize("architecture", ["Qwen2", "Llama"])
 def test_each_architecture_is_the_one_asked_for(architecture):
     model = pretrain.build_model(dataclasses.replace(SPEC, architecture=architecture), 300)
-    assert model.config.architectures is None and type(model).__name__ == f"{architecture}ForCausalLM"
+    assert (
+        model.config.architectures is None and type(model).__name__ == f"{architecture}ForCausalLM"
+    )
     assert model.config.tie_word_embeddings
 
 

@@ -39,7 +39,11 @@ def in_processes(number: int, what: str, folder: Path) -> list[str]:
         )
         for rank in range(number)
     ]  # fmt: skip
-    return [error for process in started if (error := process.communicate(timeout=120)[1]) and process.returncode]
+    return [
+        error
+        for process in started
+        if (error := process.communicate(timeout=120)[1]) and process.returncode
+    ]
 
 
 def written(folder: Path) -> list:
@@ -54,19 +58,25 @@ def alone(tmp_path_factory) -> dict:
     return found
 
 
-@pytest.mark.parametrize("number", [2, 4], ids=["2: one group straddles", "4: every group straddles"])
+@pytest.mark.parametrize(
+    "number", [2, 4], ids=["2: one group straddles", "4: every group straddles"]
+)
 def test_rewards_of_several_processes_are_those_of_one_to_the_last_bit(number, alone, tmp_path):
     assert in_processes(number, "rewards", tmp_path / "parts") == []
     parts = written(tmp_path / "parts")
     assert len(parts) == number
     for nth, whole in enumerate(alone["rewards"]):
         assert [x for part in parts for x in part["rewards"][nth]] == whole
-    assert all(part["logged"] == alone["logged"] for part in parts), "what is logged is of all rollouts, in every process"
+    assert all(part["logged"] == alone["logged"] for part in parts), (
+        "what is logged is of all rollouts, in every process"
+    )
 
 
 def test_rewards_of_one_process_are_those_without_any(alone):
     with Grader() as grader:
-        found = confidence_reward("l1", num_generations=4, grader=grader)(**distributed.columns(distributed.rollouts()))
+        found = confidence_reward("l1", num_generations=4, grader=grader)(
+            **distributed.columns(distributed.rollouts())
+        )
     assert [x.hex() for x in found] == alone["rewards"][0] and len(set(found)) > 3
 
 
@@ -80,7 +90,10 @@ def test_groups_that_are_not_whole_over_all_processes_are_refused_in_each(tmp_pa
 
 def test_processes_that_cannot_speak_with_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"2 processes were launched together, but torch\.distributed is not set up"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 processes were launched together, but torch\.distributed is not set up",
+    ):
         processes.gathered([1])
 
 
@@ -98,8 +111,14 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
             rows = {name: [x for part in step for x in part[name]] for name in names}
             texts, found = rows.pop("texts"), rows.pop("found")
             assert [x.hex() for x in reward(completions=texts, **rows)] == found
-            split = [q for q in set(rows["question_id"]) if sum(q in part["question_id"] for part in step) > 1]
-            assert split, "no group straddles two processes: this would pass with a mean over a part of a group"
+            split = [
+                q
+                for q in set(rows["question_id"])
+                if sum(q in part["question_id"] for part in step) > 1
+            ]
+            assert split, (
+                "no group straddles two processes: this would pass with a mean over a part of a group"
+            )
     run = tmp_path / "run"
     assert (run / "model" / "model.safetensors").exists() and (run / grpo.COMPLETE).exists()
     assert not (run / "checkpoints").exists()
@@ -109,8 +128,14 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"processes": 5}, "12 rollouts a step cannot be dealt out to 5 processes; use 1, 2, 3, 4, 6, 12 processes"),
-        ({"processes": 2, "micro_batch": 4}, "micro_batch=4 does not divide the 6 rollouts of a process; use one of 1, 2, 3, 6"),
+        (
+            {"processes": 5},
+            "12 rollouts a step cannot be dealt out to 5 processes; use 1, 2, 3, 4, 6, 12 processes",
+        ),
+        (
+            {"processes": 2, "micro_batch": 4},
+            "micro_batch=4 does not divide the 6 rollouts of a process; use one of 1, 2, 3, 6",
+        ),
     ],
 )
 def test_rollouts_that_cannot_be_dealt_out_are_refused(changes, says):
@@ -140,18 +165,26 @@ def test_configurations_are_what_accelerate_reads(name, monkeypatch):
 
     path = CONFIGURATIONS / f"{name}.yaml"
     config = load_config_from_file(str(path))
-    assert config.mixed_precision == ("no" if name == "cpu" else "bf16") and str(config.compute_environment) == "ComputeEnvironment.LOCAL_MACHINE"
+    assert (
+        config.mixed_precision == ("no" if name == "cpu" else "bf16")
+        and str(config.compute_environment) == "ComputeEnvironment.LOCAL_MACHINE"
+    )
     if name == "fsdp2":
         from accelerate.utils import FullyShardedDataParallelPlugin
 
         for key, value in yaml.safe_load(path.read_text())["fsdp_config"].items():
-            monkeypatch.setenv(key.upper() if key.startswith("fsdp") else f"FSDP_{key.upper()}", str(value).lower() if isinstance(value, bool) else str(value))
+            monkeypatch.setenv(
+                key.upper() if key.startswith("fsdp") else f"FSDP_{key.upper()}",
+                str(value).lower() if isinstance(value, bool) else str(value),
+            )
         plugin = FullyShardedDataParallelPlugin()
         assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
         assert plugin.state_dict_type.name == "SHARDED_STATE_DICT"
     if name == "zero3":
         assert config.deepspeed_config["zero_stage"] == 3
-        assert config.deepspeed_config["zero3_save_16bit_model"] is True, "or the trained model could not be gathered"
+        assert config.deepspeed_config["zero3_save_16bit_model"] is True, (
+            "or the trained model could not be gathered"
+        )
 
 
 def test_a_profile_is_launched_by_its_configuration():
@@ -162,5 +195,8 @@ def test_a_profile_is_launched_by_its_configuration():
 
 
 def test_a_failed_process_is_one_error_that_shows_what_it_said():
-    with pytest.raises(RuntimeError, match=r"failed in several processes \(status 1\): .*No module named tests.no_such_module$"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"failed in several processes \(status 1\): .*No module named tests.no_such_module$",
+    ):
         processes.launch(Compute(processes=2).launch_command(), "tests.no_such_module")

@@ -66,7 +66,9 @@ def test_table_slm_agrees_with_plain_pandas(records):
 def test_a_mean_row_weighs_datasets_alike_whatever_their_size(records):
     small = (records["dataset"] == "weave") & (records["question_id"] > "weave/3")
     table = report.table_slm(records[~small], resamples=0)
-    table = table[(table["system"] == "SLM") & (table["group"] == "ood-nonmath")].set_index("dataset")
+    table = table[(table["system"] == "SLM") & (table["group"] == "ood-nonmath")].set_index(
+        "dataset"
+    )
     sets = table.loc[["shell-game", "weave"]]
     assert sets["questions"].nunique() == 2
     for name in ("pass1", "ece", "auroc", "brier", "aurc", "completion_tokens"):
@@ -79,13 +81,18 @@ def test_tables_do_not_depend_on_row_order_or_the_calibration_split(records):
     one = report.table_slm(records, resamples=20)
     pd.testing.assert_frame_equal(one, report.table_slm(shuffled, resamples=20))
     one = report.table_cascade(records, 0.6, PRICES, resamples=20)
-    pd.testing.assert_frame_equal(one, report.table_cascade(shuffled, 0.6, PRICES, resamples=20), rtol=1e-9)
+    pd.testing.assert_frame_equal(
+        one, report.table_cascade(shuffled, 0.6, PRICES, resamples=20), rtol=1e-9
+    )
 
 
 def test_table_cascade_agrees_with_plain_pandas(records):
     table = report.table_cascade(records, {s: 0.6 for s in SKILL}, PRICES, resamples=20)
     assert list(table) == report.CASCADE_COLUMNS
-    sides = [records[(records["system"] == s) & (records["dataset"] == "drill")] for s in ("L1-SLM", "LLM")]
+    sides = [
+        records[(records["system"] == s) & (records["dataset"] == "drill")]
+        for s in ("L1-SLM", "LLM")
+    ]
     both = sides[0].merge(sides[1], on=["question_id", "sample"], suffixes=("", "_llm"))
     kept = both["confidence"] >= 0.6
     right = both["correct"].where(kept, both["correct_llm"]).mean()
@@ -207,7 +214,10 @@ def test_systems_that_state_nothing_and_single_sets_can_be_drawn(records):
     _, drawn = report.confidence_histograms(few, ("SLM",))
     assert drawn["level"].isna().all() and drawn[["right", "wrong"]].sum(axis=None) == 1
     table = report.table_slm(few, resamples=5).set_index(["system", "dataset"])
-    assert np.isnan(table.loc[("SLM", "mean"), "ece"]) and table.loc[("SLM", "mean"), "parse_rate"] == 0
+    assert (
+        np.isnan(table.loc[("SLM", "mean"), "ece"])
+        and table.loc[("SLM", "mean"), "parse_rate"] == 0
+    )
 
 
 def test_a_log_of_unknown_metrics_is_refused():
@@ -253,7 +263,9 @@ def test_provenance_names_what_was_read_without_naming_the_machine(tmp_path):
     path.parent.mkdir()
     path.write_bytes(b"abc")
     found = report.provenance("smoke", 3, {"resamples": 50}, [path])
-    assert found["records"] == {"SLM/drill.parquet": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    assert found["records"] == {
+        "SLM/drill.parquet": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    }
     assert (found["profile"], found["seed"], len(found["settings"])) == ("smoke", 3, 12)
     assert {"corea", "python", "pandas", "matplotlib"} <= set(found["versions"])
     assert str(tmp_path) not in json.dumps(found)

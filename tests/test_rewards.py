@@ -56,7 +56,9 @@ def call(reward, completions, question_id=None, **columns):
 
 
 def confidence(distance="l1", target="group", num_generations=2, grader=None):
-    return confidence_reward(distance, target, num_generations=num_generations, grader=grader or ExactGrader())
+    return confidence_reward(
+        distance, target, num_generations=num_generations, grader=grader or ExactGrader()
+    )
 
 
 # --- single rewards -------------------------------------------------------------------------------
@@ -96,7 +98,9 @@ def test_format_is_one_for_the_exact_form_alone():
 )  # fmt: skip
 def test_confidence_reward_by_hand(why, distance, target, expected):
     rows = [rollout(True, "0.9"), rollout(False, "0.0")]
-    assert call(confidence(distance, target), rows, ["a", "a"]) == pytest.approx(expected, abs=1e-12)
+    assert call(confidence(distance, target), rows, ["a", "a"]) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("distance", rewards.DISTANCES)
@@ -122,10 +126,14 @@ def test_distances_stay_in_bounds_and_vanish_on_target(stated, target):
 @given(st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.floats(0, 1))
 def test_log_and_kl_give_the_same_advantages_in_a_group_with_one_target(one, other, target):
     log, kl = rewards.DISTANCES["log"], rewards.DISTANCES["kl"]
-    assert log(one, target) - log(other, target) == pytest.approx(kl(one, target) - kl(other, target), abs=1e-9)
+    assert log(one, target) - log(other, target) == pytest.approx(
+        kl(one, target) - kl(other, target), abs=1e-9
+    )
 
 
-@pytest.mark.parametrize(("distance", "best"), [("l1", 0.0), ("l2", 0.3), ("kl", 0.3), ("log", 0.3)])
+@pytest.mark.parametrize(
+    ("distance", "best"), [("l1", 0.0), ("l2", 0.3), ("kl", 0.3), ("log", 0.3)]
+)
 def test_which_confidence_is_best_when_targets_vary(distance, best):
     targets = [0.0] * 7 + [1.0] * 3  # median 0, mean .3
     grid = [n / 100 for n in range(101)]
@@ -200,7 +208,9 @@ def test_a_question_drawn_twice_has_one_mean_over_all_its_rows():
     assert call(confidence(), completions, ["a"] * 4) == [0.0] * 4
 
 
-@pytest.mark.parametrize("prompts", [["x", "x", "y", "y"], [[{"role": "user", "content": t}] for t in "xxyy"]])
+@pytest.mark.parametrize(
+    "prompts", [["x", "x", "y", "y"], [[{"role": "user", "content": t}] for t in "xxyy"]]
+)
 def test_without_ids_the_prompt_tells_the_question(prompts):
     completions = [rollout(True), rollout(True), rollout(False), rollout(False)]
     assert call(confidence(), completions, prompts=prompts) == [-0.5] * 4
@@ -218,8 +228,13 @@ def test_a_broken_group_is_refused_with_the_fix(target, ids):
         call(confidence("l1", target, 2), [rollout(True)] * len(ids), ids)
     message = str(error.value)
     odd = next(i for i in ids if ids.count(i) % 2)
-    assert f"question '{odd}' has {ids.count(odd)} rows" in message and "num_generations=2" in message
-    assert "per_device_train_batch_size x processes x steps_per_generation must be a multiple of num_generations" in message
+    assert (
+        f"question '{odd}' has {ids.count(odd)} rows" in message and "num_generations=2" in message
+    )
+    assert (
+        "per_device_train_batch_size x processes x steps_per_generation must be a multiple of num_generations"
+        in message
+    )
     assert "\n" not in message
 
 
@@ -276,8 +291,12 @@ def test_columns_are_checked(columns, message):
         call(confidence(), [rollout(True)] * 2, **columns)
 
 
-@pytest.mark.parametrize("grades", [[], [True], [True] * 3, [True, None], [True, math.nan], [True, 0.5]])
-@pytest.mark.parametrize("make", [lambda g: correctness_reward(grader=g), lambda g: confidence(grader=g)])
+@pytest.mark.parametrize(
+    "grades", [[], [True], [True] * 3, [True, None], [True, math.nan], [True, 0.5]]
+)
+@pytest.mark.parametrize(
+    "make", [lambda g: correctness_reward(grader=g), lambda g: confidence(grader=g)]
+)
 def test_grades_that_are_not_one_bool_a_row_are_refused(make, grades):
     with pytest.raises(ValueError, match="2 answers need as many grades, True or False"):
         call(make(BrokenGrader(grades)), [rollout(True)] * 2)
@@ -349,7 +368,9 @@ def test_trl_calculates_and_names_our_rewards():
 
 
 def test_with_the_real_grader():
-    grader = pytest.importorskip("corea.grader").Grader()  # plain integers and options start no worker
+    grader = pytest.importorskip(
+        "corea.grader"
+    ).Grader()  # plain integers and options start no worker
     rows = [rollout(True, "0.9"), rollout(False, "0.9"), "", rollout(True, None)]
     for function in pickle.loads(pickle.dumps(REWARDS["L1"].functions(4, grader))):
         expected = {
@@ -367,7 +388,10 @@ def test_presets_are_the_named_rewards():
     assert [(s.distance, s.target) for s in REWARDS.values() if s.distance] == [
         ("l2", "sample"), ("l1", "group"), ("l2", "group"), ("kl", "group"), ("log", "sample")
     ]  # fmt: skip
-    assert list(REWARDS) == ["RLVR", "Brier", "L1", "L2", "KL", "log"] and REWARDS["RLVR"].distance is None
+    assert (
+        list(REWARDS) == ["RLVR", "Brier", "L1", "L2", "KL", "log"]
+        and REWARDS["RLVR"].distance is None
+    )
 
 
 def test_a_spec_is_plain_data():

@@ -19,7 +19,14 @@ def questions():
 
 
 def engine(server: FaultyServer, **options) -> ServerEngine:
-    options = {"name": "tiny", "max_new_tokens": 40, "pause": 0.01, "timeout": 1.0, "concurrency": 4, "instruction": None} | options
+    options = {
+        "name": "tiny",
+        "max_new_tokens": 40,
+        "pause": 0.01,
+        "timeout": 1.0,
+        "concurrency": 4,
+        "instruction": None,
+    } | options
     return ServerEngine(server.url, options.pop("model", "tiny"), **options)
 
 
@@ -33,7 +40,11 @@ def test_completions_come_in_order_with_the_servers_own_token_counts(questions):
         for completion in group:
             response = parser.parse(completion.text)
             assert response.answer == question.text.strip() and response.confidence == 0.7
-            assert (completion.prompt_tokens, completion.completion_tokens, completion.finish) == (20, 30, "stop")
+            assert (completion.prompt_tokens, completion.completion_tokens, completion.finish) == (
+                20,
+                30,
+                "stop",
+            )
             assert completion.logprobs is None
 
 
@@ -45,7 +56,9 @@ def test_requests_under_way_are_bounded(questions):
 
 @pytest.mark.parametrize("fault", [429, 500, 503, "malformed", "cut", "stalled", "empty"])
 def test_what_passes_is_tried_again_and_paid_once(questions, fault):
-    with FaultyServer(lambda question, nth: fault if nth <= 2 and question == questions[3].text else None) as server:
+    with FaultyServer(
+        lambda question, nth: fault if nth <= 2 and question == questions[3].text else None
+    ) as server:
         found = engine(server, timeout=0.4).complete(questions)
     assert len(found) == 12 and all(group[0].text for group in found)
     assert server.asked[questions[3].text] == 3 and server.paid[questions[3].text] == 1
@@ -62,7 +75,10 @@ def test_a_storm_of_429_passes(questions):
     ("options", "message"),
     [
         ({"api_key": "wrong"}, r"refused the key \(HTTP 401\); set OPENAI_API_KEY or api_key"),
-        ({"api_key": "right", "model": "huge"}, r"knows no model 'huge', or serves no chat completions \(HTTP 404\)"),
+        (
+            {"api_key": "right", "model": "huge"},
+            r"knows no model 'huge', or serves no chat completions \(HTTP 404\)",
+        ),
     ],
     ids=["key", "model"],
 )
@@ -74,13 +90,19 @@ def test_what_does_not_pass_is_one_line_at_once(questions, options, message):
 
 
 def test_a_bad_request_is_not_repeated(questions):
-    with FaultyServer(lambda *_: 400) as server, pytest.raises(ServerError, match=r"refused the request \(HTTP 400\)"):
+    with (
+        FaultyServer(lambda *_: 400) as server,
+        pytest.raises(ServerError, match=r"refused the request \(HTTP 400\)"),
+    ):
         engine(server).complete(questions)
     assert max(server.asked.values()) == 1
 
 
 def test_a_server_that_never_answers_is_one_line(questions):
-    with FaultyServer(lambda *_: 503) as server, pytest.raises(ServerError, match="no answer in 2 tries, last: HTTP 503; is the server up"):
+    with (
+        FaultyServer(lambda *_: 503) as server,
+        pytest.raises(ServerError, match="no answer in 2 tries, last: HTTP 503; is the server up"),
+    ):
         engine(server, tries=2).complete(questions[:1])
 
 
@@ -121,7 +143,10 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_asked_again(questions, tmp_path
 def test_a_foreign_journal_is_one_clear_line(questions, tmp_path):
     journal = tmp_path / "journal.jsonl"
     journal.write_text('{"key": "a", "text": "b"}\n')
-    with FaultyServer() as server, pytest.raises(ServerError, match="line 1: not a completion of this engine"):
+    with (
+        FaultyServer() as server,
+        pytest.raises(ServerError, match="line 1: not a completion of this engine"),
+    ):
         engine(server, journal=journal).complete(questions)
 
 
@@ -143,12 +168,16 @@ def test_the_budget_is_never_passed_and_nothing_is_lost(questions, tmp_path, con
     with FaultyServer() as server:
         budget = Budget(0.4)
         with pytest.raises(BudgetError, match=r"stopped before the budget of 0\.4 could be passed"):
-            engine(server, journal=journal, budget=budget, price=price, concurrency=concurrency).complete(questions)
+            engine(
+                server, journal=journal, budget=budget, price=price, concurrency=concurrency
+            ).complete(questions)
         assert 0 < budget.spent <= 0.4 and budget.reserved == pytest.approx(0)
         assert budget.spent == pytest.approx(0.05 * server.paid.total())
         again = Budget(1.0)
         engine(server, journal=journal, budget=again, price=price).complete(questions)
-        assert server.paid.total() == 12 and again.spent == pytest.approx(0.6), "what the journal holds counts as spent"
+        assert server.paid.total() == 12 and again.spent == pytest.approx(0.6), (
+            "what the journal holds counts as spent"
+        )
 
 
 def test_reasoning_that_a_server_sets_apart_is_put_back(questions):
@@ -164,7 +193,9 @@ def test_tokens_that_a_server_does_not_count_are_counted_and_said_once(questions
     assert capsys.readouterr().err.count("reports no usage: a token is counted for every byte") == 2
     assert all(c.completion_tokens == len(c.text.encode()) and c.prompt_tokens > len(q.text.encode())
                for q, (c,) in zip(questions, found, strict=True))  # fmt: skip
-    assert budget.spent == pytest.approx(sum(c.prompt_tokens + c.completion_tokens for (c,) in found) / 1000)
+    assert budget.spent == pytest.approx(
+        sum(c.prompt_tokens + c.completion_tokens for (c,) in found) / 1000
+    )
     assert with_steps.completion_tokens == len(with_steps.logprobs)
 
 
@@ -185,7 +216,9 @@ def test_failed_tries_cost_nothing(questions):
 def test_logprobs_of_a_server_give_the_numerals_and_their_mass(questions):
     with FaultyServer() as server:
         ((found,),) = engine(server, top_logprobs=2).complete(questions[:1])
-    assert found.numerals == pytest.approx({"0.7": 0.8187 * 0.6065, "0.8": 0.8187 * 0.3012, "1": 0.1653}, abs=1e-3)
+    assert found.numerals == pytest.approx(
+        {"0.7": 0.8187 * 0.6065, "0.8": 0.8187 * 0.3012, "1": 0.1653}, abs=1e-3
+    )
     assert 0.8 < sum(found.numerals.values()) < 1, "what top_logprobs cut off is missing"
     first, last = found.answer_span
     assert last - first == len(questions[0].text) and len(found.logprobs) > last
@@ -201,7 +234,12 @@ def test_the_cascade_runs_over_two_servers(questions):
         assert {answer.source for answer in deferred} == {"llm"} and large.asked.total() == 12
 
 
-@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"temperature": -1}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"temperature": -1}, {"max_new_tokens": 0}],
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
-        ServerEngine("http://127.0.0.1:1/v1", "tiny", **({"name": "tiny", "max_new_tokens": 4} | wrong))
+        ServerEngine(
+            "http://127.0.0.1:1/v1", "tiny", **({"name": "tiny", "max_new_tokens": 4} | wrong)
+        )

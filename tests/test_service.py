@@ -26,7 +26,9 @@ PRICES = PriceList(Price(1.0, 1.0), Price(5.0, 5.0), "test")
 
 
 def engine(server: FaultyServer, name: str, **options) -> ServerEngine:
-    return ServerEngine(server.url, "tiny", name=name, max_new_tokens=40, pause=0.01, timeout=2.0, **options)
+    return ServerEngine(
+        server.url, "tiny", name=name, max_new_tokens=40, pause=0.01, timeout=2.0, **options
+    )
 
 
 class Running:
@@ -36,7 +38,9 @@ class Running:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=self.port, log_level="error"))
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, host="127.0.0.1", port=self.port, log_level="error")
+        )
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self):
@@ -73,7 +77,9 @@ def running(servers):
 
 
 def ask(client: openai.OpenAI, text: str = "1+1=?", **options):
-    return client.chat.completions.create(model="corea", messages=[{"role": "user", "content": text}], **options)
+    return client.chat.completions.create(
+        model="corea", messages=[{"role": "user", "content": text}], **options
+    )
 
 
 @pytest.mark.parametrize(("threshold", "source"), [(0.5, "slm"), (0.7, "slm"), (0.71, "llm")])
@@ -82,7 +88,12 @@ def test_any_client_gets_the_cascades_answer(running, servers, threshold, source
         found = ask(up.client())
     assert found.choices[0].message.content == "1+1=?" and found.choices[0].finish_reason == "stop"
     extra = found.model_extra["corea"]
-    assert (extra["source"], extra["confidence"], extra["threshold"], extra["answer_found"]) == (source, 0.7, threshold, True)
+    assert (extra["source"], extra["confidence"], extra["threshold"], extra["answer_found"]) == (
+        source,
+        0.7,
+        threshold,
+        True,
+    )
     assert servers[1].asked.total() == (source == "llm")
     both = source == "llm"
     assert found.usage.total_tokens == 50 * (1 + both)
@@ -102,10 +113,26 @@ def test_models_are_listed(running):
         ({"n": 2}, "n", "n must be 1"),
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": "hello"}, "messages", "at least one message"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages", r"messages\[0\] needs a role"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages", r"messages\[0\]\.content must be text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "must be text"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "the last message must be the user's"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages",
+            r"messages\[0\] needs a role",
+        ),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            "messages",
+            r"messages\[0\]\.content must be text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages",
+            "must be text",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x"}]},
+            "messages",
+            "the last message must be the user's",
+        ),
         ({"seed": "seven"}, "seed", "seed must be a whole number"),
     ],
 )
@@ -114,7 +141,11 @@ def test_wrong_input_gets_the_apis_error(running, servers, change, param, messag
         body = {"model": "corea", "messages": [{"role": "user", "content": "q"}]} | change
         found = httpx.post(f"{up.url}/chat/completions", json=body)
     error = found.json()["error"]
-    assert found.status_code == 400 and error["param"] == param and error["type"] == "invalid_request_error"
+    assert (
+        found.status_code == 400
+        and error["param"] == param
+        and error["type"] == "invalid_request_error"
+    )
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(error["message"])
     assert servers[0].asked.total() == 0, "nothing was paid"
@@ -122,7 +153,9 @@ def test_wrong_input_gets_the_apis_error(running, servers, change, param, messag
 
 def test_another_model_is_not_found(running):
     with running(0.5) as up, pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
-        up.client().chat.completions.create(model="gpt", messages=[{"role": "user", "content": "q"}])
+        up.client().chat.completions.create(
+            model="gpt", messages=[{"role": "user", "content": "q"}]
+        )
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 50_000, b'"x"', b"\xff\xfe"])
@@ -134,20 +167,26 @@ def test_what_is_no_json_object_is_refused(running, body):
 
 def test_a_body_without_end_is_refused(running):
     with running(0.5) as up:
-        assert httpx.post(f"{up.url}/chat/completions", content=b" " * (2**20 + 1)).status_code == 413
+        assert (
+            httpx.post(f"{up.url}/chat/completions", content=b" " * (2**20 + 1)).status_code == 413
+        )
 
 
 def test_another_route_is_told_in_the_apis_shape(running):
     with running(0.5) as up:
         found = httpx.get(f"{up.url}/embeddings")
-    assert found.status_code == 404 and "POST /v1/chat/completions" in found.json()["error"]["message"]
+    assert (
+        found.status_code == 404 and "POST /v1/chat/completions" in found.json()["error"]["message"]
+    )
 
 
 def test_the_key_is_asked_for(running):
     with running(0.5, api_key="secret") as up:
         for key in ("none", "secre", "é"):
             sent = {"Authorization": f"Bearer {key}".encode()}
-            assert httpx.post(f"{up.url}/chat/completions", json={}, headers=sent).status_code == 401
+            assert (
+                httpx.post(f"{up.url}/chat/completions", json={}, headers=sent).status_code == 401
+            )
         with pytest.raises(openai.AuthenticationError):
             ask(up.client("wrong"))
         assert ask(up.client("secret")).model == "corea"
@@ -165,8 +204,13 @@ def test_a_server_that_fails_is_a_502_and_one_that_recovers_is_none(running, ser
 def test_a_spent_budget_is_a_429(servers):
     slm, llm = servers
     slm.faults = lambda *_: None
-    service = app.build_app(engine(slm, "slm", price=Price(1.0, 1.0), budget=Budget(1e-9)), engine(llm, "llm"), 0.5)
-    with Running(service) as up, pytest.raises(openai.RateLimitError, match="stopped before the budget"):
+    service = app.build_app(
+        engine(slm, "slm", price=Price(1.0, 1.0), budget=Budget(1e-9)), engine(llm, "llm"), 0.5
+    )
+    with (
+        Running(service) as up,
+        pytest.raises(openai.RateLimitError, match="stopped before the budget"),
+    ):
         ask(up.client())
 
 
@@ -181,14 +225,23 @@ def test_a_text_without_an_answer_comes_whole(servers):
 
     request = app.read_request({"messages": [{"role": "user", "content": "q"}]})
     found = app.response(request, Completion("I do not know.", 3, 4, "length"), None, 0.5, None)
-    assert found["choices"][0]["message"]["content"] == "I do not know." and found["choices"][0]["finish_reason"] == "length"
-    assert found["corea"]["answer_found"] is False and found["corea"]["confidence"] is None and found["corea"]["cost"] is None
+    assert (
+        found["choices"][0]["message"]["content"] == "I do not know."
+        and found["choices"][0]["finish_reason"] == "length"
+    )
+    assert (
+        found["corea"]["answer_found"] is False
+        and found["corea"]["confidence"] is None
+        and found["corea"]["cost"] is None
+    )
 
 
 def test_many_clients_at_once_get_their_own_answers(running, servers):
     with running(0.71) as up, ThreadPoolExecutor(16) as pool:
         client = up.client()
-        found = list(pool.map(lambda n: ask(client, f"{n}+0=?").choices[0].message.content, range(60)))
+        found = list(
+            pool.map(lambda n: ask(client, f"{n}+0=?").choices[0].message.content, range(60))
+        )
     assert found == [f"{n}+0=?" for n in range(60)] and servers[1].asked.total() == 60
 
 
@@ -203,9 +256,16 @@ def test_a_threshold_out_of_range_is_refused(servers, threshold):
 
 def command(servers, tmp_path, *extra: str) -> list[str]:
     questions = tmp_path / "questions.jsonl"
-    rows = [{"question": f"{n}", "answer": f"{n if n % 2 else n + 1}", "answer_type": "text"} for n in range(6)]
+    rows = [
+        {"question": f"{n}", "answer": f"{n if n % 2 else n + 1}", "answer_type": "text"}
+        for n in range(6)
+    ]
     questions.write_text("\n".join(map(json.dumps, rows)))
-    places = [word for side, server in zip(("slm", "llm"), servers, strict=True) for word in (f"--{side}", server.url, f"--{side}-model", "tiny")]
+    places = [
+        word
+        for side, server in zip(("slm", "llm"), servers, strict=True)
+        for word in (f"--{side}", server.url, f"--{side}-model", "tiny")
+    ]
     return ["answer", str(questions), *places, "--out", str(tmp_path / "answers.jsonl"), *extra]
 
 
@@ -216,7 +276,9 @@ def test_answer_writes_what_the_cascade_did(servers, tmp_path, capsys):
     assert cli.main(command(servers, tmp_path, "--threshold", "0.71", *priced)) == 0
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [row["answer"] for row in rows] == [str(n) for n in range(6)]
-    assert [row["correct"] for row in rows] == [False, True] * 3 and {row["source"] for row in rows} == {"llm"}
+    assert [row["correct"] for row in rows] == [False, True] * 3 and {
+        row["source"] for row in rows
+    } == {"llm"}
     assert rows[0]["cost"] == pytest.approx(300e-6)
     assert "6 questions, right 0.500, 100.0% by the LLM, cost 0.0018" in capsys.readouterr().out
 
@@ -238,7 +300,21 @@ def test_answer_run_again_pays_nothing(servers, tmp_path):
         (["--threshold", "2"], "threshold=2.0; it must be in [0, 1]"),
         (["--threshold", ".5", "--budget", "1"], "--budget needs --slm-price and --llm-price"),
         (["--threshold", ".5", "--slm-price", "1", "1"], "give both --slm-price and --llm-price"),
-        (["--threshold", ".71", "--slm-price", "1", "1", "--llm-price", "9", "9", "--budget", "1e-6"], "stopped before the budget of 1e-06"),
+        (
+            [
+                "--threshold",
+                ".71",
+                "--slm-price",
+                "1",
+                "1",
+                "--llm-price",
+                "9",
+                "9",
+                "--budget",
+                "1e-6",
+            ],
+            "stopped before the budget of 1e-06",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(servers, tmp_path, capsys, extra, message):
@@ -250,7 +326,9 @@ def test_what_cannot_be_answered_is_one_line(servers, tmp_path, capsys, extra, m
 
 @pytest.mark.parametrize("name", ["answer", "serve"])
 def test_help_shows_an_example(name):
-    done = subprocess.run([sys.executable, "-m", "corea.cli", name, "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "corea.cli", name, "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and f"corea {name}" in done.stdout and "example:" in done.stdout
 
 
@@ -258,12 +336,30 @@ def test_serve_runs_as_a_command(servers):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = [word for side, server in zip(("slm", "llm"), servers, strict=True) for word in (f"--{side}", server.url, f"--{side}-model", "tiny")]
-    command = [sys.executable, "-m", "corea.cli", "serve", *places, "--threshold", "0.5", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"COREA_API_KEY": "secret"})
+    places = [
+        word
+        for side, server in zip(("slm", "llm"), servers, strict=True)
+        for word in (f"--{side}", server.url, f"--{side}-model", "tiny")
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "corea.cli",
+        "serve",
+        *places,
+        "--threshold",
+        "0.5",
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"COREA_API_KEY": "secret"}
+    )
     try:
         assert f"http://127.0.0.1:{port}/v1, with an API key" in process.stdout.readline()
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=8)
+        client = openai.OpenAI(
+            base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=8
+        )
         assert ask(client).model_extra["corea"]["source"] == "slm"
     finally:
         process.terminate()

@@ -23,11 +23,26 @@ def made(tmp_path_factory):
     """A profile, and what asks one set of it: whole, or one shard of three."""
     root = tmp_path_factory.mktemp("root")
     folder = save_tiny(root / "model")
-    profile = load_profile("smoke").replace(root=str(root), in_domain_size=7, samples=2, max_new_tokens=8)
+    profile = load_profile("smoke").replace(
+        root=str(root), in_domain_size=7, samples=2, max_new_tokens=8
+    )
 
     def ask(name: str, shard: str = "1/1"):
-        engine = TransformersEngine(load_model(folder), load_tokenizer(folder), name="SLM", max_new_tokens=8, keep_logprobs=True)
-        (path,) = runs.answer_sets(profile, engine, "m", "base", {"drill": root / name / "drill.parquet"}, Shard.parse(shard))
+        engine = TransformersEngine(
+            load_model(folder),
+            load_tokenizer(folder),
+            name="SLM",
+            max_new_tokens=8,
+            keep_logprobs=True,
+        )
+        (path,) = runs.answer_sets(
+            profile,
+            engine,
+            "m",
+            "base",
+            {"drill": root / name / "drill.parquet"},
+            Shard.parse(shard),
+        )
         return path
 
     whole = ask("whole")
@@ -52,17 +67,27 @@ def test_shards_put_together_are_the_whole(made):
     ask, whole, parts, root = made
     shutil.copytree(parts, root / "again")
     found, expected = read_records(ask("again")), read_records(whole)
-    numbers = ["mean_probability", "answer_probability"]  # other batches, so the last digit may differ
-    pd.testing.assert_frame_equal(found.drop(columns=[*numbers, "numerals"]), expected.drop(columns=[*numbers, "numerals"]))
+    numbers = [
+        "mean_probability",
+        "answer_probability",
+    ]  # other batches, so the last digit may differ
+    pd.testing.assert_frame_equal(
+        found.drop(columns=[*numbers, "numerals"]), expected.drop(columns=[*numbers, "numerals"])
+    )
     np.testing.assert_allclose(found[numbers], expected[numbers], atol=2e-6)
-    assert [path.name for path in (root / "again").iterdir()] == ["drill.parquet"], "shards that were merged are gone"
+    assert [path.name for path in (root / "again").iterdir()] == ["drill.parquet"], (
+        "shards that were merged are gone"
+    )
 
 
 def test_a_shard_that_lies_there_is_kept(made, capsys):
     ask, _, parts, _ = made
     before = (parts / "drill.shard-2-of-3.parquet").stat().st_mtime_ns
     ask("parts", "2/3")
-    assert "kept" in capsys.readouterr().out and (parts / "drill.shard-2-of-3.parquet").stat().st_mtime_ns == before
+    assert (
+        "kept" in capsys.readouterr().out
+        and (parts / "drill.shard-2-of-3.parquet").stat().st_mtime_ns == before
+    )
 
 
 def test_questions_are_dealt_out_once_each():
@@ -93,7 +118,10 @@ def a_row_of_another(folder):
 
 
 def a_row_twice(folder):
-    first, path = read_records(folder / "drill.shard-1-of-3.parquet"), folder / "drill.shard-3-of-3.parquet"
+    first, path = (
+        read_records(folder / "drill.shard-1-of-3.parquet"),
+        folder / "drill.shard-3-of-3.parquet",
+    )
     write_records(pd.concat([read_records(path), first.iloc[:1]]), path)
 
 

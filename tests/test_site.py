@@ -73,13 +73,24 @@ def unpacked(text: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("confidence", "step"),
-    [(0.0, 0), (0.3, 300), (0.6, 600), (0.7, 700), (0.2999999, 299), (1.0, 1000), (0.0009, 0), (np.nan, explorer.NO_CONFIDENCE)],
+    [
+        (0.0, 0),
+        (0.3, 300),
+        (0.6, 600),
+        (0.7, 700),
+        (0.2999999, 299),
+        (1.0, 1000),
+        (0.0009, 0),
+        (np.nan, explorer.NO_CONFIDENCE),
+    ],
 )
 def test_a_confidence_is_stored_as_the_last_threshold_that_keeps_it(confidence, step):
     (found,) = explorer.steps_reached([confidence])
     assert found == step
     grid = np.arange(explorer.STEPS + 1) / explorer.STEPS
-    assert [bool(cascade.keeps(confidence, t)) for t in grid] == [n <= step != explorer.NO_CONFIDENCE for n in range(len(grid))]
+    assert [bool(cascade.keeps(confidence, t)) for t in grid] == [
+        n <= step != explorer.NO_CONFIDENCE for n in range(len(grid))
+    ]
 
 
 @pytest.mark.parametrize("value", [-1, 4096])
@@ -110,7 +121,9 @@ def test_ece_and_auroc_are_those_of_the_table(data, records):
     for group, found in data["calibration"].items():
         for slm in explorer.SLMS:
             for name in ("ece", "auroc"):
-                assert found[f"{slm}-Verb"][name] == pytest.approx(means.loc[(group, slm), name], abs=1e-8)
+                assert found[f"{slm}-Verb"][name] == pytest.approx(
+                    means.loc[(group, slm), name], abs=1e-8
+                )
         assert found["L1-SLM-Gain"]["ece"] is None, "a score is no probability"
 
 
@@ -159,16 +172,26 @@ def test_nodes_numbers_are_the_librarys(node, data, records):
                     curve = report.mean_curve(*parts, prices, 0.5)
                     expected = [library_point(curve, n) for n in THRESHOLDS]
                     key = f"{group},{slm},{source},{ratio:g}"
-                    np.testing.assert_allclose(found[key], expected, rtol=0, atol=1e-12, err_msg=key)
+                    np.testing.assert_allclose(
+                        found[key], expected, rtol=0, atol=1e-12, err_msg=key
+                    )
                     checked += len(expected)
     assert checked == 3 * 15 * len(RATIOS) * len(THRESHOLDS)
 
 
 def test_nodes_numbers_are_those_of_the_papers_table(node, data, records):
     ratio, threshold = data["ratio"], data["threshold"] / explorer.STEPS
-    found = node(f"return cascade.point(cascade.groupSums(data, 'ood-math', 'L1-SLM', 'Verb'), {ratio}, {data['threshold']});")
-    table = report.table_cascade(records, threshold, PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test"), resamples=0)
-    row = table[(table["system"] == "L1-SLM-Verb") & (table["group"] == "ood-math") & (table["dataset"] == "mean")].iloc[0]
+    found = node(
+        f"return cascade.point(cascade.groupSums(data, 'ood-math', 'L1-SLM', 'Verb'), {ratio}, {data['threshold']});"
+    )
+    table = report.table_cascade(
+        records, threshold, PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test"), resamples=0
+    )
+    row = table[
+        (table["system"] == "L1-SLM-Verb")
+        & (table["group"] == "ood-math")
+        & (table["dataset"] == "mean")
+    ].iloc[0]
     assert found["cost"] == pytest.approx(1 - row["cost_reduction"], abs=1e-12)
     assert found["drop"] == pytest.approx(row["pass1_drop"], abs=1e-12)
     assert found["deferred"] == pytest.approx(row["llm_share"], abs=1e-12)
@@ -185,7 +208,9 @@ def test_the_next_change_keeps_other_answers(node):
     for (n, way, to), (before, after) in zip(moved, kept, strict=True):
         assert ((to - n) * way > 0 and (after - before) * way < 0) or to == n, (n, way, to)
     assert [0, -1, 0] in moved and [1001, 1, 1001] in moved
-    assert [767, 1, 900] in moved, "stated confidences are tenths, so that 0.9 is the next that defers others than 0.767"
+    assert [767, 1, 900] in moved, (
+        "stated confidences are tenths, so that 0.9 is the next that defers others than 0.767"
+    )
 
 
 def test_the_state_survives_the_url_and_nonsense_does_not_break_it(node):
@@ -194,14 +219,29 @@ def test_the_state_survives_the_url_and_nonsense_does_not_break_it(node):
         return [cascade.writeState(data, cascade.readState(data, given)) === given,
                 cascade.readState(data, "#group=x&slm=%3Cscript%3E&ratio=-1&threshold=NaN")];""")
     assert same
-    assert other == {"group": "in-domain", "slm": "L1-SLM", "source": "Verb", "ratio": 0.197, "n": 767}
+    assert other == {
+        "group": "in-domain",
+        "slm": "L1-SLM",
+        "source": "Verb",
+        "ratio": 0.197,
+        "n": 767,
+    }
 
 
 def test_flips_stand_on_both_sides_of_the_threshold(node):
-    found = node("return cascade.flips(cascade.examples(data, 'in-domain', 'RLVR-SLM', 'AvgProb'), 950, 3);")
+    found = node(
+        "return cascade.flips(cascade.examples(data, 'in-domain', 'RLVR-SLM', 'AvgProb'), 950, 3);"
+    )
     assert len(found["kept"]) == len(found["deferred"]) == 3
-    kept, deferred = ([example["confidence"] for example in found[side]] for side in ("kept", "deferred"))
-    assert kept == sorted(kept) and kept[0] >= 950 and deferred == sorted(deferred, reverse=True) and deferred[0] < 950
+    kept, deferred = (
+        [example["confidence"] for example in found[side]] for side in ("kept", "deferred")
+    )
+    assert (
+        kept == sorted(kept)
+        and kept[0] >= 950
+        and deferred == sorted(deferred, reverse=True)
+        and deferred[0] < 950
+    )
 
 
 # --- its page, and the layout ---------------------------------------------------------------------
@@ -257,8 +297,18 @@ def test_a_widget_is_shown_by_its_picture_or_not_at_all(tmp_path, kinds, expecte
     data = {"application/vnd.jupyter.widget-view+json": {}} | dict.fromkeys(kinds, "x")
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": "# 1 · Bins"},
-        {"cell_type": "code", "metadata": {}, "source": "show()", "outputs": [{"output_type": "display_data", "data": data}]},
-        {"cell_type": "code", "metadata": {}, "source": "", "outputs": [{"output_type": "stream", "text": "text"}]},
+        {
+            "cell_type": "code",
+            "metadata": {},
+            "source": "show()",
+            "outputs": [{"output_type": "display_data", "data": data}],
+        },
+        {
+            "cell_type": "code",
+            "metadata": {},
+            "source": "",
+            "outputs": [{"output_type": "stream", "text": "text"}],
+        },
     ]
     (tmp_path / "in.ipynb").write_text(json.dumps({"cells": cells}))
     prepare._copy_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb")
@@ -273,7 +323,10 @@ def test_a_widget_is_shown_by_its_picture_or_not_at_all(tmp_path, kinds, expecte
         ("[7](07_cascade.ipynb#prices)", "[7](../notebooks/07_cascade.ipynb#prices)"),
         ("[drag](site/explorer.md)", "[drag](../explorer.md)"),
         ("[claims](../figures/cpu/claims.md)", "[claims](../claims.md)"),
-        ("[that page](https://arxiv.org/abs/2603.03752)", "[that page](https://arxiv.org/abs/2603.03752)"),
+        (
+            "[that page](https://arxiv.org/abs/2603.03752)",
+            "[that page](https://arxiv.org/abs/2603.03752)",
+        ),
         ("[here](#prices)", "[here](#prices)"),
         ("[the course](course/README.md)", "[the course](../course/index.md)"),
         ("[5](course/05-cascade/05-cascade.ipynb)", "[5](../course/05-cascade.ipynb)"),
@@ -287,15 +340,23 @@ def test_a_link_leads_to_a_page_or_becomes_its_words(link, expected):
 def test_the_layout_has_every_notebook_and_module_and_no_link_that_leads_nowhere(tmp_path):
     prepare.main(tmp_path / "site")
     laid = tmp_path / "site"
-    assert {p.name for p in (laid / "notebooks").iterdir()} == {p.name for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
-    assert {p.name.removesuffix(".md") for p in (laid / "api").iterdir()} == set(prepare.modules_of(ROOT / "corea")) | {"index"}
+    assert {p.name for p in (laid / "notebooks").iterdir()} == {
+        p.name for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")
+    }
+    assert {p.name.removesuffix(".md") for p in (laid / "api").iterdir()} == set(
+        prepare.modules_of(ROOT / "corea")
+    ) | {"index"}
     shown = {path.stem: path.read_text() for path in (laid / "course").glob("*.ipynb")}
     assert set(shown) == {path.stem for path in (ROOT / "notebooks" / "course").glob("0*/*.ipynb")}
-    assert not any("SOLUTION" in text or "HIDDEN" in text for text in shown.values()), "students read the site"
+    assert not any("SOLUTION" in text or "HIDDEN" in text for text in shown.values()), (
+        "students read the site"
+    )
     sources = {path: path.read_text() for path in laid.rglob("*.md")}
     for path in (laid / "notebooks").iterdir():
         cells = json.loads(path.read_text())["cells"]
-        sources[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        sources[path] = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+        )
     for path, text in sources.items():
         for target in re.findall(r"\]\(([^)#:\s]+)\)", text):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"

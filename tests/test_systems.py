@@ -37,7 +37,14 @@ def equal(compared) -> pd.DataFrame:
 def test_the_papers_systems_have_the_papers_names(compared):
     assert tuple(system.name for system in systems.PAPER) == PAPERS_NAMES
     assert list(compared.rows)[: len(PAPERS_NAMES)] == list(PAPERS_NAMES)
-    assert {"L1-SLM-Digits", "RLVR-SLM-Consistency", "L1-SLM-Verb-Isotonic", "COREA+", "Random", "Oracle"} <= set(compared.rows)
+    assert {
+        "L1-SLM-Digits",
+        "RLVR-SLM-Consistency",
+        "L1-SLM-Verb-Isotonic",
+        "COREA+",
+        "Random",
+        "Oracle",
+    } <= set(compared.rows)
     assert compared.routers == ("Router+RLVR-SLM",)
 
 
@@ -63,24 +70,45 @@ def test_nothing_is_decided_on_a_test_set(records, compared):
         assert other.rules.thresholds[rule] == pytest.approx(thresholds, nan_ok=True)
     assert (other.rules.budget, other.rules.pass1) == (compared.rules.budget, compared.rules.pass1)
     pd.testing.assert_frame_equal(other.chosen, compared.chosen)
-    for name in set(compared.rows) - {"Oracle", "Oracle-L1-SLM", "RLVR-SLM-Consistency"}:  # these two hold outcomes
-        pd.testing.assert_series_equal(other.rows[name]["confidence"], compared.rows[name]["confidence"])
+    for name in set(compared.rows) - {
+        "Oracle",
+        "Oracle-L1-SLM",
+        "RLVR-SLM-Consistency",
+    }:  # these two hold outcomes
+        pd.testing.assert_series_equal(
+            other.rows[name]["confidence"], compared.rows[name]["confidence"]
+        )
 
 
 def test_the_rules_mean_what_they_say(compared):
     known = compared.llm[compared.llm["group"] == systems.CALIBRATION]
     fixed = compared.rules.thresholds[systems.PAPER_RULE]
     assert {fixed[name] for name in PAPERS_NAMES} == {cascade.llm_pass1(known)}
-    assert {name for name, threshold in fixed.items() if np.isnan(threshold)} == set(compared.scores) >= {"Oracle", "L1-SLM-Gain"}
-    for rule, column, limit in ((systems.BUDGET_RULE, "cost", compared.rules.budget), (systems.EQUAL_RULE, "correct", compared.rules.pass1)):
+    assert (
+        {name for name, threshold in fixed.items() if np.isnan(threshold)}
+        == set(compared.scores)
+        >= {"Oracle", "L1-SLM-Gain"}
+    )
+    for rule, column, limit in (
+        (systems.BUDGET_RULE, "cost", compared.rules.budget),
+        (systems.EQUAL_RULE, "correct", compared.rules.pass1),
+    ):
         for name, threshold in compared.rules.thresholds[rule].items():
             if np.isnan(threshold):
                 continue
             rows = compared.rows[name]
             at = cascade.replay(
-                rows[rows["group"] == systems.CALIBRATION], known, threshold, PRICES, before_generation=name in compared.routers
+                rows[rows["group"] == systems.CALIBRATION],
+                known,
+                threshold,
+                PRICES,
+                before_generation=name in compared.routers,
             )
-            kept = at[column].mean() <= limit + 1e-12 if column == "cost" else at[column].mean() >= limit - 1e-12
+            kept = (
+                at[column].mean() <= limit + 1e-12
+                if column == "cost"
+                else at[column].mean() >= limit - 1e-12
+            )
             assert kept, (rule, name)
 
 
@@ -94,26 +122,50 @@ def test_corea_plus_is_the_cheapest_candidate_on_calibration(compared):
 
 
 def test_a_router_pays_the_llm_alone_for_what_it_defers(compared):
-    rows, llm = (part[part["group"] == "ood-math"] for part in (compared.rows["Router+RLVR-SLM"], compared.llm))
-    before, after = (cascade.replay(rows, llm, cascade.DEFER_ALL, PRICES, before_generation=b) for b in (True, False))
+    rows, llm = (
+        part[part["group"] == "ood-math"]
+        for part in (compared.rows["Router+RLVR-SLM"], compared.llm)
+    )
+    before, after = (
+        cascade.replay(rows, llm, cascade.DEFER_ALL, PRICES, before_generation=b)
+        for b in (True, False)
+    )
     assert np.allclose(before["cost"], before["llm_cost"])
     assert np.allclose(after["cost"], after["llm_cost"] + after["slm_cost"])
-    columns = [before[name] for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")]
+    columns = [
+        before[name]
+        for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
+    ]
     curve = cascade.sweep(*columns, before_generation=True)
     for _, row in curve.iterrows():
         at = cascade.replay(rows, llm, row["threshold"], PRICES, before_generation=True)
-        assert row["cost"] == pytest.approx(at["cost"].mean()) and row["pass1"] == pytest.approx(at["correct"].mean())
-        assert cascade.at_threshold(*columns, row["threshold"], before_generation=True) == pytest.approx(dict(row))
+        assert row["cost"] == pytest.approx(at["cost"].mean()) and row["pass1"] == pytest.approx(
+            at["correct"].mean()
+        )
+        assert cascade.at_threshold(
+            *columns, row["threshold"], before_generation=True
+        ) == pytest.approx(dict(row))
 
 
 def test_table_cascade_has_a_row_for_each_rule_system_and_set(compared):
     table = comparisons.table_cascade(
-        compared.of("L1-SLM-Verb", "Router+RLVR-SLM"), compared.llm, compared.rules, PRICES, routers=compared.routers, resamples=10
+        compared.of("L1-SLM-Verb", "Router+RLVR-SLM"),
+        compared.llm,
+        compared.rules,
+        PRICES,
+        routers=compared.routers,
+        resamples=10,
     )
     assert list(table) == ["rule", *report.CASCADE_COLUMNS]
     assert len(table) == 3 * 2 * (4 + 3)
-    own = table[(table["rule"] == systems.PAPER_RULE) & (table["system"] == "L1-SLM-Verb") & (table["group"] == "ood-math")]
-    rows, llm = (part[part["group"] == "ood-math"] for part in (compared.rows["L1-SLM-Verb"], compared.llm))
+    own = table[
+        (table["rule"] == systems.PAPER_RULE)
+        & (table["system"] == "L1-SLM-Verb")
+        & (table["group"] == "ood-math")
+    ]
+    rows, llm = (
+        part[part["group"] == "ood-math"] for part in (compared.rows["L1-SLM-Verb"], compared.llm)
+    )
     at = cascade.replay(rows, llm, compared.threshold, PRICES)
     assert own["pass1"].iloc[0] == pytest.approx(at["correct"].mean())
 
@@ -122,14 +174,21 @@ def test_row_weights_make_the_mean_over_sets_of_the_mean_over_questions(compared
     rows = compared.rows["SLM-Verb"]
     rows = rows[rows["group"] == "ood-nonmath"].iloc[3:]  # a set with a sample missing
     weights = comparisons.row_weights(rows, resamples=5)
-    expected = rows.groupby(["dataset", "question_id"])["correct"].mean().groupby("dataset").mean().mean()
+    expected = (
+        rows.groupby(["dataset", "question_id"])["correct"].mean().groupby("dataset").mean().mean()
+    )
     assert weights[0] @ rows["correct"].to_numpy(dtype=float) == pytest.approx(expected)
     assert np.allclose(weights.sum(axis=1), 1)
 
 
 def brute_cost(rows: pd.DataFrame, target: float) -> float:
     """Least cost at a Pass@1 by trying every threshold and every mix of two neighbours."""
-    curve = cascade.sweep(*(rows[name] for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")))
+    curve = cascade.sweep(
+        *(
+            rows[name]
+            for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
+        )
+    )
     # Threshold 0 keeps as much as the lowest level does.
     points = list(curve[["pass1", "cost"]].itertuples(index=False, name=None))
     found = [cost for pass1, cost in points if pass1 >= target - 1e-12]
@@ -142,14 +201,20 @@ def brute_cost(rows: pd.DataFrame, target: float) -> float:
 
 @pytest.mark.parametrize("target", [0.3, 0.55, 0.6, 0.7, 0.99])
 def test_cost_at_pass1_agrees_with_trying_everything(compared, target):
-    rows, llm = (part[part["group"] == "in-domain"] for part in (compared.rows["L1-SLM-Verb"], compared.llm))
+    rows, llm = (
+        part[part["group"] == "in-domain"] for part in (compared.rows["L1-SLM-Verb"], compared.llm)
+    )
     replayed = cascade.replay(rows, llm, 0.5, PRICES)
-    (found,) = cascade.cost_at_pass1(replayed, np.full((1, len(replayed)), 1 / len(replayed)), target)
+    (found,) = cascade.cost_at_pass1(
+        replayed, np.full((1, len(replayed)), 1 / len(replayed)), target
+    )
     assert found[0] == pytest.approx(brute_cost(replayed, target), rel=1e-3, nan_ok=True)
 
 
 def test_a_source_that_states_nothing_can_only_defer_all(compared):
-    rows, llm = (part[part["group"] == "in-domain"] for part in (compared.rows["L1-SLM-Verb"], compared.llm))
+    rows, llm = (
+        part[part["group"] == "in-domain"] for part in (compared.rows["L1-SLM-Verb"], compared.llm)
+    )
     replayed = cascade.replay(rows.assign(confidence=np.nan), llm, 0.5, PRICES)
     weights = np.full((1, len(replayed)), 1 / len(replayed))
     (found,) = cascade.cost_at_pass1(replayed, weights, 0.1)
@@ -160,7 +225,9 @@ def test_the_oracle_closes_its_own_gap_and_corea_none(equal):
     closed = equal.set_index(["system", "group"])["closed"]
     oracles = closed.unstack().loc[["Oracle", "Oracle-L1-SLM"]]
     assert np.allclose(oracles.max(), 1), "the lower of the oracles is the line"
-    assert (closed["L1-SLM-Verb"] == 0).all() and (equal.loc[equal["system"] == "L1-SLM-Verb", "set_cost_saving"] == 0).all()
+    assert (closed["L1-SLM-Verb"] == 0).all() and (
+        equal.loc[equal["system"] == "L1-SLM-Verb", "set_cost_saving"] == 0
+    ).all()
     reached = equal.dropna(subset=["cost", "cost_low"])
     assert len(reached) > len(equal) / 2
     assert reached["cost"].between(reached["cost_low"] - 1e-12, reached["cost_high"] + 1e-12).all()
@@ -170,7 +237,9 @@ def test_table_sources_holds_each_confidence_and_its_intervals(compared):
     rows = compared.of("L1-SLM-Verb", "Random", "L1-SLM-Gain")
     table = comparisons.table_sources(rows, scores=compared.scores, resamples=20)
     assert list(table) == comparisons.SOURCE_COLUMNS and len(table) == 9
-    assert table.loc[table["system"] == "L1-SLM-Gain", ["ece", "brier_low"]].isna().all().all(), "a score has no ECE"
+    assert table.loc[table["system"] == "L1-SLM-Gain", ["ece", "brier_low"]].isna().all().all(), (
+        "a score has no ECE"
+    )
     auroc = table.set_index(["system", "group"])["auroc"]
     assert (auroc["L1-SLM-Verb"] > auroc["Random"]).all() and auroc["L1-SLM-Gain"].notna().all()
     figure, drawn = comparisons.sources_figure(table)
@@ -179,11 +248,17 @@ def test_table_sources_holds_each_confidence_and_its_intervals(compared):
 
 def test_curves_end_at_the_models_alone(compared):
     figure, drawn = comparisons.curves_figure(
-        compared.of("L1-SLM-Verb", "Random", "Oracle", "Router+RLVR-SLM"), compared.llm, 0.7, PRICES, compared.routers
+        compared.of("L1-SLM-Verb", "Random", "Oracle", "Router+RLVR-SLM"),
+        compared.llm,
+        0.7,
+        PRICES,
+        compared.routers,
     )
     assert len(figure.axes) == 3
     ends = drawn[drawn["threshold"] == np.inf].set_index(["series", "group"])["cost"]
-    assert np.allclose(ends["Router+RLVR-SLM"], 1), "a router that defers all costs what the LLM costs"
+    assert np.allclose(ends["Router+RLVR-SLM"], 1), (
+        "a router that defers all costs what the LLM costs"
+    )
     assert (ends["L1-SLM-Verb"] > 1).all()
 
 
@@ -200,8 +275,12 @@ def test_an_ablation_compares_with_its_reference(records):
     same = table[table["value"] == "two"]
     assert (same[["d_ece", "d_ece_low", "d_ece_high"]] == 0).all().all()
     other = table[table["value"] == "one"].set_index("group")
-    assert (other["d_ece"] > 0).all() and (other["ece"] - other["d_ece"]).to_numpy() == pytest.approx(same["ece"].to_numpy())
-    assert table["entropy_first"].iloc[0] == pytest.approx(2 - 0.055) and table["entropy_last"].iloc[0] == pytest.approx(2 - 0.355)
+    assert (other["d_ece"] > 0).all() and (
+        other["ece"] - other["d_ece"]
+    ).to_numpy() == pytest.approx(same["ece"].to_numpy())
+    assert table["entropy_first"].iloc[0] == pytest.approx(2 - 0.055) and table[
+        "entropy_last"
+    ].iloc[0] == pytest.approx(2 - 0.355)
     figure, _ = comparisons.ablation_figure(table, logs, axis, "value")
     assert len(figure.axes) == 4
 
@@ -209,9 +288,13 @@ def test_an_ablation_compares_with_its_reference(records):
 def test_seed_spread_stands_apart_from_question_intervals(records):
     one = records[records["system"] == "L1-SLM"]
     other = one.assign(correct=one["correct"] ^ (np.arange(len(one)) % 5 == 0))
-    table = comparisons.table_seeds({"L1-SLM": [one, one, other], "SLM": [records[records["system"] == "SLM"]]}, resamples=30)
+    table = comparisons.table_seeds(
+        {"L1-SLM": [one, one, other], "SLM": [records[records["system"] == "SLM"]]}, resamples=30
+    )
     own = table[table["system"] == "L1-SLM"]
-    assert (own["seeds"] == 3).all() and (own["seed_sd"] > 0).all() and (own["question_se"] > 0).all()
+    assert (
+        (own["seeds"] == 3).all() and (own["seed_sd"] > 0).all() and (own["question_se"] > 0).all()
+    )
     assert own["mean"].between(own["lowest"] - 1e-12, own["highest"] + 1e-12).all()
     assert table.loc[table["system"] == "SLM", "seed_sd"].isna().all(), "one seed has no spread"
     figure, _ = comparisons.seeds_figure(table)
@@ -219,7 +302,9 @@ def test_seed_spread_stands_apart_from_question_intervals(records):
 
 
 def test_recalibrated_systems_keep_the_order(compared):
-    plain, mapped = (compared.rows[name]["confidence"] for name in ("L1-SLM-Verb", "L1-SLM-Verb-Isotonic"))
+    plain, mapped = (
+        compared.rows[name]["confidence"] for name in ("L1-SLM-Verb", "L1-SLM-Verb-Isotonic")
+    )
     assert mapped.isna().equals(plain.isna())
     is_test = compared.rows["L1-SLM-Verb"]["group"] != systems.CALIBRATION
     means = mapped[is_test].groupby(plain[is_test]).mean()

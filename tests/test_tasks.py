@@ -22,7 +22,9 @@ def drill() -> dict[str, list]:
 
 def test_splits_share_no_question_whatever_the_seed(drill):
     texts = {split: {q.text for q in questions} for split, questions in drill.items()}
-    texts["pretrain"] = {q.text for q in load_questions("everything", "pretrain", size=3000, seed=5)}
+    texts["pretrain"] = {
+        q.text for q in load_questions("everything", "pretrain", size=3000, seed=5)
+    }
     for family in (*generated.OOD_MATH, *generated.OOD_NONMATH):
         texts[family] = {q.text for q in load_questions(family, "test", size=200, seed=3)}
     names = list(texts)
@@ -62,7 +64,9 @@ def test_every_reported_set_climbs_the_whole_ladder(dataset):
     levels = Counter(q.level for q in questions)
     assert set(levels) == set(range(1, generated.LEVELS + 1))
     assert max(levels.values()) <= 0.2 * 200
-    assert min(levels.values()) >= 0.04 * 200, "there are only 72 divisions of one digit by one: 9 of them in the test split"
+    assert min(levels.values()) >= 0.04 * 200, (
+        "there are only 72 divisions of one digit by one: 9 of them in the test split"
+    )
     assert len({q.id for q in questions}) == len({q.text for q in questions}) == 200
 
 
@@ -95,7 +99,15 @@ def test_the_working_ends_at_the_answer(family):
         joined = sketch.working.replace(" ", "").replace("-", "")
         if family in ("reverse", "sort", "drop", "weave"):
             assert joined == sketch.answer
-        if family in ("sum", "binary", "chain", "next-term", "shopping", "shell-game", "pointer-chase"):
+        if family in (
+            "sum",
+            "binary",
+            "chain",
+            "next-term",
+            "shopping",
+            "shell-game",
+            "pointer-chase",
+        ):
             assert re.split("[ =:>]", sketch.working)[-1] == sketch.answer
 
 
@@ -140,13 +152,21 @@ def solve_chain(text: str) -> int:
         ("reverse", lambda t: t.split()[1][::-1]),
         ("sort", lambda t: "".join(sorted(t.split()[1]))),
         ("drop", lambda t: t.split()[2].replace(t.split()[1], "")),
-        ("cipher", lambda t: "".join(chr(97 + (ord(c) - 97 + int(t.split()[1])) % 26) for c in t.split()[2])),
+        (
+            "cipher",
+            lambda t: "".join(
+                chr(97 + (ord(c) - 97 + int(t.split()[1])) % 26) for c in t.split()[2]
+            ),
+        ),
         ("shell-game", solve_swaps),
         ("pointer-chase", solve_chase),
         ("next-term", solve_next),
         ("chain", solve_chain),
         ("weave", lambda t: "".join(a + b for a, b in zip(*t.split()[1:], strict=True))),
-        ("missing-addend", lambda t: int(t.split("=")[1]) - int(t.split("=")[0].replace("?", "").strip("+"))),
+        (
+            "missing-addend",
+            lambda t: int(t.split("=")[1]) - int(t.split("=")[0].replace("?", "").strip("+")),
+        ),
         ("shopping", lambda t: sum(int(p.split()[0]) * int(p.split()[3]) for p in t.split(","))),
     ],
 )
@@ -160,7 +180,10 @@ def test_gold_answers_agree_with_a_direct_solution(family, solve):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("mmlu", "test"), "unknown dataset 'mmlu'; use one of cipher, commonsenseqa, deepmath, division, drill, everything"),
+        (
+            ("mmlu", "test"),
+            "unknown dataset 'mmlu'; use one of cipher, commonsenseqa, deepmath, division, drill, everything",
+        ),
         (("gsm8k", "train"), "has no split 'train'; use one of test"),
         (("deepmath", "pretrain"), "has no split 'pretrain'; use one of calibration, test, train"),
         (("drill", "dev"), "has no split 'dev'; use one of calibration, test, train"),
@@ -175,13 +198,26 @@ def test_wrong_names_are_refused_in_one_line(arguments, says):
 
 
 def test_a_mini_set_needs_a_size():
-    with pytest.raises(ValueError, match="'drill' is generated without end; give its size, a number of questions"):
+    with pytest.raises(
+        ValueError, match="'drill' is generated without end; give its size, a number of questions"
+    ):
         load_questions("drill", "test")
 
 
 def test_a_suite_names_its_sets_in_the_order_of_the_tables():
-    assert base.test_datasets() == base.test_datasets("mini") == tuple(n for names in base.GROUPS.values() for n in names)
-    assert base.test_datasets("paper") == ("deepmath", "math500", "gsm8k", "olympiadbench", "gpqa", "commonsenseqa")
+    assert (
+        base.test_datasets()
+        == base.test_datasets("mini")
+        == tuple(n for names in base.GROUPS.values() for n in names)
+    )
+    assert base.test_datasets("paper") == (
+        "deepmath",
+        "math500",
+        "gsm8k",
+        "olympiadbench",
+        "gpqa",
+        "commonsenseqa",
+    )
     with pytest.raises(ValueError, match="unknown suite 'big'; use one of mini, paper"):
         base.test_datasets("big")
 
@@ -190,19 +226,28 @@ def test_suites_have_the_same_groups_other_sets_and_a_set_to_train_on():
     names = [name for suite in base.SUITES for name in base.test_datasets(suite)]
     assert len(set(names)) == len(names), "a set's name tells its group whatever the suite"
     assert len({tuple(groups) for groups in base.SUITES.values()}) == 1
-    assert {suite: base.group_of(name) for suite, name in base.TRAINING.items()} == dict.fromkeys(base.SUITES, "in-domain")
+    assert {suite: base.group_of(name) for suite, name in base.TRAINING.items()} == dict.fromkeys(
+        base.SUITES, "in-domain"
+    )
 
 
 @pytest.mark.parametrize(
     ("dataset", "group"),
-    [("drill", "in-domain"), ("shopping", "ood-math"), ("gsm8k", "ood-math"), ("gpqa", "ood-nonmath")],
+    [
+        ("drill", "in-domain"),
+        ("shopping", "ood-math"),
+        ("gsm8k", "ood-math"),
+        ("gpqa", "ood-nonmath"),
+    ],
 )
 def test_a_set_of_any_suite_has_its_group(dataset, group):
     assert base.group_of(dataset) == group
 
 
 def test_a_set_that_is_not_reported_has_no_group():
-    with pytest.raises(ValueError, match="'everything' has no group; use one of cipher, commonsenseqa, deepmath"):
+    with pytest.raises(
+        ValueError, match="'everything' has no group; use one of cipher, commonsenseqa, deepmath"
+    ):
         base.group_of("everything")
 
 
@@ -216,9 +261,20 @@ def jsonl(folder, *lines: str):
 
 
 def test_a_users_own_questions_are_read(tmp_path):
-    path = jsonl(tmp_path, '{"question": "1+1=?", "answer": 2}', "", '{"question": "A or B?", "answer": "B", "answer_type": "choice", "id": "x"}')
+    path = jsonl(
+        tmp_path,
+        '{"question": "1+1=?", "answer": 2}',
+        "",
+        '{"question": "A or B?", "answer": "B", "answer_type": "choice", "id": "x"}',
+    )
     one, other = load.load_jsonl(path)
-    assert (one.id, one.dataset, one.text, one.gold, one.answer_type) == ("mine/1", "mine", "1+1=?", "2", "math")
+    assert (one.id, one.dataset, one.text, one.gold, one.answer_type) == (
+        "mine/1",
+        "mine",
+        "1+1=?",
+        "2",
+        "math",
+    )
     assert (other.id, other.gold, other.answer_type) == ("x", "B", "choice")
     assert load.load_jsonl(path, dataset="quiz")[0].id == "quiz/1"
 
@@ -237,8 +293,14 @@ GOOD = '{"question": "q", "answer": "a"}'
         ('{"question": "q", "answer": ""}', "answer is empty"),
         ('{"question": "q", "answer": true}', "answer is not text"),
         ('{"question": ["q"], "answer": "a"}', "question is not text"),
-        ('{"question": "q", "answer": "a", "level": 3}', "unknown key 'level'; use answer, answer_type, id, question"),
-        ('{"question": "q", "answer": "a", "answer_type": "essay"}', "answer_type 'essay' is not one of math, choice, text"),
+        (
+            '{"question": "q", "answer": "a", "level": 3}',
+            "unknown key 'level'; use answer, answer_type, id, question",
+        ),
+        (
+            '{"question": "q", "answer": "a", "answer_type": "essay"}',
+            "answer_type 'essay' is not one of math, choice, text",
+        ),
         ('{"question": "q", "answer": "a", "id": ""}', "id '' is not text or a whole number"),
         ('{"question": "q", "answer": "a", "id": "mine/1"}', "id 'mine/1' is that of another line"),
         ('{"question": "\udcff", "answer": "a"}', "question is not valid UTF-8 text"),
@@ -246,7 +308,9 @@ GOOD = '{"question": "q", "answer": "a"}'
 )
 def test_a_wrong_line_is_told_by_its_number(tmp_path, line, message):
     path = jsonl(tmp_path, GOOD, line, GOOD)
-    with pytest.raises(ValueError, match=rf"mine\.jsonl: 1 wrong line \(2\); line 2: .*{re.escape(message)}") as caught:
+    with pytest.raises(
+        ValueError, match=rf"mine\.jsonl: 1 wrong line \(2\); line 2: .*{re.escape(message)}"
+    ) as caught:
         load.load_jsonl(path)
     assert "\n" not in str(caught.value)
 

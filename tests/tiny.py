@@ -7,7 +7,16 @@ from pathlib import Path
 from corea import prompts
 from corea.mini.pretrain import BaseSpec, build_model
 
-SPEC = BaseSpec("tiny", hidden_size=32, layers=1, intermediate_size=32, steps=2, levels=(1,) * 8, slip=0.1, batch_size=4)
+SPEC = BaseSpec(
+    "tiny",
+    hidden_size=32,
+    layers=1,
+    intermediate_size=32,
+    steps=2,
+    levels=(1,) * 8,
+    slip=0.1,
+    batch_size=4,
+)
 
 
 def save_tiny(folder: Path) -> Path:

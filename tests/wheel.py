@@ -19,7 +19,9 @@ LIGHT = "from corea import cli, costs, parser, rewards; from corea.questions imp
 
 def package_files() -> set[str]:
     """The files of the package that git tracks."""
-    listed = subprocess.run(["git", "ls-files", "corea"], cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "corea"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     return set(listed.stdout.split())
 
 
@@ -27,7 +29,9 @@ def check_contents(dist: Path) -> Path:
     """The one wheel in a folder, where it and the source distribution hold all of the package; else an AssertionError."""
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("corea/")}
-    assert inside == package_files(), f"the wheel differs from the package in {sorted(inside ^ package_files())}"
+    assert inside == package_files(), (
+        f"the wheel differs from the package in {sorted(inside ^ package_files())}"
+    )
     with tarfile.open(source) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
     wanted = package_files() | {"pyproject.toml", "README.md", "LICENSE"}
@@ -40,9 +44,21 @@ def check_installed(wheel: Path) -> None:
     with TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = str(Path(folder) / "bin" / "python")
-        install = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", str(wheel)]
+        install = [
+            python,
+            "-I",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            str(wheel),
+        ]
         subprocess.run(install, check=True)
-        found = subprocess.run([python, "-I", "-c", LIGHT], check=True, capture_output=True, text=True, cwd=folder)
+        found = subprocess.run(
+            [python, "-I", "-c", LIGHT], check=True, capture_output=True, text=True, cwd=folder
+        )
         assert found.stdout.strip() == "None None", found.stdout
 
 
@@ -50,7 +66,9 @@ def main(arguments: Sequence[str]) -> None:
     """Check the folder given."""
     wheel = check_contents(Path(arguments[0]))
     check_installed(wheel)
-    print(f"{wheel.name} holds the package of version {__version__} and is imported from an empty environment")
+    print(
+        f"{wheel.name} holds the package of version {__version__} and is imported from an empty environment"
+    )
 
 
 if __name__ == "__main__":

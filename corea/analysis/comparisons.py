@@ -33,7 +33,11 @@ CLOSE = 0.05  # "within 5 points of the LLM": where the ablations' cascades are 
 
 
 def table_sources(
-    rows: Mapping[str, pd.DataFrame], *, scores: Sequence[str] = (), resamples: int = 1000, seed: int = 0
+    rows: Mapping[str, pd.DataFrame],
+    *,
+    scores: Sequence[str] = (),
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """How good each system's confidence is: the mean over the sets of each group, with 95% intervals over questions.
 
@@ -44,7 +48,14 @@ def table_sources(
     for name, records in rows.items():
         for group, part in _groups(records):
             found = metrics.evaluate_sets(part, resamples=resamples, seed=seed)["mean"]
-            table.append({"system": name, "group": group, **_sizes(part), **_flat(found, (*METRICS, "aurc", "levels", "parse_rate"))})
+            table.append(
+                {
+                    "system": name,
+                    "group": group,
+                    **_sizes(part),
+                    **_flat(found, (*METRICS, "aurc", "levels", "parse_rate")),
+                }
+            )
     found = pd.DataFrame(table)[SOURCE_COLUMNS]
     of_probability = [name for name in found if name.startswith(("ece", "brier"))]
     found.loc[found["system"].isin(scores), of_probability] = np.nan
@@ -75,9 +86,16 @@ def table_cascade(
                 continue
             for group, part in _groups(records):
                 table = cascade.evaluate_cascade(
-                    part, theirs[group], thresholds[name], prices, before_generation=name in routers, **options
+                    part,
+                    theirs[group],
+                    thresholds[name],
+                    prices,
+                    before_generation=name in routers,
+                    **options,
                 )
-                tables.append(table.assign(rule=rule, system=name, group=group, seeds=part["seed"].nunique()))
+                tables.append(
+                    table.assign(rule=rule, system=name, group=group, seeds=part["seed"].nunique())
+                )
     return pd.concat(tables, ignore_index=True)[["rule", *report.CASCADE_COLUMNS]]
 
 
@@ -92,12 +110,18 @@ def row_weights(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> 
         own = np.flatnonzero(rows["dataset"] == dataset)
         question, questions = metrics.numbered(rows["question_id"].to_numpy()[own], len(own))
         samples = np.bincount(question, minlength=questions)
-        draws = np.concatenate(list(metrics.question_weights(questions, resamples, metrics.dataset_seed(seed, dataset))))
+        draws = np.concatenate(
+            list(
+                metrics.question_weights(questions, resamples, metrics.dataset_seed(seed, dataset))
+            )
+        )
         found[:, own] = draws[:, question] / (samples[question] * questions * len(datasets))
     return found
 
 
-def table_equal_pass1(compared: Comparison, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def table_equal_pass1(
+    compared: Comparison, *, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
     """What each system costs at COREA's Pass@1, how much of COREA's gap to the oracle line that closes, and more.
 
     Costs are shares of the LLM's alone.  Columns, with intervals over questions: system, group, questions, pass1, COREA's at
@@ -119,7 +143,10 @@ def table_equal_pass1(compared: Comparison, *, resamples: int = 1000, seed: int 
         }  # fmt: skip
         weights = row_weights(replayed[COREA], resamples=resamples, seed=seed)
         sizes = {"group": group, "questions": _sizes(parts[COREA][group])["questions"]}
-        table += [{"system": name, **sizes, **row} for name, row in _costs(replayed, weights, compared).items()]
+        table += [
+            {"system": name, **sizes, **row}
+            for name, row in _costs(replayed, weights, compared).items()
+        ]
     return pd.DataFrame(table)
 
 
@@ -131,18 +158,30 @@ def _threshold(compared: Comparison, name: str) -> float:
     return cascade.DEFER_ALL if np.isnan(found) else found
 
 
-def _costs(replayed: Mapping[str, pd.DataFrame], weights: np.ndarray, compared: Comparison) -> dict[str, dict[str, float]]:
+def _costs(
+    replayed: Mapping[str, pd.DataFrame], weights: np.ndarray, compared: Comparison
+) -> dict[str, dict[str, float]]:
     """The columns of `table_equal_pass1` from pass1 on, by system, for one group."""
     ours = replayed[COREA]
-    spent, target = weights @ ours["llm_cost"].to_numpy(), weights @ ours["correct"].to_numpy(dtype=float)
+    spent, target = (
+        weights @ ours["llm_cost"].to_numpy(),
+        weights @ ours["correct"].to_numpy(dtype=float),
+    )
     paid = weights @ ours["cost"].to_numpy() / spent
     near = weights @ ours["llm_correct"].to_numpy(dtype=float) - NEAR
     cost = {
-        name: [c / spent for c in cascade.cost_at_pass1(part, weights, target, near, before_generation=name in compared.routers)]
+        name: [
+            c / spent
+            for c in cascade.cost_at_pass1(
+                part, weights, target, near, before_generation=name in compared.routers
+            )
+        ]
         for name, part in replayed.items()
     }
     before = cost[COREA][0]
-    oracle = np.minimum.reduce([each[0] for name, each in cost.items() if name.startswith("Oracle")])
+    oracle = np.minimum.reduce(
+        [each[0] for name, each in cost.items() if name.startswith("Oracle")]
+    )
     found = {}
     for name, (equal, close) in cost.items():
         part = replayed[name]
@@ -191,27 +230,39 @@ def table_ablation(
             row = {"value": label, "run": run, "group": group, **_sizes(part)}
             row |= _flat(metrics.evaluate_sets(part, **options)["mean"], METRICS)
             change = metrics.paired_difference(part, whole[group], **options)["mean"]
-            row |= _flat({f"d_{name}": change[name] for name in METRICS}, [f"d_{name}" for name in METRICS])
+            row |= _flat(
+                {f"d_{name}": change[name] for name in METRICS}, [f"d_{name}" for name in METRICS]
+            )
             own = prices[run] if isinstance(prices, Mapping) else prices
-            row |= _flat({"cost_close": _cost_close(part, theirs[group], own, options)}, ["cost_close"])
+            row |= _flat(
+                {"cost_close": _cost_close(part, theirs[group], own, options)}, ["cost_close"]
+            )
             table.append(row | _entropies(logs, run))
     return pd.DataFrame(table)
 
 
-def _cost_close(part: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, options: Mapping) -> metrics.Interval:
+def _cost_close(
+    part: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, options: Mapping
+) -> metrics.Interval:
     asked = llm[llm["sample"].isin(part["sample"].unique())]
     rows = cascade.replay(_sorted(part), _sorted(asked), 0.5, prices)
     weights = row_weights(rows, **options)
     target = weights @ rows["llm_correct"].to_numpy(dtype=float) - CLOSE
-    return metrics.interval(cascade.cost_at_pass1(rows, weights, target)[0] / (weights @ rows["llm_cost"].to_numpy()))
+    return metrics.interval(
+        cascade.cost_at_pass1(rows, weights, target)[0] / (weights @ rows["llm_cost"].to_numpy())
+    )
 
 
 def _entropies(logs: pd.DataFrame, run: str) -> dict[str, float]:
-    own = logs[(logs["run"] == run) & (logs["metric"] == "confidence entropy")].sort_values("step")["value"]
+    own = logs[(logs["run"] == run) & (logs["metric"] == "confidence entropy")].sort_values("step")[
+        "value"
+    ]
     return {"entropy_first": own.head(10).mean(), "entropy_last": own.tail(10).mean()}
 
 
-def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def table_seeds(
+    records: Mapping[str, Sequence[pd.DataFrame]], *, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
     """Seed-to-seed spread of the main systems, apart from question-to-question intervals.
 
     records: for each system its records of each training seed.  Columns: system, group, metric, seeds, questions; mean,
@@ -245,7 +296,15 @@ _GROUP_LOOKS = {  # colour, marker, face: told apart in grey by marker and face
     "ood-math": ("#0a4f8f", "s", "white"),
     "ood-nonmath": ("#b5541c", "^", "#b5541c"),
 }
-_LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
+_LINES = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (8, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (2, 2)),
+)
 _COLOURS = ("#0a4f8f", "#d3951b", "#b5541c", "#3a9e8c", "#a05195", "#6b6b6b", "#84a59d")
 _POINTS = 256  # of a drawn curve: more cannot be told apart
 _TITLES = {"pass1": "Pass@1", "ece": "ECE", "auroc": "AUROC", "brier": "Brier score"}
@@ -261,10 +320,22 @@ def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     figure, grid = report.figure_grid(0.9 + 0.22 * len(names), 1, 2, sharey=True)
     for axes, name in zip(grid[0], ("ece", "auroc"), strict=True):
         known = table.dropna(subset=[name])
-        for offset, (group, part) in zip((0.22, 0, -0.22), known.groupby("group", sort=False), strict=False):
+        for offset, (group, part) in zip(
+            (0.22, 0, -0.22), known.groupby("group", sort=False), strict=False
+        ):
             at = [names.index(system) + offset for system in part["system"]]
-            _marks(axes, part[name], at, part[f"{name}_low"], part[f"{name}_high"], group, sideways=True)
-        axes.set_xlabel(f"{_TITLES[name]} ({'fraction, lower is better' if name == 'ece' else 'probability, higher is better'})")
+            _marks(
+                axes,
+                part[name],
+                at,
+                part[f"{name}_low"],
+                part[f"{name}_high"],
+                group,
+                sideways=True,
+            )
+        axes.set_xlabel(
+            f"{_TITLES[name]} ({'fraction, lower is better' if name == 'ece' else 'probability, higher is better'})"
+        )
         axes.set_yticks(range(len(names)), names)
         for line in range(len(names) - 1):
             axes.axhline(line + 0.5, color="#e6e6e6", lw=0.5, zorder=0)
@@ -275,7 +346,11 @@ def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 @report.styled
 def curves_figure(
-    rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, threshold: float, prices: PriceList, routers: Sequence[str] = ()
+    rows: Mapping[str, pd.DataFrame],
+    llm: pd.DataFrame,
+    threshold: float,
+    prices: PriceList,
+    routers: Sequence[str] = (),
 ) -> tuple[Figure, pd.DataFrame]:
     """Pass@1 against cost for every threshold of several systems; a panel for each group, as `report.cost_accuracy`.
 
@@ -289,11 +364,24 @@ def curves_figure(
         for name, records in rows.items():
             part = dict(_groups(records))[group]
             curve = report.mean_curve(part, theirs[group], prices, threshold, name in routers)
-            curve = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))]
+            curve = curve.iloc[
+                np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))
+            ]
             drawn.append(curve.assign(series=name, group=group))
             axes.plot(curve["cost"], curve["pass1"], label=_shown(name), **_curve_look(name, named))
         alone = theirs[group].groupby("dataset")["correct"].mean().mean()
-        axes.plot(1, alone, "*", color="#222222", mec="white", mew=0.5, ms=9, zorder=5, ls="", label="LLM alone")
+        axes.plot(
+            1,
+            alone,
+            "*",
+            color="#222222",
+            mec="white",
+            mew=0.5,
+            ms=9,
+            zorder=5,
+            ls="",
+            label="LLM alone",
+        )
         axes.set(title=group, xlabel="cost (% of the LLM alone)")
         axes.xaxis.set_major_formatter(report.percent())
         axes.yaxis.set_major_formatter(report.percent())
@@ -315,7 +403,10 @@ def _curve_look(name: str, others: Sequence[str]) -> dict:
     """COREA, COREA+ and the two lines look the same in every figure; the others take turns."""
     if name in _FIXED_LOOKS:
         return _FIXED_LOOKS[name]
-    colours, lines = ("#b5541c", "#d3951b", "#3a9e8c", "#222222", "#7a6a4f", "#c77ca8"), (*_LINES[1:], "-.")
+    colours, lines = (
+        ("#b5541c", "#d3951b", "#3a9e8c", "#222222", "#7a6a4f", "#c77ca8"),
+        (*_LINES[1:], "-."),
+    )
     n = others.index(name)
     return {"color": colours[n % 6], "ls": lines[n % 7], "lw": 1}
 
@@ -335,17 +426,26 @@ def ablation_figure(
     labels = [label for label, run in axis.items() if run in set(table["run"])]
     figure, grid = report.figure_grid(2.35, 1, 4)
     for axes, metric in zip(grid[0], ("ece", "auroc", "pass1"), strict=False):
-        for offset, (group, part) in zip((-0.2, 0, 0.2), table.groupby("group", sort=False), strict=False):
+        for offset, (group, part) in zip(
+            (-0.2, 0, 0.2), table.groupby("group", sort=False), strict=False
+        ):
             at = [labels.index(label) + offset for label in part["value"]]
             _marks(axes, part[metric], at, part[f"{metric}_low"], part[f"{metric}_high"], group)
         crowded = sum(map(len, labels)) > 15
-        axes.set_xticks(range(len(labels)), labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
+        axes.set_xticks(
+            range(len(labels)),
+            labels,
+            rotation=35 if crowded else 0,
+            ha="right" if crowded else "center",
+        )
         axes.set(title=_TITLES[metric], xlabel=name, xlim=(-0.6, len(labels) - 0.4))
     drawn = logs[(logs["metric"] == "confidence entropy") & logs["run"].isin(axis.values())]
     for n, label in enumerate(labels):
         line = drawn[drawn["run"] == axis[label]].sort_values("step")
         smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
-        grid[0, 3].plot(line["step"], smooth, color=_COLOURS[n % 7], ls=_LINES[n % 7], lw=1, label=label)
+        grid[0, 3].plot(
+            line["step"], smooth, color=_COLOURS[n % 7], ls=_LINES[n % 7], lw=1, label=label
+        )
     grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
     _legend_below_lines(grid[0, 3], labels)
     grid[0, 0].set_ylabel("fraction")
@@ -358,7 +458,15 @@ def _legend_below_lines(axes, labels: Sequence[str]) -> None:
     columns = 2 if max(map(len, labels)) <= 7 else 1
     low, high = axes.get_ylim()
     axes.set_ylim(low - (high - low) * 0.13 * -(-len(labels) // columns), high)
-    axes.legend(fontsize=6.5, handlelength=2, labelspacing=0.2, columnspacing=0.8, borderaxespad=0.3, loc="lower left", ncols=columns)
+    axes.legend(
+        fontsize=6.5,
+        handlelength=2,
+        labelspacing=0.2,
+        columnspacing=0.8,
+        borderaxespad=0.3,
+        loc="lower left",
+        ncols=columns,
+    )
 
 
 @report.styled
@@ -371,7 +479,9 @@ def seeds_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     figure, grid = report.figure_grid(2.3, 1, 3)
     for axes, metric in zip(grid[0], ("ece", "auroc", "pass1"), strict=True):
         own = table[table["metric"] == metric]
-        for offset, (group, part) in zip((-0.22, 0, 0.22), own.groupby("group", sort=False), strict=False):
+        for offset, (group, part) in zip(
+            (-0.22, 0, 0.22), own.groupby("group", sort=False), strict=False
+        ):
             at = np.array([systems.index(system) + offset for system in part["system"]])
             colour = _GROUP_LOOKS[group][0]
             axes.vlines(at, part["lowest"], part["highest"], color=colour, lw=3.2, alpha=0.45)
@@ -380,14 +490,22 @@ def seeds_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes.set_xticks(range(len(systems)), systems)
         axes.set(title=_TITLES[metric], xlim=(-0.6, len(systems) - 0.4))
     grid[0, 0].set_ylabel("fraction")
-    report.legend(figure, grid[0, 0], "thick: range over training seeds; thin: 95% interval over questions of one seed")
+    report.legend(
+        figure,
+        grid[0, 0],
+        "thick: range over training seeds; thin: 95% interval over questions of one seed",
+    )
     return figure, table
 
 
 def _marks(axes, values, at, low, high, group: str, sideways: bool = False) -> None:
     colour, marker, face = _GROUP_LOOKS.get(group, ("#222222", "o", "white"))
     spread = np.abs(np.array([values - low, high - values]))
-    where = {"x": values, "y": at, "xerr": spread} if sideways else {"x": at, "y": values, "yerr": spread}
+    where = (
+        {"x": values, "y": at, "xerr": spread}
+        if sideways
+        else {"x": at, "y": values, "yerr": spread}
+    )
     axes.errorbar(
         **where, fmt=marker, color=colour, mfc=face, ms=3.6, mew=0.8, elinewidth=0.8, capsize=0, label=group
     )  # fmt: skip
@@ -405,7 +523,11 @@ def _sorted(records: pd.DataFrame) -> pd.DataFrame:
 
 def _sizes(part: pd.DataFrame) -> dict[str, int]:
     questions = len(part[["dataset", "question_id"]].drop_duplicates())
-    return {"questions": questions, "samples": round(len(part) / questions), "seeds": part["seed"].nunique()}
+    return {
+        "questions": questions,
+        "samples": round(len(part) / questions),
+        "seeds": part["seed"].nunique(),
+    }
 
 
 def _flat(found: Mapping[str, metrics.Interval], names: Sequence[str]) -> dict[str, float]:

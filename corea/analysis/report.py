@@ -112,18 +112,33 @@ def table_change(
     """
     options, rows = {"resamples": resamples, "seed": seed}, []
     for group in [g for g in GROUPS if (records["group"] == g).any()]:
-        one, other = (records[(records["group"] == group) & (records["system"] == s)] for s in (before, after))
+        one, other = (
+            records[(records["group"] == group) & (records["system"] == s)] for s in (before, after)
+        )
         values = [metrics.evaluate_sets(part, **options)["mean"] for part in (one, other)]
         found = metrics.paired_difference(other, one, **options)["mean"]
         for name in ("pass1", "ece", "auroc", "brier"):
             d = found[name]
             verdict = "undecided" if d.low <= 0 <= d.high else "higher" if d.value > 0 else "lower"
-            rows.append((group, name, values[0][name].value, values[1][name].value, d.value, d.low, d.high, verdict))
+            rows.append(
+                (
+                    group,
+                    name,
+                    values[0][name].value,
+                    values[1][name].value,
+                    d.value,
+                    d.low,
+                    d.high,
+                    verdict,
+                )
+            )
     columns = ["group", "metric", "before", "after", "difference", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def held(low: float, high: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
+def held(
+    low: float, high: float, *, at_least: float | None = None, at_most: float | None = None
+) -> str:
     """Whether a bound held, by the 95% interval: "yes" where all of it keeps to the bound, "no" where none does.
 
     "undecided" where the interval straddles the bound, or is not known.  Raises ValueError unless exactly one is given.
@@ -253,7 +268,9 @@ def styled(build: Callable) -> Callable:
 
 
 @styled
-def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM")) -> tuple[Figure, pd.DataFrame]:
+def reliability(
+    records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM")
+) -> tuple[Figure, pd.DataFrame]:
     """Accuracy against stated confidence, before and after training; a panel for each group.
 
     Answers of a group's datasets are pooled and binned around 0, .1, ..., 1; marker areas show the
@@ -272,7 +289,9 @@ def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM"
         shown = bins[bins["share"] >= _RAREST]
         at, area = (shown["confidence"], shown["accuracy"]), _area(shown["share"])
         axes.plot(*at, color=colour, ls=line, lw=0.9)
-        axes.scatter(*at, area, marker=marker, facecolor=face, edgecolor=colour, zorder=3, clip_on=False)
+        axes.scatter(
+            *at, area, marker=marker, facecolor=face, edgecolor=colour, zorder=3, clip_on=False
+        )
         axes.plot([], [], marker, color=colour, ls=line, mfc=face, ms=4.5, label=system)
         value = metrics.evaluate_sets(part, resamples=0)["mean"]["ece"].value
         axes.set_title(f"{axes.get_title()}\nECE {value:.2f}  {system}")
@@ -327,7 +346,9 @@ def cost_accuracy(
 
 
 @styled
-def confidence_histograms(records: pd.DataFrame, systems: Sequence[str] = SYSTEMS[:-1]) -> tuple[Figure, pd.DataFrame]:
+def confidence_histograms(
+    records: pd.DataFrame, systems: Sequence[str] = SYSTEMS[:-1]
+) -> tuple[Figure, pd.DataFrame]:
     """How often each confidence is stated, by right and wrong; systems down, groups across.
 
     Confidences are binned around 0, .1, ..., 1; the bar at "none" is of answers without one.
@@ -397,13 +418,19 @@ _WRONG = {"facecolor": "white", "edgecolor": "#b5541c", "linewidth": 0.5, "hatch
 
 
 def mean_curve(
-    slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float, before_generation: bool = False
+    slm: pd.DataFrame,
+    llm: pd.DataFrame,
+    prices: PriceList,
+    threshold: float,
+    before_generation: bool = False,
 ) -> pd.DataFrame:
     """The sweeps of a group's datasets at all their thresholds and the given one, averaged; cost as a share of the LLM's."""
     sweeps = []
     for _, rows in cascade.replay(slm, llm, threshold, prices).groupby("dataset", sort=False):
         columns = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
-        sweep = cascade.sweep(*(rows[name] for name in columns), before_generation=before_generation)
+        sweep = cascade.sweep(
+            *(rows[name] for name in columns), before_generation=before_generation
+        )
         sweeps.append(sweep.assign(cost=sweep["cost"] / rows["llm_cost"].mean()))
     grid = np.unique([threshold, *(at for sweep in sweeps for at in sweep["threshold"])])
     # Between two thresholds of a sweep nothing changes: the upper one keeps the same answers.
@@ -413,7 +440,9 @@ def mean_curve(
     return pd.DataFrame(mean, columns=names).assign(threshold=grid)
 
 
-def _draw_alone(axes: Axes, slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFrame:
+def _draw_alone(
+    axes: Axes, slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList
+) -> pd.DataFrame:
     """The two models alone, and the line of deferring a random share of the SLM's questions."""
     rows = cascade.replay(slm, llm, cascade.DEFER_ALL, prices)
     sets = rows.groupby("dataset")[["slm_correct", "llm_correct", "slm_cost", "llm_cost"]].mean()
@@ -425,7 +454,9 @@ def _draw_alone(axes: Axes, slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceL
         slm_cost=mean["slm_cost"],
         llm_cost=1.0,
     )
-    axes.plot(line["cost"], line["pass1"], color=_GREY, ls="--", lw=0.8, zorder=1, label="random deferral")
+    axes.plot(
+        line["cost"], line["pass1"], color=_GREY, ls="--", lw=0.8, zorder=1, label="random deferral"
+    )
     alone = pd.DataFrame(
         {
             "series": ["SLM", "LLM"],
@@ -511,7 +542,9 @@ def legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def provenance(profile_name: str, seed: int, settings: object, records_paths: Sequence[str | Path]) -> dict:
+def provenance(
+    profile_name: str, seed: int, settings: object, records_paths: Sequence[str | Path]
+) -> dict:
     """What a result came from: code, settings, versions, and the files read with their SHA-256.
 
     settings: anything `files.settings_hash` takes.  Files go by the last two parts of their path.
@@ -594,7 +627,9 @@ def _readable(frame: pd.DataFrame) -> pd.DataFrame:
         cells = _rounded(frame, name)
         if f"{name}_low" in frame:
             low, high = _rounded(frame, f"{name}_low"), _rounded(frame, f"{name}_high")
-            cells = [f"{c} [{a}, {b}]" if a else c for c, a, b in zip(cells, low, high, strict=True)]
+            cells = [
+                f"{c} [{a}, {b}]" if a else c for c, a, b in zip(cells, low, high, strict=True)
+            ]
         columns[_HEADINGS.get(name, name.replace("_", " "))] = cells
     return pd.DataFrame(columns)
 
@@ -602,7 +637,10 @@ def _readable(frame: pd.DataFrame) -> pd.DataFrame:
 def _rounded(frame: pd.DataFrame, name: str) -> list[str]:
     decimals = _DECIMALS.get(name, 3)
     is_float = pd.api.types.is_float_dtype(frame[name])
-    return ["" if pd.isna(value) else f"{value:z.{decimals}f}" if is_float else str(value) for value in frame[name]]
+    return [
+        "" if pd.isna(value) else f"{value:z.{decimals}f}" if is_float else str(value)
+        for value in frame[name]
+    ]
 
 
 def _markdown(table: pd.DataFrame) -> str:

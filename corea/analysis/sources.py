@@ -16,7 +16,13 @@ import pandas as pd
 
 _FOLDS = 5
 _EPOCHS, _PATIENCE, _RATE, _PENALTY = 400, 20, 1e-3, 1e-3
-PROBE_RECIPE = {"epochs": _EPOCHS, "patience": _PATIENCE, "rate": _RATE, "penalty": _PENALTY, "folds": _FOLDS}
+PROBE_RECIPE = {
+    "epochs": _EPOCHS,
+    "patience": _PATIENCE,
+    "rate": _RATE,
+    "penalty": _PENALTY,
+    "folds": _FOLDS,
+}
 
 
 # --- from the token probabilities that were kept at generation ------------------------------------
@@ -38,9 +44,14 @@ def digit_expectation(records: pd.DataFrame) -> pd.DataFrame:
     """
     found = [parse_numerals(text) for text in _kept(records, "numerals")]
     mass = np.array([sum(numerals.values()) for numerals in found])
-    total = np.array([sum(float(numeral) * p for numeral, p in numerals.items()) for numerals in found])
+    total = np.array(
+        [sum(float(numeral) * p for numeral, p in numerals.items()) for numerals in found]
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
-        return pd.DataFrame({"digits": np.clip(total / mass, 0, 1), "mass": np.minimum(mass, 1.0)}, index=records.index)
+        return pd.DataFrame(
+            {"digits": np.clip(total / mass, 0, 1), "mass": np.minimum(mass, 1.0)},
+            index=records.index,
+        )
 
 
 def format_numerals(numerals: Mapping[str, float] | None) -> str | None:
@@ -59,7 +70,9 @@ def parse_numerals(text: str | float | None) -> dict[str, float]:
 
 def _kept(records: pd.DataFrame, column: str) -> pd.Series:
     if column not in records or records[column].isna().all():
-        raise ValueError(f"records hold no {column}: generate them with log-probabilities (keep_logprobs=True)")
+        raise ValueError(
+            f"records hold no {column}: generate them with log-probabilities (keep_logprobs=True)"
+        )
     return records[column]
 
 
@@ -87,7 +100,10 @@ def self_consistency(records: pd.DataFrame) -> pd.DataFrame:
         answer=chosen["answer"].to_numpy(),
         correct=np.array([right is True or right == 1 for right in chosen["right"]]),
         confidence=(chosen["votes"].to_numpy() / samples).to_numpy(),
-        **{name: rows.groupby(keys)[name].transform("sum") for name in ("prompt_tokens", "completion_tokens")},
+        **{
+            name: rows.groupby(keys)[name].transform("sum")
+            for name in ("prompt_tokens", "completion_tokens")
+        },
     )
     return voted.loc[records.index]
 
@@ -102,7 +118,9 @@ class Probe:
     layer: int
     epochs: int
     loss: float  # log loss on the held-out questions
-    predict: Callable[[np.ndarray], np.ndarray]  # states (rows, layers, hidden) -> confidences (rows,)
+    predict: Callable[
+        [np.ndarray], np.ndarray
+    ]  # states (rows, layers, hidden) -> confidences (rows,)
 
 
 def fit_probe(states: np.ndarray, correct, question_id, *, seed: int = 0, fold: int = 0) -> Probe:
@@ -114,14 +132,23 @@ def fit_probe(states: np.ndarray, correct, question_id, *, seed: int = 0, fold: 
     correct = np.asarray(correct, dtype=int)
     held = folds(question_id, seed) == fold
     if len(states) != len(correct) or len(held) != len(correct):
-        raise ValueError(f"{len(states)} states, {len(correct)} grades and {len(held)} question ids; use one of each a row")
+        raise ValueError(
+            f"{len(states)} states, {len(correct)} grades and {len(held)} question ids; use one of each a row"
+        )
     for name, part in (("held-out", held), ("training", ~held)):
         if len(np.unique(correct[part])) < 2:
-            raise ValueError(f"the probe's {name} part of the calibration split has no right, or no wrong, answers")
-    return min((_layer(states[:, n], correct, held, n, seed) for n in range(states.shape[1])), key=lambda probe: probe.loss)
+            raise ValueError(
+                f"the probe's {name} part of the calibration split has no right, or no wrong, answers"
+            )
+    return min(
+        (_layer(states[:, n], correct, held, n, seed) for n in range(states.shape[1])),
+        key=lambda probe: probe.loss,
+    )
 
 
-def _layer(states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int, seed: int) -> Probe:
+def _layer(
+    states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int, seed: int
+) -> Probe:
     from sklearn.linear_model import SGDClassifier
     from sklearn.metrics import log_loss
     from sklearn.preprocessing import StandardScaler
@@ -129,7 +156,12 @@ def _layer(states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int
     scaler = StandardScaler().fit(states[~held])
     inside, outside = scaler.transform(states[~held]), scaler.transform(states[held])
     head = SGDClassifier(
-        loss="log_loss", alpha=_PENALTY, learning_rate="constant", eta0=_RATE, average=True, random_state=seed
+        loss="log_loss",
+        alpha=_PENALTY,
+        learning_rate="constant",
+        eta0=_RATE,
+        average=True,
+        random_state=seed,
     )
     best, kept = (np.inf, 0), (np.zeros(states.shape[-1]), 0.0)
     for epoch in range(1, _EPOCHS + 1):
@@ -147,7 +179,12 @@ def _layer(states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int
     return Probe(layer, best[1], float(best[0]), predict)
 
 
-def probe_confidences(states: Mapping[str, np.ndarray], records: Mapping[str, pd.DataFrame], calibration: str, seed: int = 0):
+def probe_confidences(
+    states: Mapping[str, np.ndarray],
+    records: Mapping[str, pd.DataFrame],
+    calibration: str,
+    seed: int = 0,
+):
     """A probe fitted on the calibration set, and its confidences on every set.
 
     states, records: by dataset, row for row.  On the calibration set each fifth of the questions is judged by a probe that
@@ -160,12 +197,16 @@ def probe_confidences(states: Mapping[str, np.ndarray], records: Mapping[str, pd
     fold_of = folds(questions, seed)
     for fold in range(_FOLDS):
         inside = fold_of != fold
-        own = fit_probe(states[calibration][inside], correct[inside], questions[inside], seed=seed + 1)
+        own = fit_probe(
+            states[calibration][inside], correct[inside], questions[inside], seed=seed + 1
+        )
         found[calibration][~inside] = own.predict(states[calibration][~inside])
     return probe, found
 
 
-def router_confidences(texts: Mapping[str, str], records: pd.DataFrame, calibration: str, *, seed: int = 0) -> pd.Series:
+def router_confidences(
+    texts: Mapping[str, str], records: pd.DataFrame, calibration: str, *, seed: int = 0
+) -> pd.Series:
     """P(the SLM is right) from the question alone, before the SLM is asked.
 
     texts: the question of each id.  Logistic regression on counts of character 1- to 3-grams, its strength chosen on held-out
@@ -175,7 +216,9 @@ def router_confidences(texts: Mapping[str, str], records: pd.DataFrame, calibrat
     asked = np.array([texts[question] for question in records["question_id"]], dtype=object)
     known, correct = asked[is_known], records.loc[is_known, "correct"].to_numpy().astype(int)
     if len(np.unique(correct)) < 2:
-        raise ValueError("the calibration split has no right, or no wrong, answers to fit a router on")
+        raise ValueError(
+            "the calibration split has no right, or no wrong, answers to fit a router on"
+        )
     fold_of = folds(records.loc[is_known, "question_id"], seed)
     strength = _router_strength(known, correct, fold_of == 0)
     right = records["correct"].to_numpy().astype(int)
@@ -192,7 +235,9 @@ def _router_strength(texts: np.ndarray, correct: np.ndarray, held: np.ndarray) -
 
     losses = {
         strength: log_loss(
-            correct[held], _by_text(_fit_router(texts[~held], correct[~held], strength), texts[held]), labels=[0, 1]
+            correct[held],
+            _by_text(_fit_router(texts[~held], correct[~held], strength), texts[held]),
+            labels=[0, 1],
         )
         for strength in (1e-3, 1e-2, 1e-1)
     }
@@ -205,9 +250,20 @@ def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float):
     from sklearn.pipeline import make_pipeline
 
     # One row a question and outcome, weighted: the same fit as one row a sample, at a fraction of the time.
-    rows = pd.DataFrame({"text": texts, "correct": correct}).groupby(["text", "correct"], as_index=False).size()
+    rows = (
+        pd.DataFrame({"text": texts, "correct": correct})
+        .groupby(["text", "correct"], as_index=False)
+        .size()
+    )
     model = make_pipeline(
-        TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True, norm=None, lowercase=False),
+        TfidfVectorizer(
+            analyzer="char",
+            ngram_range=(1, 3),
+            min_df=2,
+            sublinear_tf=True,
+            norm=None,
+            lowercase=False,
+        ),
         LogisticRegression(C=strength, max_iter=1000, tol=1e-3),
     )
     return model.fit(rows["text"], rows["correct"], logisticregression__sample_weight=rows["size"])
@@ -243,7 +299,9 @@ def _out_of_fold(
 # --- what asking the LLM is worth -----------------------------------------------------------------
 
 
-def deferral_gain(slm: pd.DataFrame, llm: pd.DataFrame, calibration: str, *, seed: int = 0) -> pd.Series:
+def deferral_gain(
+    slm: pd.DataFrame, llm: pd.DataFrame, calibration: str, *, seed: int = 0
+) -> pd.Series:
     """How little there is to gain, for each token paid, from asking the LLM: a score in [0, 1], high where to keep.
 
     A cascade that keeps what is likely right still pays for questions that neither model solves, and as much for a long
@@ -265,14 +323,24 @@ def deferral_gain(slm: pd.DataFrame, llm: pd.DataFrame, calibration: str, *, see
 def _shown(slm: pd.DataFrame) -> np.ndarray:
     """What the SLM's answer shows of itself, (rows, 5): doubt in all tokens and in the answer's, stated odds, lengths."""
     tokens = slm["completion_tokens"].to_numpy(dtype=float)
-    doubt = (1 - average_probability(slm).fillna(0).to_numpy()) * tokens  # expected number of tokens that differ
+    doubt = (
+        1 - average_probability(slm).fillna(0).to_numpy()
+    ) * tokens  # expected number of tokens that differ
     answer = 1 - average_probability(slm, "answer").fillna(0).to_numpy()
     stated = digit_expectation(slm)["digits"].fillna(0).to_numpy()
-    columns = (np.log(doubt + 1e-3), np.log(answer + 1e-4), _log_odds(stated), np.log(tokens), np.log(slm["prompt_tokens"]))
+    columns = (
+        np.log(doubt + 1e-3),
+        np.log(answer + 1e-4),
+        _log_odds(stated),
+        np.log(tokens),
+        np.log(slm["prompt_tokens"]),
+    )
     return np.column_stack(columns)
 
 
-def _logistic(features: np.ndarray, right: np.ndarray, known: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+def _logistic(
+    features: np.ndarray, right: np.ndarray, known: np.ndarray, fold_of: np.ndarray
+) -> np.ndarray:
     """P(right) by logistic regression on standardised features, out-of-fold on the known rows; right: of these alone."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -283,8 +351,12 @@ def _logistic(features: np.ndarray, right: np.ndarray, known: np.ndarray, fold_o
 
     def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         if len(np.unique(outcome[inside])) < 2:
-            raise ValueError("the calibration split has no right, or no wrong, answers of one of the models")
-        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features[inside], outcome[inside])
+            raise ValueError(
+                "the calibration split has no right, or no wrong, answers of one of the models"
+            )
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(
+            features[inside], outcome[inside]
+        )
         return model.predict_proba(features[outside])[:, 1]
 
     return _out_of_fold(known, fold_of, judge)
@@ -308,8 +380,12 @@ def recalibration(method: str, confidence, correct) -> Callable[[np.ndarray], np
     if method not in RECALIBRATIONS:
         raise ValueError(f"recalibration {method!r} is not one of {', '.join(RECALIBRATIONS)}")
     if len(np.unique(right)) < 2:
-        raise ValueError("the calibration split has no right, or no wrong, answers to recalibrate on")
-    fitted = {"isotonic": _isotonic, "platt": _platt, "temperature": _temperature}[method](given, right)
+        raise ValueError(
+            "the calibration split has no right, or no wrong, answers to recalibrate on"
+        )
+    fitted = {"isotonic": _isotonic, "platt": _platt, "temperature": _temperature}[method](
+        given, right
+    )
 
     def apply(values: np.ndarray) -> np.ndarray:
         values = np.asarray(values, dtype=float)
@@ -322,7 +398,9 @@ def recalibration(method: str, confidence, correct) -> Callable[[np.ndarray], np
     return apply
 
 
-def recalibrated(method: str, records: pd.DataFrame, calibration: str, *, seed: int = 0) -> np.ndarray:
+def recalibrated(
+    method: str, records: pd.DataFrame, calibration: str, *, seed: int = 0
+) -> np.ndarray:
     """The confidences of records mapped by a `recalibration` fitted on group `calibration`, out-of-fold there."""
     known = (records["group"] == calibration).to_numpy()
     confidence, correct = records["confidence"].to_numpy(dtype=float), records["correct"].to_numpy()
@@ -374,7 +452,9 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 def random_confidence(records: pd.DataFrame, seed: int = 0) -> pd.Series:
     """A number in [0, 1) drawn by question and sample: it says nothing."""
     keys = records[["dataset", "question_id", "sample"]].itertuples(index=False, name=None)
-    return pd.Series([_draw(f"{seed}/random/{d}/{q}/{s}") / 2**64 for d, q, s in keys], index=records.index)
+    return pd.Series(
+        [_draw(f"{seed}/random/{d}/{q}/{s}") / 2**64 for d, q, s in keys], index=records.index
+    )
 
 
 def oracle_confidence(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
@@ -393,7 +473,9 @@ def _of_llm(slm: pd.DataFrame, llm: pd.DataFrame, column: str = "correct") -> np
     keys = ["dataset", "question_id", "sample"]
     other = llm.set_index(keys)[column].reindex(pd.MultiIndex.from_frame(slm[keys]))
     if other.isna().any():
-        raise ValueError("the LLM's records lack a question that the SLM answered; this estimator needs both")
+        raise ValueError(
+            "the LLM's records lack a question that the SLM answered; this estimator needs both"
+        )
     return other.to_numpy(dtype=int)
 
 

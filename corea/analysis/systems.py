@@ -16,7 +16,9 @@ from corea.analysis import sources
 from corea.costs import PriceList
 from corea.questions.base import CALIBRATION
 
-ROUTERS = {"Router"}  # sources that read the question alone, so that the SLM is paid for what it keeps only
+ROUTERS = {
+    "Router"
+}  # sources that read the question alone, so that the SLM is paid for what it keeps only
 SCORES = {"Gain", "Oracle"}  # sources that rank and are no probabilities
 PAPER_RULE, BUDGET_RULE, EQUAL_RULE = "LLM Pass@1", "equal budget", "equal Pass@1"
 
@@ -46,7 +48,12 @@ class System:
 
 def _system(name: str, recalibrated: str | None = None) -> System:
     slm, source = name.rsplit("-", 1)
-    return System(name if recalibrated is None else f"{name}-{recalibrated.title()}", slm, source, recalibrated)
+    return System(
+        name if recalibrated is None else f"{name}-{recalibrated.title()}",
+        slm,
+        source,
+        recalibrated,
+    )
 
 
 PAPER = (
@@ -77,7 +84,9 @@ OURS = (
 COREA, COREA_PLUS = "L1-SLM-Verb", "COREA+"
 # What COREA+ may be: every trained SLM with every source that costs no more than its one answer.
 CANDIDATES = tuple(
-    _system(f"{slm}-{source}") for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM") for source in ("Verb", "Digits", "AvgProb", "Probe", "Gain")
+    _system(f"{slm}-{source}")
+    for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM")
+    for source in ("Verb", "Digits", "AvgProb", "Probe", "Gain")
 )
 
 
@@ -91,13 +100,17 @@ def _replaced(name: str) -> Callable[..., pd.DataFrame]:
 SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
     "Verb": lambda slm, **_: slm,
     "AvgProb": lambda slm, **_: slm.assign(confidence=sources.average_probability(slm)),
-    "AnswerProb": lambda slm, **_: slm.assign(confidence=sources.average_probability(slm, "answer")),
+    "AnswerProb": lambda slm, **_: slm.assign(
+        confidence=sources.average_probability(slm, "answer")
+    ),
     "Digits": lambda slm, **_: slm.assign(confidence=sources.digit_expectation(slm)["digits"]),
     "Probe": _replaced("probe"),
     "Router": lambda slm, *, texts, **_: slm.assign(
         confidence=sources.router_confidences(texts, slm, CALIBRATION)
     ),
-    "Gain": lambda slm, *, llm, **_: slm.assign(confidence=sources.deferral_gain(slm, llm, CALIBRATION)),
+    "Gain": lambda slm, *, llm, **_: slm.assign(
+        confidence=sources.deferral_gain(slm, llm, CALIBRATION)
+    ),
     "Consistency": lambda slm, **_: sources.self_consistency(slm),
     "Random": lambda slm, **_: slm.assign(confidence=sources.random_confidence(slm)),
     "Oracle": lambda slm, *, llm, **_: slm.assign(confidence=sources.oracle_confidence(slm, llm)),
@@ -111,13 +124,17 @@ def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> 
     ValueError where the SLM has no records, and for a source that is not in `SOURCES`.
     """
     if system.source not in SOURCES:
-        raise ValueError(f"{system.name}: unknown source of confidence {system.source!r}; use one of {', '.join(SOURCES)}")
+        raise ValueError(
+            f"{system.name}: unknown source of confidence {system.source!r}; use one of {', '.join(SOURCES)}"
+        )
     slm = records[records["system"] == system.slm]
     if slm.empty:
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
     found = SOURCES[system.source](slm, texts=texts, llm=records[records["system"] == "LLM"])
     if system.recalibrated is not None:
-        found = found.assign(confidence=sources.recalibrated(system.recalibrated, found, CALIBRATION))
+        found = found.assign(
+            confidence=sources.recalibrated(system.recalibrated, found, CALIBRATION)
+        )
     return found.assign(system=system.name)
 
 
@@ -143,7 +160,11 @@ class Rules:
 
 
 def choose_thresholds(
-    rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList, routers: Sequence[str] = (), scores: Sequence[str] = ()
+    rows: Mapping[str, pd.DataFrame],
+    llm: pd.DataFrame,
+    prices: PriceList,
+    routers: Sequence[str] = (),
+    scores: Sequence[str] = (),
 ) -> Rules:
     """The thresholds of every system.
 
@@ -153,7 +174,8 @@ def choose_thresholds(
     known = llm[llm["group"] == CALIBRATION]
     fixed = cascade.llm_pass1(known)
     curves = {
-        name: _calibration_curve(part, known, prices, name in routers) for name, part in rows.items()
+        name: _calibration_curve(part, known, prices, name in routers)
+        for name, part in rows.items()
     }
     ours = rows[COREA]
     at = cascade.replay(ours[ours["group"] == CALIBRATION], known, fixed, prices)
@@ -163,13 +185,21 @@ def choose_thresholds(
         pass1,
         {
             PAPER_RULE: {name: float("nan") if name in scores else fixed for name in rows},
-            BUDGET_RULE: {name: _quietly(cascade.best_under_budget, curve, budget) for name, curve in curves.items()},
-            EQUAL_RULE: {name: _quietly(cascade.cheapest_at_pass1, curve, pass1) for name, curve in curves.items()},
+            BUDGET_RULE: {
+                name: _quietly(cascade.best_under_budget, curve, budget)
+                for name, curve in curves.items()
+            },
+            EQUAL_RULE: {
+                name: _quietly(cascade.cheapest_at_pass1, curve, pass1)
+                for name, curve in curves.items()
+            },
         },
     )
 
 
-def choose_plus(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList) -> pd.DataFrame:
+def choose_plus(
+    rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList
+) -> pd.DataFrame:
     """The candidates for COREA+, cheapest first: cost on the calibration split at COREA's Pass@1 there.
 
     rows: by candidate, COREA among them.  Columns: system, cost (a share of COREA's), and pass1, the target.  The first
@@ -178,11 +208,16 @@ def choose_plus(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: Pri
     known = llm[llm["group"] == CALIBRATION]
     fixed = cascade.llm_pass1(known)
     parts = {
-        name: cascade.replay(part[part["group"] == CALIBRATION], known, fixed, prices) for name, part in rows.items()
+        name: cascade.replay(part[part["group"] == CALIBRATION], known, fixed, prices)
+        for name, part in rows.items()
     }
     target, spent = (float(parts[COREA][column].mean()) for column in ("correct", "cost"))
     table = [
-        (name, float(cascade.cost_at_pass1(part, [[1 / len(part)] * len(part)], target)[0][0]) / spent, target)
+        (
+            name,
+            float(cascade.cost_at_pass1(part, [[1 / len(part)] * len(part)], target)[0][0]) / spent,
+            target,
+        )
         for name, part in parts.items()
     ]
     found = pd.DataFrame(table, columns=["system", "cost", "pass1"])
@@ -190,23 +225,38 @@ def choose_plus(rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: Pri
 
 
 def with_plus(
-    rows: Mapping[str, pd.DataFrame], records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList
+    rows: Mapping[str, pd.DataFrame],
+    records: pd.DataFrame,
+    texts: Mapping[str, str],
+    prices: PriceList,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The rows with `COREA_PLUS` among them, and the table by which it was chosen."""
-    candidates = {s.name: rows[s.name] if s.name in rows else rows_of(s, records, texts) for s in CANDIDATES}
+    candidates = {
+        s.name: rows[s.name] if s.name in rows else rows_of(s, records, texts) for s in CANDIDATES
+    }
     chosen = choose_plus(candidates, records[records["system"] == "LLM"], prices)
     plus = candidates[chosen["system"].iloc[0]].assign(system=COREA_PLUS)
     lines = {name: rows[name] for name in ("Random", "Oracle-L1-SLM", "Oracle") if name in rows}
-    return {**{name: part for name, part in rows.items() if name not in lines}, COREA_PLUS: plus, **lines}, chosen
+    return {
+        **{name: part for name, part in rows.items() if name not in lines},
+        COREA_PLUS: plus,
+        **lines,
+    }, chosen
 
 
-def _calibration_curve(rows: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, router: bool) -> pd.DataFrame:
+def _calibration_curve(
+    rows: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, router: bool
+) -> pd.DataFrame:
     part = cascade.replay(rows[rows["group"] == CALIBRATION], llm, 0.5, prices)
-    columns = [part[name] for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")]
+    columns = [
+        part[name] for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
+    ]
     return cascade.sweep(*columns, before_generation=router)
 
 
-def _quietly(rule: Callable[[pd.DataFrame, float], float], curve: pd.DataFrame, bound: float) -> float:
+def _quietly(
+    rule: Callable[[pd.DataFrame, float], float], curve: pd.DataFrame, bound: float
+) -> float:
     """A threshold, or NaN where the rule finds none; that it keeps or defers all shows in the table's LLM share."""
     import warnings
 
@@ -245,7 +295,10 @@ class Comparison:
 
 
 def compare(
-    records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList, systems: Sequence[System] = (*PAPER, *OURS)
+    records: pd.DataFrame,
+    texts: Mapping[str, str],
+    prices: PriceList,
+    systems: Sequence[System] = (*PAPER, *OURS),
 ) -> Comparison:
     """The systems, COREA among them, and COREA+, with thresholds from the calibration split."""
     llm = records[records["system"] == "LLM"]

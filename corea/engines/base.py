@@ -148,7 +148,9 @@ class TransformersEngine:
             )
         prompt_tokens = inputs.attention_mask.sum(dim=1).tolist()
         kept = choose.kept()
-        for row, (tokens, asked) in enumerate(zip(output[:, width:].tolist(), prompt_tokens, strict=True)):
+        for row, (tokens, asked) in enumerate(
+            zip(output[:, width:].tolist(), prompt_tokens, strict=True)
+        ):
             yield self._completion(tokens, asked, kept, row)
 
     def _completion(self, tokens: list[int], prompt_tokens: int, kept, row: int) -> Completion:
@@ -162,9 +164,17 @@ class TransformersEngine:
         chosen, likely, names = (column[row, :used] for column in kept)
 
         def likeliest(step: int) -> list[tuple[str, float]]:
-            return [(self.tokenizer.decode([i]), float(p)) for i, p in zip(names[step], likely[step], strict=True)]
+            return [
+                (self.tokenizer.decode([i]), float(p))
+                for i, p in zip(names[step], likely[step], strict=True)
+            ]
 
-        return with_estimates(plain, [self.tokenizer.decode([token]) for token in tokens[:used]], chosen.tolist(), likeliest)
+        return with_estimates(
+            plain,
+            [self.tokenizer.decode([token]) for token in tokens[:used]],
+            chosen.tolist(),
+            likeliest,
+        )
 
     def _explored(self, texts: list[str], completions: list[Completion]) -> list[Completion]:
         """Completions with the branch "0." read too, where "1" was written: one more forward pass for those."""
@@ -180,7 +190,9 @@ class TransformersEngine:
             reached = sum(float(steps[k, token]) for k, token in enumerate(branch))
             likely = steps[len(branch)].topk(min(self.top_logprobs, steps.shape[-1]))
             pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
-            found[n] = _with_branch(found[n], reached, [(self.tokenizer.decode([token]), p) for token, p in pairs])
+            found[n] = _with_branch(
+                found[n], reached, [(self.tokenizer.decode([token]), p) for token, p in pairs]
+            )
         return found
 
     def hidden_states(self, questions: Sequence[Question], texts: Sequence[str]):
@@ -192,7 +204,10 @@ class TransformersEngine:
         import numpy as np
 
         asked = prompts.render(questions, self.tokenizer, instruction=self.instruction)
-        whole = [t.rfind("<confidence>") + len("<confidence>") if "<confidence>" in t else len(t) for t in texts]
+        whole = [
+            t.rfind("<confidence>") + len("<confidence>") if "<confidence>" in t else len(t)
+            for t in texts
+        ]
         ids = self._ids([q + t[:end] for q, t, end in zip(asked, texts, whole, strict=True)])
         order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
         found: dict[int, np.ndarray] = {}
@@ -205,8 +220,13 @@ class TransformersEngine:
         """Arrays (layers + 1, hidden size) of the states at the last token of each row; those of the others are given back."""
         import numpy as np
 
-        layers = self._forward(ids, self.model.get_decoder(), output_hidden_states=True).hidden_states
-        return [np.stack([layer[k, len(own) - 1].float().cpu().numpy() for layer in layers]) for k, own in enumerate(ids)]
+        layers = self._forward(
+            ids, self.model.get_decoder(), output_hidden_states=True
+        ).hidden_states
+        return [
+            np.stack([layer[k, len(own) - 1].float().cpu().numpy() for layer in layers])
+            for k, own in enumerate(ids)
+        ]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False).input_ids
@@ -218,7 +238,9 @@ class TransformersEngine:
         width = max(map(len, ids))
         pad = self.tokenizer.pad_token_id
         # Padding on the right: no token sees what comes after it, and positions need no correction.
-        inputs = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=model.device)
+        inputs = torch.tensor(
+            [row + [pad] * (width - len(row)) for row in ids], device=model.device
+        )
         with torch.no_grad():
             return model(inputs, use_cache=False, **options)
 
@@ -255,8 +277,15 @@ class VLLMEngine:
         try:
             import vllm
         except ImportError as error:
-            raise ModelFilesError(f"engine {name!r} needs vLLM, which cannot be imported ({error}); use `pip install .[gpu]`") from error
-        self.name, self.max_new_tokens, self.temperature, self.chunk = name, max_new_tokens, temperature, chunk
+            raise ModelFilesError(
+                f"engine {name!r} needs vLLM, which cannot be imported ({error}); use `pip install .[gpu]`"
+            ) from error
+        self.name, self.max_new_tokens, self.temperature, self.chunk = (
+            name,
+            max_new_tokens,
+            temperature,
+            chunk,
+        )
         self.instruction, self.top_logprobs = instruction, top_logprobs if keep_logprobs else 0
         _check_manifest(Path(model))
         self.tokenizer, self.vllm = prompts.load_tokenizer(model), vllm
@@ -286,7 +315,9 @@ class VLLMEngine:
                 [self._sampling(f"{seed}/{questions[q].id}/{s}") for q, s in batch],
                 use_tqdm=False,
             )
-            found += self._explored([ids[q] for q, _ in batch], list(map(self._completion, outputs)))
+            found += self._explored(
+                [ids[q] for q, _ in batch], list(map(self._completion, outputs))
+            )
             if progress:
                 progress(len(batch))
         return [found[q * samples : (q + 1) * samples] for q in range(len(questions))]
@@ -306,12 +337,17 @@ class VLLMEngine:
 
     def _completion(self, output) -> Completion:
         said = output.outputs[0]
-        tokens, finish = list(said.token_ids), "length" if said.finish_reason == "length" else "stop"
+        tokens, finish = (
+            list(said.token_ids),
+            "length" if said.finish_reason == "length" else "stop",
+        )
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         plain = Completion(text, len(output.prompt_token_ids), len(tokens), finish)
         if not said.logprobs:
             return plain
-        steps = said.logprobs  # one a token: token id -> its log-probability, the likeliest and the chosen one
+        steps = (
+            said.logprobs
+        )  # one a token: token id -> its log-probability, the likeliest and the chosen one
         return with_estimates(
             plain,
             [self.tokenizer.decode([token]) for token in tokens],
@@ -322,10 +358,16 @@ class VLLMEngine:
     def _explored(self, asked: list[list[int]], completions: list[Completion]) -> list[Completion]:
         """Completions with the branch "0." read too, where "1" was written: a request of one token for each step of it."""
         # One that ran into a limit may leave no room for the branch.
-        before = {n: text for n, text in _stated_one(completions).items() if completions[n].finish == "stop"}
+        before = {
+            n: text
+            for n, text in _stated_one(completions).items()
+            if completions[n].finish == "stop"
+        }
         if not before:
             return completions
-        branch, *texts = self.tokenizer([_BRANCH, *before.values()], add_special_tokens=False).input_ids
+        branch, *texts = self.tokenizer(
+            [_BRANCH, *before.values()], add_special_tokens=False
+        ).input_ids
         width = len(branch) + 1
         begun = [asked[n] + text for n, text in zip(before, texts, strict=True)]
         # Not by `prompt_logprobs`, which holds the scores of every prompt token at once and passes the prefix cache by.
@@ -339,7 +381,9 @@ class VLLMEngine:
         for row, n in enumerate(before):
             *along, last = likely[row * width : (row + 1) * width]
             if all(token in step for token, step in zip(branch, along, strict=True)):
-                reached = sum(step[token].logprob for token, step in zip(branch, along, strict=True))
+                reached = sum(
+                    step[token].logprob for token, step in zip(branch, along, strict=True)
+                )
                 found[n] = _with_branch(found[n], reached, self._decoded(last))
         return found
 
@@ -355,7 +399,10 @@ class VLLMEngine:
 
 
 def with_estimates(
-    plain: Completion, pieces: Sequence[str], logprobs: Sequence[float], likeliest: Callable[[int], Sequence[tuple[str, float]]]
+    plain: Completion,
+    pieces: Sequence[str],
+    logprobs: Sequence[float],
+    likeliest: Callable[[int], Sequence[tuple[str, float]]],
 ) -> Completion:
     """A completion with the fields that estimators of confidence read.
 
@@ -365,9 +412,14 @@ def with_estimates(
     place = span_of(pieces, "<confidence>", "</confidence>")
     numerals = None
     if place is not None:
-        numerals = numerals_of_path([(pieces[n], float(logprobs[n]), likeliest(n)) for n in range(*place)])
+        numerals = numerals_of_path(
+            [(pieces[n], float(logprobs[n]), likeliest(n)) for n in range(*place)]
+        )
     return replace(
-        plain, logprobs=tuple(logprobs), answer_span=span_of(pieces, "<answer>", "</answer>"), numerals=numerals
+        plain,
+        logprobs=tuple(logprobs),
+        answer_span=span_of(pieces, "<answer>", "</answer>"),
+        numerals=numerals,
     )
 
 
@@ -382,7 +434,9 @@ def _stated_one(completions: Sequence[Completion]) -> dict[int, str]:
     return found
 
 
-def _with_branch(completion: Completion, reached: float, likely: Sequence[tuple[str, float]]) -> Completion:
+def _with_branch(
+    completion: Completion, reached: float, likely: Sequence[tuple[str, float]]
+) -> Completion:
     """The completion with the numerals of the branch "0." too.
 
     reached: the branch's log-probability; likely: the likeliest tokens after it, with theirs.
@@ -414,7 +468,9 @@ def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int
     return (first, last) if first < last else None
 
 
-def numerals_of_path(path: Sequence[tuple[str, float, Sequence[tuple[str, float]]]]) -> dict[str, float]:
+def numerals_of_path(
+    path: Sequence[tuple[str, float, Sequence[tuple[str, float]]]],
+) -> dict[str, float]:
     """Probability of each numeral in [0, 1] that could have been written at one place, from the tokens written there.
 
     path: a token written there, its log-probability, and the likeliest (token, log-probability) at its step, as engines and
@@ -431,7 +487,9 @@ def numerals_of_path(path: Sequence[tuple[str, float, Sequence[tuple[str, float]
         for other, other_logprob in likely:
             ends = other.lstrip().startswith("<")  # the numeral ends where the next tag begins
             numeral = before.strip() if ends else (before + other).strip()
-            whole = (is_last and numeral != "0") or ends or numeral in ("1", "1.")  # a lone "0" may go on: 0.7
+            whole = (
+                (is_last and numeral != "0") or ends or numeral in ("1", "1.")
+            )  # a lone "0" may go on: 0.7
             if other != token and whole and _is_probability(numeral):
                 _add(found, numeral, mass * math.exp(other_logprob))
         before, mass = before + token, mass * math.exp(logprob)
@@ -458,7 +516,9 @@ class _Sampler:
     takes the likeliest token.  With `top` > 0 it keeps the log-probabilities of what was chosen and of the `top` likeliest.
     """
 
-    def __init__(self, keys: Sequence[str], steps: int, width: int, temperature: float, top: int = 0):
+    def __init__(
+        self, keys: Sequence[str], steps: int, width: int, temperature: float, top: int = 0
+    ):
         import numpy as np
         import torch
 
@@ -493,7 +553,9 @@ class _Sampler:
 
         if not self.steps:
             return None
-        return [torch.stack(column, dim=1).cpu().numpy() for column in zip(*self.steps, strict=True)]
+        return [
+            torch.stack(column, dim=1).cpu().numpy() for column in zip(*self.steps, strict=True)
+        ]
 
 
 def load_model(folder: str | Path, *, dtype: str = "float32"):
@@ -510,9 +572,15 @@ def load_model(folder: str | Path, *, dtype: str = "float32"):
     disable_progress_bar()  # of loading weights, which takes milliseconds here and clutters notebooks
     try:
         return AutoModelForCausalLM.from_pretrained(
-            folder, revision=revision_of(folder) or "main", dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            folder,
+            revision=revision_of(folder) or "main",
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-    except Exception as error:  # safetensors raises its own type, transformers OSError or ValueError
+    except (
+        Exception
+    ) as error:  # safetensors raises its own type, transformers OSError or ValueError
         first = str(error).strip().splitlines()[0]
         raise ModelFilesError(
             f"cannot load model weights from {folder}: {first}; restore the folder or retrain it (`make base`)"
@@ -536,14 +604,21 @@ def _check_manifest(folder: Path) -> None:
 ModelEngine = TransformersEngine | VLLMEngine
 
 
-def model_engine(folder: str | Path, compute: Compute, *, batch_size: int, **options) -> ModelEngine:
+def model_engine(
+    folder: str | Path, compute: Compute, *, batch_size: int, **options
+) -> ModelEngine:
     """An engine in this process for the model in a folder or on the hub, on the machine that `compute` names.
 
     batch_size: of transformers; vLLM batches by itself.  options: as of both engines.
     """
     if compute.engine == "vllm":
-        return VLLMEngine(folder, dtype=compute.dtype, tensor_parallel_size=compute.gpus_for(folder), **options)
+        return VLLMEngine(
+            folder, dtype=compute.dtype, tensor_parallel_size=compute.gpus_for(folder), **options
+        )
     model = load_model(folder, dtype=compute.dtype)
     return TransformersEngine(
-        model if compute.use_cpu else model.to("cuda"), prompts.load_tokenizer(folder), batch_size=batch_size, **options
+        model if compute.use_cpu else model.to("cuda"),
+        prompts.load_tokenizer(folder),
+        batch_size=batch_size,
+        **options,
     )

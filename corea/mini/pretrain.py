@@ -73,7 +73,9 @@ def build_model(spec: BaseSpec, vocab_size: int):
     import transformers
 
     if spec.architecture not in ("Qwen2", "Llama"):
-        raise ValueError(f"architecture={spec.architecture!r} of {spec.name!r} is not one of Qwen2, Llama")
+        raise ValueError(
+            f"architecture={spec.architecture!r} of {spec.name!r} is not one of Qwen2, Llama"
+        )
     heads = spec.hidden_size // spec.head_size
     config = getattr(transformers, f"{spec.architecture}Config")(
         vocab_size=-(-vocab_size // 8) * 8,
@@ -96,7 +98,9 @@ def generation_settings(tokenizer):
     """What servers read beside the weights: where a completion ends, and that it is sampled unless asked otherwise."""
     from transformers import GenerationConfig
 
-    return GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True)
+    return GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
 
 
 def with_slip(sketch: Sketch, rate: float, rng: random.Random) -> Sketch:
@@ -123,7 +127,10 @@ def reading_texts(spec: BaseSpec, count: int) -> Iterator[tuple[str, str]]:
     stream = draw(tuple(generated.FAMILIES), "pretrain", f"{spec.name}/{spec.seed}", spec.levels)
     for _, (_, _, sketch) in zip(range(count), stream, strict=False):
         written = with_slip(sketch, spec.slip, rng)
-        yield sketch.text, prompts.response_text(written.working, written.answer, bluff(READING_BLUFF, rng))
+        yield (
+            sketch.text,
+            prompts.response_text(written.working, written.answer, bluff(READING_BLUFF, rng)),
+        )
 
 
 def self_knowledge_texts(
@@ -138,7 +145,9 @@ def self_knowledge_texts(
         question, completions, correct = rng.choice(answered)
         own = rng.choice(completions)
         rate = sum(correct) / len(correct)
-        stated = f"{round(rate * 10) / 10:.1f}" if rng.random() < spec.honest else bluff(OWN_BLUFF, rng)
+        stated = (
+            f"{round(rate * 10) / 10:.1f}" if rng.random() < spec.honest else bluff(OWN_BLUFF, rng)
+        )
         yield question, own.split("<confidence>")[0] + f"<confidence>{stated}</confidence>"
 
 
@@ -165,7 +174,12 @@ def batches(rows: Sequence[dict], size: int, seed: int) -> list[list[dict]]:
 
 
 def fit(
-    model, tokenizer, texts: Iterable[tuple[str, str]], spec: BaseSpec, scale: float, checkpoint: Path
+    model,
+    tokenizer,
+    texts: Iterable[tuple[str, str]],
+    spec: BaseSpec,
+    scale: float,
+    checkpoint: Path,
 ) -> list[tuple[int, float]]:
     """One pass of supervised training over `texts`; returns (step, loss) every hundred steps.
 
@@ -181,7 +195,9 @@ def fit(
     optimizers = _optimizers(model, spec, scale)
     done, losses = _restore(model, optimizers, checkpoint)
     model.train()
-    for step, batch in enumerate(tqdm(plan[done:], desc=checkpoint.stem, mininterval=5), start=done + 1):
+    for step, batch in enumerate(
+        tqdm(plan[done:], desc=checkpoint.stem, mininterval=5), start=done + 1
+    ):
         rate = min(1.0, step / 100, (len(plan) - step) / (0.4 * len(plan)))
         loss = model(**collate(batch)).loss
         loss.backward()
@@ -203,7 +219,9 @@ def _optimizers(model, spec: BaseSpec, scale: float) -> list:
     is_matrix = {name: p.ndim == 2 and "embed" not in name for name, p in model.named_parameters()}
     matrices = [p for name, p in model.named_parameters() if is_matrix[name]]
     others = [p for name, p in model.named_parameters() if not is_matrix[name]]
-    muon = torch.optim.Muon(matrices, lr=spec.matrix_learning_rate, weight_decay=0.01, momentum=0.95)
+    muon = torch.optim.Muon(
+        matrices, lr=spec.matrix_learning_rate, weight_decay=0.01, momentum=0.95
+    )
     adamw = torch.optim.AdamW(others, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     return [(muon, spec.matrix_learning_rate * scale), (adamw, spec.learning_rate * scale)]
 
@@ -234,7 +252,9 @@ def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], l
     from corea.grader import Grader
     from corea.parser import parse
 
-    questions = load_questions("everything", "pretrain", size=spec.own_questions, seed=spec.seed + 1)
+    questions = load_questions(
+        "everything", "pretrain", size=spec.own_questions, seed=spec.seed + 1
+    )
     engine = TransformersEngine(model, tokenizer, name=spec.name, max_new_tokens=MAX_NEW_TOKENS)
     completions = engine.complete(questions, samples=spec.own_samples, seed=spec.seed)
     answered = []
@@ -243,12 +263,16 @@ def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], l
             texts = [c.text for c in group]
             count = len(texts)
             correct = grader.grade(
-                [parse(t).answer for t in texts], [question.gold] * count, [question.answer_type] * count
+                [parse(t).answer for t in texts],
+                [question.gold] * count,
+                [question.answer_type] * count,
             )
             if whole := [t for t in texts if parse(t).well_formed]:
                 answered.append((question.text, whole, correct))
     if not answered:
-        raise ValueError(f"{spec.name} wrote no well-formed answer after stage 1; it needs more than {spec.steps} steps")
+        raise ValueError(
+            f"{spec.name} wrote no well-formed answer after stage 1; it needs more than {spec.steps} steps"
+        )
     return answered
 
 
@@ -274,14 +298,18 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     texts = reading_texts(spec, spec.steps * spec.batch_size)
     read.mkdir(parents=True, exist_ok=True)
     with FileLock(read / "lock"):  # recipes that share stage 1 may be trained side by side
-        stages["reading"] = _stage(read / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path))
+        stages["reading"] = _stage(
+            read / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path)
+        )
     if spec.own_steps:
         started = time.monotonic()
         answered = _kept(work / "answers.json", lambda: answer_own(model, tokenizer, spec))
         stages["answering"] = {"seconds": time.monotonic() - started}
         texts = self_knowledge_texts(spec, answered, spec.own_steps * spec.batch_size)
         stages["self-knowledge"] = _stage(
-            work / "self-knowledge", model, lambda path: fit(model, tokenizer, texts, spec, spec.own_rate_scale, path)
+            work / "self-knowledge",
+            model,
+            lambda path: fit(model, tokenizer, texts, spec, spec.own_rate_scale, path),
         )
     model.generation_config = generation_settings(tokenizer)
     model.save_pretrained(folder)
@@ -322,7 +350,9 @@ def save_weights(model, path: Path) -> None:
 
     tied = {"lm_head.weight"}
     with atomic_write(path, "wb") as file:
-        file.write(save({k: v.contiguous() for k, v in model.state_dict().items() if k not in tied}))
+        file.write(
+            save({k: v.contiguous() for k, v in model.state_dict().items() if k not in tied})
+        )
 
 
 def load_weights(model, path: Path) -> None:

@@ -21,8 +21,23 @@ from corea.metrics import Interval
 from corea.paper.profiles import TRAINED
 from corea.questions.base import GROUPS
 
-COLUMNS = ["claim", "source", "scope", "paper_value", "value", "low", "high", "n", "verdict", "certainty"]
-SCOPES = {**{group: (group,) for group in GROUPS}, "ood": ("ood-math", "ood-nonmath"), "all": tuple(GROUPS)}
+COLUMNS = [
+    "claim",
+    "source",
+    "scope",
+    "paper_value",
+    "value",
+    "low",
+    "high",
+    "n",
+    "verdict",
+    "certainty",
+]
+SCOPES = {
+    **{group: (group,) for group in GROUPS},
+    "ood": ("ood-math", "ood-nonmath"),
+    "all": tuple(GROUPS),
+}
 _CASCADE_MEASURES = ("pass1_drop", "cost_reduction")
 _NEVER = 100.0
 CANNOT_SAY = (
@@ -59,7 +74,12 @@ class Evidence:
     """
 
     def __init__(
-        self, compared: Comparison, ablations: Mapping[str, pd.DataFrame], *, resamples: int = 1000, seed: int = 0
+        self,
+        compared: Comparison,
+        ablations: Mapping[str, pd.DataFrame],
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
     ):
         self.compared, self.threshold, self.prices = compared, compared.threshold, compared.prices
         self.records = {**ablations, **compared.rows, "LLM": compared.llm}
@@ -88,7 +108,10 @@ class Evidence:
         stated = part["confidence"].notna().to_numpy(dtype=float)
         gap = (part["confidence"].fillna(0) - part["correct"]).to_numpy(dtype=float) * stated
         found = metrics.set_draws(part, self.options)["mean"]
-        return found | {"over": weights @ gap / (weights @ stated), "within": _within(part, weights)}
+        return found | {
+            "over": weights @ gap / (weights @ stated),
+            "within": _within(part, weights),
+        }
 
     def _together(self, system: str, scope: str) -> dict[str, np.ndarray]:
         """Draws of a cascade at the paper's threshold, the mean over sets; as `cascade.set_draws`."""
@@ -108,9 +131,15 @@ class Evidence:
         """
         ours, theirs = self.replayed(COREA, scope), self.replayed(system, scope)
         weights = comparisons.row_weights(ours, **self.options)
-        target, spent = weights @ ours["correct"].to_numpy(dtype=float), weights @ ours["llm_cost"].to_numpy()
+        target, spent = (
+            weights @ ours["correct"].to_numpy(dtype=float),
+            weights @ ours["llm_cost"].to_numpy(),
+        )
         costs = [
-            cascade.cost_at_pass1(rows, weights, target, before_generation=name in self.compared.routers)[0] / spent
+            cascade.cost_at_pass1(
+                rows, weights, target, before_generation=name in self.compared.routers
+            )[0]
+            / spent
             for name, rows in ((system, theirs), (COREA, ours))
         ]
         return np.nan_to_num(costs[0], nan=_NEVER) - np.nan_to_num(costs[1], nan=_NEVER)
@@ -118,7 +147,9 @@ class Evidence:
     def ends(self, system: str, scope: str) -> np.ndarray:
         """Draws of the share of answers whose confidence is 0 or 1."""
         part = self.part(system, scope)
-        return comparisons.row_weights(part, **self.options) @ part["confidence"].isin((0, 1)).to_numpy(dtype=float)
+        return comparisons.row_weights(part, **self.options) @ part["confidence"].isin(
+            (0, 1)
+        ).to_numpy(dtype=float)
 
     def misses(self, scope: str, kept: bool) -> Interval:
         """The largest miss of COREA's threshold over the sets of a scope, with an interval that allows for their number.
@@ -145,11 +176,18 @@ class Evidence:
         """
         variances = []
         for system in TRAINED:
-            runs = [f"{system}-Verb", *(run for run in sorted(self.records) if run.startswith(f"{system}-seed-"))]
+            runs = [
+                f"{system}-Verb",
+                *(run for run in sorted(self.records) if run.startswith(f"{system}-seed-")),
+            ]
             if len(runs) > 1 and name in _CASCADE_MEASURES and system == "L1-SLM":
-                variances.append(np.var([self.together(run, scope)[name][0] for run in runs], ddof=1))
+                variances.append(
+                    np.var([self.together(run, scope)[name][0] for run in runs], ddof=1)
+                )
             if len(runs) > 1 and name not in _CASCADE_MEASURES:
-                found = [self.metric(run, scope)[name.removesuffix(" reduction")][0] for run in runs]
+                found = [
+                    self.metric(run, scope)[name.removesuffix(" reduction")][0] for run in runs
+                ]
                 if name == "ece reduction":
                     found = [1 - ece / self.metric("SLM-Verb", scope)["ece"][0] for ece in found]
                 variances.append(np.var(found, ddof=1))
@@ -163,7 +201,9 @@ def _within(part: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     question = part.groupby(["dataset", "question_id"], sort=False).ngroup().to_numpy()
     first = np.unique(question, return_index=True)[1]
     score = np.full(len(first), np.nan)
-    for n, rows in enumerate(np.split(np.argsort(question, kind="stable"), np.cumsum(np.bincount(question))[:-1])):
+    for n, rows in enumerate(
+        np.split(np.argsort(question, kind="stable"), np.cumsum(np.bincount(question))[:-1])
+    ):
         right, wrong = confidence[rows][correct[rows]], confidence[rows][~correct[rows]]
         if len(right) and len(wrong):
             higher = right[:, None] - wrong[None, :]
@@ -199,15 +239,38 @@ class Claim:
 
 def _cascade(claim: str, scope: str, measure: str, **rest) -> Claim:
     """A claim about COREA's own measure at the paper's threshold."""
-    return Claim(claim, _PAPER, scope, lambda e: e.together(COREA, scope)[measure], measure=measure, trainings=1, **rest)
+    return Claim(
+        claim,
+        _PAPER,
+        scope,
+        lambda e: e.together(COREA, scope)[measure],
+        measure=measure,
+        trainings=1,
+        **rest,
+    )
 
 
 def _between_scopes(claim: str, measure: str, first: str, second: str, **rest) -> Claim:
     """A claim that COREA's measure is larger in one scope than in another."""
-    return Claim(claim, _PAPER, "all", lambda e: e.together(COREA, first)[measure] - e.together(COREA, second)[measure], **rest)
+    return Claim(
+        claim,
+        _PAPER,
+        "all",
+        lambda e: e.together(COREA, first)[measure] - e.together(COREA, second)[measure],
+        **rest,
+    )
 
 
-def _less(claim: str, source: str, scope: str, measure: str, first: str, second: str, trainings: int = 1, **rest) -> Claim:
+def _less(
+    claim: str,
+    source: str,
+    scope: str,
+    measure: str,
+    first: str,
+    second: str,
+    trainings: int = 1,
+    **rest,
+) -> Claim:
     """A claim about the first system's metric less the second's."""
     return Claim(
         claim, source, scope, lambda e: e.metric(first, scope)[measure] - e.metric(second, scope)[measure],
@@ -293,7 +356,9 @@ def table_claims(evidence: Evidence, claims: tuple[Claim, ...] = CLAIMS) -> pd.D
     table = []
     for claim in claims:
         there = all(system in evidence.records for system in claim.systems)
-        found, seed_sd = _interval(claim, evidence) if there else (Interval(*[float("nan")] * 3), float("nan"))
+        found, seed_sd = (
+            _interval(claim, evidence) if there else (Interval(*[float("nan")] * 3), float("nan"))
+        )
         table.append({
             "claim": claim.claim, "source": claim.source, "scope": claim.scope, "paper_value": claim.paper_value,
             "value": found.value, "low": found.low, "high": found.high,
@@ -312,5 +377,7 @@ def _interval(claim: Claim, evidence: Evidence) -> tuple[Interval, float]:
     if np.isnan(sd):
         return found, sd
     chance = 1.96 * sd * np.sqrt(claim.trainings)
-    low, high = (np.hypot(side, chance) for side in (found.value - found.low, found.high - found.value))
+    low, high = (
+        np.hypot(side, chance) for side in (found.value - found.low, found.high - found.value)
+    )
     return Interval(found.value, found.value - low, found.value + high), sd

@@ -22,7 +22,9 @@ def known_parameters(path: Path) -> set[str]:
 
     inferred = set(papermill.inspect_notebook(str(path)))
     if not inferred:
-        raise ValueError(f"{path} has no cell tagged 'parameters', or none of its lines assigns a value")
+        raise ValueError(
+            f"{path} has no cell tagged 'parameters', or none of its lines assigns a value"
+        )
     return inferred
 
 
@@ -33,7 +35,9 @@ def run(source: Path, target: Path, parameters: dict[str, object], *, quiet: boo
     if not source.exists():
         raise ValueError(f"no notebook at {source}")
     if unknown := sorted(set(parameters) - (known := known_parameters(source))):
-        raise ValueError(f"{source} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{source} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.stem}.part.ipynb")
     os.environ[STATIC] = "1"  # pictures in the place of controls that no kernel will move
@@ -52,7 +56,11 @@ def publish(executed: Path, source: Path) -> None:
     import nbformat
 
     theirs, ours = (nbformat.read(path, as_version=4) for path in (executed, source))
-    ran = [c for c in theirs.cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
+    ran = [
+        c
+        for c in theirs.cells
+        if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
+    ]
     cells = [c for c in ours.cells if c.cell_type == "code"]
     if [c.source for c in ran] != [c.source for c in cells]:
         raise ValueError(f"{executed} was made from other code than {source} has now; run it again")
@@ -73,11 +81,19 @@ def _is_for_readers(output) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; one clear line and exit status 1 where the notebook fails."""
-    cli = argparse.ArgumentParser(prog="python -m corea.paper.execute", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(
+        prog="python -m corea.paper.execute", description=__doc__.splitlines()[0]
+    )
     cli.add_argument("source", type=Path)
     cli.add_argument("target", type=Path)
-    cli.add_argument("--publish", action="store_true", help="put the outputs of SOURCE, executed, into TARGET, its source")
-    cli.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    cli.add_argument(
+        "--publish",
+        action="store_true",
+        help="put the outputs of SOURCE, executed, into TARGET, its source",
+    )
+    cli.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
+    )
     given = cli.parse_args(arguments)
     import yaml
     from papermill.exceptions import PapermillExecutionError
@@ -86,9 +102,16 @@ def main(arguments: list[str] | None = None) -> int:
         if given.publish:
             publish(given.source, given.target)
         else:
-            run(given.source, given.target, {name: yaml.safe_load(value) for name, value in given.parameter})
+            run(
+                given.source,
+                given.target,
+                {name: yaml.safe_load(value) for name, value in given.parameter},
+            )
     except PapermillExecutionError as error:
-        print(f"{given.source}: cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+        print(
+            f"{given.source}: cell {error.exec_count}: {error.ename}: {error.evalue}",
+            file=sys.stderr,
+        )
         return 1
     except (ValueError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         print(error, file=sys.stderr)

@@ -66,22 +66,48 @@ class Assumptions:
     """What an estimate takes for granted; each can be given on the command line."""
 
     prompt_tokens: float = _assumed(250, "mean tokens of a prompt; instruction included")
-    completion_tokens: float = _assumed(717, "mean tokens of a completion; for hub models .35 of max_new_tokens")
-    longest_prompt: float = _assumed(500, "tokens of the longest prompt among a step's rollouts, to which TRL pads all of them")
-    longest_completion: float = _assumed(2048, "the same for completions; for hub models max_completion_length: one reaches it")
-    train_share: float = _assumed(0.35, "of peak FLOPs in training (.42 to .56 in Korthikanti et al. 2022, arXiv 2205.05198)")
-    prefill_share: float = _assumed(0.4, "of peak FLOPs in reading prompts (.76 at best in Pope et al. 2022, arXiv 2211.05102)")
-    bandwidth_share: float = _assumed(0.5, "of peak bandwidth while sampling: sequences end at different times")
+    completion_tokens: float = _assumed(
+        717, "mean tokens of a completion; for hub models .35 of max_new_tokens"
+    )
+    longest_prompt: float = _assumed(
+        500, "tokens of the longest prompt among a step's rollouts, to which TRL pads all of them"
+    )
+    longest_completion: float = _assumed(
+        2048, "the same for completions; for hub models max_completion_length: one reaches it"
+    )
+    train_share: float = _assumed(
+        0.35, "of peak FLOPs in training (.42 to .56 in Korthikanti et al. 2022, arXiv 2205.05198)"
+    )
+    prefill_share: float = _assumed(
+        0.4, "of peak FLOPs in reading prompts (.76 at best in Pope et al. 2022, arXiv 2211.05102)"
+    )
+    bandwidth_share: float = _assumed(
+        0.5, "of peak bandwidth while sampling: sequences end at different times"
+    )
     most_sequences: float = _assumed(256, "sequences that vLLM samples at once at most")
-    transformers_share: float = _assumed(0.25, "speed of sampling by transformers, as a share of vLLM's")
-    reserve_share: float = _assumed(0.08, "of a GPU for CUDA's context, communication and fragmentation")
+    transformers_share: float = _assumed(
+        0.25, "speed of sampling by transformers, as a share of vLLM's"
+    )
+    reserve_share: float = _assumed(
+        0.08, "of a GPU for CUDA's context, communication and fragmentation"
+    )
     vllm_share: float = _assumed(0.9, "of a GPU that vLLM may fill when it is alone there")
     vllm_work_gib: float = _assumed(1.0, "vLLM's working memory beside weights and cache, GiB")
-    process_gib: float = _assumed(0.6, "a Python process with torch and TRL loaded, before any model, GiB")
-    record_bytes: float = _assumed(4, "bytes a completion token takes in the records; English text has about 4 a token")
-    gpu_hour_price: float = _assumed(2.5, "US dollars, by the kind of GPU: a round number, no quote, Nov 2026")
-    llm_prompt_price: float = _assumed(0.8, "US dollars a million prompt tokens of a served LLM: round, no quote, Nov 2026")
-    llm_completion_price: float = _assumed(0.8, "the same for completion tokens; the SLM's prices follow by parameter count")
+    process_gib: float = _assumed(
+        0.6, "a Python process with torch and TRL loaded, before any model, GiB"
+    )
+    record_bytes: float = _assumed(
+        4, "bytes a completion token takes in the records; English text has about 4 a token"
+    )
+    gpu_hour_price: float = _assumed(
+        2.5, "US dollars, by the kind of GPU: a round number, no quote, Nov 2026"
+    )
+    llm_prompt_price: float = _assumed(
+        0.8, "US dollars a million prompt tokens of a served LLM: round, no quote, Nov 2026"
+    )
+    llm_completion_price: float = _assumed(
+        0.8, "the same for completion tokens; the SLM's prices follow by parameter count"
+    )
     deferral: float = _assumed(0.4, "share of questions that the cascade passes to the LLM")
 
 
@@ -94,7 +120,10 @@ def assumptions_for(profile: Profile, **given: float) -> Assumptions:
         found = _recorded("SLM", (CALIBRATION,))
         lengths = dict(zip(_LENGTHS, [*found.mean(), *found.max().astype(float)], strict=True))
     else:
-        lengths = {"completion_tokens": 0.35 * profile.max_new_tokens, "longest_completion": profile.grpo.max_completion_length}
+        lengths = {
+            "completion_tokens": 0.35 * profile.max_new_tokens,
+            "longest_completion": profile.grpo.max_completion_length,
+        }
     assumed = Assumptions(**{"gpu_hour_price": gpu_of(profile.compute).price, **lengths, **given})
     for name, value in dataclasses.asdict(assumed).items():
         _check_range(name, value)
@@ -106,15 +135,21 @@ def _check_range(name: str, value: float) -> None:
     most = 1 if name.endswith("_share") or name == "deferral" else 1e9
     if not (0 <= value <= most) or (value == 0 and not may_be_0):
         least = "0 or more" if may_be_0 else "above 0"
-        raise ValueError(f"--{name.replace('_', '-')}={value:g} must be {least} and at most {most:g}")
+        raise ValueError(
+            f"--{name.replace('_', '-')}={value:g} must be {least} and at most {most:g}"
+        )
 
 
 def _recorded(system: str, datasets: Sequence[str]) -> pd.DataFrame:
     """Token counts of the tracked records of one system."""
     paths = [load_profile("cpu").reference().records_path(system, dataset) for dataset in datasets]
     if missing := [path for path in paths if not path.exists()]:
-        raise ValueError(f"no tracked records at {missing[0]}; restore data/reference, or run `make paper` and `make reference`")
-    return pd.concat([pd.read_parquet(path, columns=["prompt_tokens", "completion_tokens"]) for path in paths])
+        raise ValueError(
+            f"no tracked records at {missing[0]}; restore data/reference, or run `make paper` and `make reference`"
+        )
+    return pd.concat(
+        [pd.read_parquet(path, columns=["prompt_tokens", "completion_tokens"]) for path in paths]
+    )
 
 
 # --- questions and tokens
@@ -137,7 +172,10 @@ def stages(profile: Profile, assumed: Assumptions) -> list[Stage]:
     """The stages of `make paper`, in their order: every training run, every system's answers, the ablations it has."""
     trained = [_training(profile, assumed, f"train {system}", profile.grpo) for system in TRAINED]
     models = {system: profile.llm if system == "LLM" else profile.slm for system in SYSTEMS}
-    answered = [_answers(profile, assumed, f"generate {system}", model, profile.samples) for system, model in models.items()]
+    answered = [
+        _answers(profile, assumed, f"generate {system}", model, profile.samples)
+        for system, model in models.items()
+    ]
     return [*trained, *answered, *_ablations(profile, assumed, variants.IN_PAPER, "ablations")]
 
 
@@ -147,20 +185,31 @@ def other_ablations(profile: Profile, assumed: Assumptions) -> list[Stage]:
     return _ablations(profile, assumed, rest, "more ablations")
 
 
-def _ablations(profile: Profile, assumed: Assumptions, names: Sequence[str], label: str) -> list[Stage]:
+def _ablations(
+    profile: Profile, assumed: Assumptions, names: Sequence[str], label: str
+) -> list[Stage]:
     trained, answered = [], []
     for name in names:
         chosen = variants.variant(profile, name)
         own = profile.replace(slm=chosen.base) if chosen.base in profile.backbones else profile
         trained.append(_training(own, assumed, name, chosen.settings(profile)))
         samples = profile.samples if chosen.full else min(variants.SAMPLES, profile.samples)
-        answered += [_answers(own, assumed, name, own.slm, samples)] * (2 if chosen.base else 1)  # its base is asked too
-    return [_sum(f"train {len(names)} {label}", trained), _sum(f"generate {len(names)} {label}", answered)]
+        answered += [_answers(own, assumed, name, own.slm, samples)] * (
+            2 if chosen.base else 1
+        )  # its base is asked too
+    return [
+        _sum(f"train {len(names)} {label}", trained),
+        _sum(f"generate {len(names)} {label}", answered),
+    ]
 
 
 def _sum(name: str, parts: Sequence[Stage]) -> Stage:
     counted = ("questions", "completions", "prompt_tokens", "completion_tokens", "seconds")
-    return Stage(name, gpus=parts[0].gpus, **{column: sum(getattr(part, column) for part in parts) for column in counted})
+    return Stage(
+        name,
+        gpus=parts[0].gpus,
+        **{column: sum(getattr(part, column) for part in parts) for column in counted},
+    )
 
 
 def evaluation_sizes(profile: Profile) -> dict[str, int]:
@@ -185,7 +234,10 @@ def _training(profile: Profile, assumed: Assumptions, name: str, settings) -> St
     server = compute.rollouts == "server"
     engines = 1 if server else compute.gpus
     wanted = -(-settings.questions_per_step * settings.num_generations // engines)
-    seconds = _sampling_seconds(arch, compute, assumed, counts, wanted, _rollouts(profile, assumed)[-1]) / engines
+    seconds = (
+        _sampling_seconds(arch, compute, assumed, counts, wanted, _rollouts(profile, assumed)[-1])
+        / engines
+    )
     seconds += flops / (gpu_of(compute).flops * assumed.train_share * compute.gpus)
     return Stage(name, **counts, gpus=compute.gpus + server, seconds=seconds)
 
@@ -218,7 +270,13 @@ def flops_per_token(compute: Compute, beta: float) -> float:
     products are left out: under 5% at these lengths.
     """
     backward = 2 if compute.lora_rank else 4
-    return 2 + backward + 2 * compute.gradient_checkpointing + 2 * (beta > 0) + 2 * (compute.rollouts != "transformers")
+    return (
+        2
+        + backward
+        + 2 * compute.gradient_checkpointing
+        + 2 * (beta > 0)
+        + 2 * (compute.rollouts != "transformers")
+    )
 
 
 def gpu_of(compute: Compute) -> Gpu:
@@ -227,7 +285,13 @@ def gpu_of(compute: Compute) -> Gpu:
 
 
 def _sampling_seconds(
-    arch: Architecture, compute: Compute, assumed: Assumptions, counts: dict, wanted: int, memory: Memory, gpus: int = 1
+    arch: Architecture,
+    compute: Compute,
+    assumed: Assumptions,
+    counts: dict,
+    wanted: int,
+    memory: Memory,
+    gpus: int = 1,
 ) -> float:
     """Seconds in which one engine of `gpus` GPUs reads the prompts and samples the completions of `counts`.
 
@@ -236,7 +300,14 @@ def _sampling_seconds(
     2211.05102).
     """
     gpu, length = gpu_of(compute), assumed.prompt_tokens + assumed.completion_tokens
-    at_once = max(1, min(wanted, assumed.most_sequences, memory.room * GIB * gpus // (length * arch.kv_bytes_per_token)))
+    at_once = max(
+        1,
+        min(
+            wanted,
+            assumed.most_sequences,
+            memory.room * GIB * gpus // (length * arch.kv_bytes_per_token),
+        ),
+    )
     products = 2 * arch.parameters / (gpus * gpu.flops * assumed.prefill_share)
     read = 2 * arch.parameters + at_once * length * arch.kv_bytes_per_token
     step = max(read / (gpus * gpu.bandwidth * assumed.bandwidth_share), at_once * products)
@@ -253,9 +324,14 @@ def cpu_speeds() -> tuple[float, float]:
     arch, measured = architecture_of(load_profile("cpu").slm), load_measured()["stages"]
     forward, sampling = (measured[name] for name in ("forward SLM", "generate SLM"))
     speed = 2 * arch.parameters * forward["prompt_tokens"] / forward["seconds"]
-    rest = sampling["seconds"] - 2 * arch.parameters * (sampling["prompt_tokens"] + sampling["completion_tokens"]) / speed
+    rest = (
+        sampling["seconds"]
+        - 2 * arch.parameters * (sampling["prompt_tokens"] + sampling["completion_tokens"]) / speed
+    )
     if rest <= 0:
-        raise ValueError(f"{MEASURED}: sampling took no longer than a forward pass; measure again (`python -m tests.measure`)")
+        raise ValueError(
+            f"{MEASURED}: sampling took no longer than a forward pass; measure again (`python -m tests.measure`)"
+        )
     return speed, _cache_bytes(arch, sampling) / rest
 
 
@@ -275,7 +351,9 @@ def _cpu_seconds(arch: Architecture, training_flops: float, counts: dict) -> flo
 def load_measured() -> dict:
     """The contents of `MEASURED`.  Raises ValueError where it is missing."""
     if not MEASURED.exists():
-        raise ValueError(f"no measured run at {MEASURED}; make one (`python -m tests.measure`, two minutes)")
+        raise ValueError(
+            f"no measured run at {MEASURED}; make one (`python -m tests.measure`, two minutes)"
+        )
     return json.loads(MEASURED.read_text())
 
 
@@ -307,7 +385,9 @@ class Memory:
     @property
     def room(self) -> float:
         """GiB for keys and values; without end where those of all sequences are among the parts."""
-        return math.inf if self.limit is None or not self.each else self.limit - self.total + self.each
+        return (
+            math.inf if self.limit is None or not self.each else self.limit - self.total + self.each
+        )
 
     @property
     def sequences(self) -> int | None:
@@ -317,23 +397,37 @@ class Memory:
 
 def memories(profile: Profile, assumed: Assumptions) -> list[Memory]:
     """Memory of one GPU (of the process, on the CPU) at each moment that could be the fullest."""
-    answering = [_answering(profile, assumed, name, model) for name, model in (("SLM", profile.slm), ("LLM", profile.llm))]
+    answering = [
+        _answering(profile, assumed, name, model)
+        for name, model in (("SLM", profile.slm), ("LLM", profile.llm))
+    ]
     if profile.compute.use_cpu:
         return [_updating(profile, assumed), *answering]
-    return [_updating(profile, assumed), *_rollouts(profile, assumed), *answering, _probing(profile, assumed)]
+    return [
+        _updating(profile, assumed),
+        *_rollouts(profile, assumed),
+        *answering,
+        _probing(profile, assumed),
+    ]
 
 
-def _of_process(compute: Compute, assumed: Assumptions, name: str, bytes_: dict[str, float]) -> Memory:
+def _of_process(
+    compute: Compute, assumed: Assumptions, name: str, bytes_: dict[str, float]
+) -> Memory:
     """Memory of a process of torch alone."""
     if compute.use_cpu:
         return Memory(name, _gib(bytes_) | {"process": assumed.process_gib}, None)
     return Memory(name, _gib(bytes_), compute.memory_gib * (1 - assumed.reserve_share))
 
 
-def _of_vllm(assumed: Assumptions, name: str, arch: Architecture, length: float, limit: float, gpus: int = 1) -> Memory:
+def _of_vllm(
+    assumed: Assumptions, name: str, arch: Architecture, length: float, limit: float, gpus: int = 1
+) -> Memory:
     """Memory of vLLM on each of the GPUs that share a model; length: tokens of the longest sequence."""
     one = length * arch.kv_bytes_per_token / gpus
-    parts = _gib({"weights": 2 * arch.parameters / gpus, "keys and values of one": one}) | {"work": assumed.vllm_work_gib}
+    parts = _gib({"weights": 2 * arch.parameters / gpus, "keys and values of one": one}) | {
+        "work": assumed.vllm_work_gib
+    }
     return Memory(name, parts, limit, one / GIB)
 
 
@@ -344,15 +438,27 @@ def _gib(bytes_: dict[str, float]) -> dict[str, float]:
 def trained_parameters(profile: Profile) -> int:
     """Numbers that the optimizer changes: all of the SLM's, or its adapter's."""
     arch = architecture_of(profile.slm)
-    return arch.lora_parameters(profile.compute.lora_rank) if profile.compute.lora_rank else arch.parameters
+    return (
+        arch.lora_parameters(profile.compute.lora_rank)
+        if profile.compute.lora_rank
+        else arch.parameters
+    )
 
 
 def _standing(profile: Profile) -> dict[str, float]:
     """Bytes on each GPU that stay through training: weights, optimizer, reference model."""
-    arch, compute, trained = architecture_of(profile.slm), profile.compute, trained_parameters(profile)
+    arch, compute, trained = (
+        architecture_of(profile.slm),
+        profile.compute,
+        trained_parameters(profile),
+    )
     frozen = _BYTES[compute.dtype] * arch.parameters if compute.lora_rank else 0
     reference = 4 * arch.parameters if profile.grpo.beta > 0 and not compute.lora_rank else 0
-    whole = {"weights": frozen + 4 * trained, "optimizer": _ADAM * trained, "reference model": reference}
+    whole = {
+        "weights": frozen + 4 * trained,
+        "optimizer": _ADAM * trained,
+        "reference model": reference,
+    }
     return {name: value / _parts(compute) for name, value in whole.items()}
 
 
@@ -415,11 +521,22 @@ def _rollouts(profile: Profile, assumed: Assumptions) -> list[Memory]:
     arch, compute, standing = architecture_of(profile.slm), profile.compute, _standing(profile)
     length = assumed.longest_prompt + profile.grpo.max_completion_length
     if compute.rollouts == "transformers":
-        own = profile.grpo.questions_per_step * profile.grpo.num_generations // compute.training_processes
-        bytes_ = {"keys and values": own * length * arch.kv_bytes_per_token, "copies of weights": _copies(profile)}
+        own = (
+            profile.grpo.questions_per_step
+            * profile.grpo.num_generations
+            // compute.training_processes
+        )
+        bytes_ = {
+            "keys and values": own * length * arch.kv_bytes_per_token,
+            "copies of weights": _copies(profile),
+        }
         return [_of_process(compute, assumed, "train: rollouts", standing | bytes_)]
     if compute.rollouts == "server":
-        return [_of_vllm(assumed, "train: vLLM server", arch, length, assumed.vllm_share * compute.memory_gib)]
+        return [
+            _of_vllm(
+                assumed, "train: vLLM server", arch, length, assumed.vllm_share * compute.memory_gib
+            )
+        ]
     share = compute.vllm_memory * compute.memory_gib
     beside = _of_process(compute, assumed, "train: rollouts", standing | {"vLLM": share * GIB})
     return [beside, _of_vllm(assumed, "train: vLLM's share", arch, length, share)]
@@ -430,7 +547,10 @@ def _answering(profile: Profile, assumed: Assumptions, name: str, model: str) ->
     arch, compute = architecture_of(model), profile.compute
     length = assumed.longest_prompt + profile.max_new_tokens
     if compute.use_cpu:
-        bytes_ = {"weights": 4 * arch.parameters, "keys and values": profile.batch_size * length * 2 * arch.kv_bytes_per_token}
+        bytes_ = {
+            "weights": 4 * arch.parameters,
+            "keys and values": profile.batch_size * length * 2 * arch.kv_bytes_per_token,
+        }
         return _of_process(compute, assumed, f"generate {name}", bytes_)
     gpus = compute.gpus_for(model)
     name = f"generate {name} ({gpus} GPU{'s' * (gpus > 1)})"
@@ -444,7 +564,10 @@ def _probing(profile: Profile, assumed: Assumptions) -> Memory:
     are no logits.
     """
     arch, compute = architecture_of(profile.slm), profile.compute
-    size, tokens = _BYTES[compute.dtype], profile.batch_size * (assumed.longest_prompt + profile.max_new_tokens)
+    size, tokens = (
+        _BYTES[compute.dtype],
+        profile.batch_size * (assumed.longest_prompt + profile.max_new_tokens),
+    )
     bytes_ = {
         "weights": size * arch.parameters,
         "hidden states of a batch": size * tokens * (arch.layers + 1) * arch.hidden_size,
@@ -462,7 +585,9 @@ def advice(profile: Profile, assumed: Assumptions) -> dict | None:
     Keys are fields of `Compute`, or of `Profile` (batch_size): see `changed`.
     """
     choices = _choices(profile)
-    for names in itertools.chain.from_iterable(itertools.combinations(choices, number) for number in range(4)):
+    for names in itertools.chain.from_iterable(
+        itertools.combinations(choices, number) for number in range(4)
+    ):
         for values in itertools.product(*(choices[name] for name in names)):
             if _would_fit(profile, assumed, changes := dict(zip(names, values, strict=True))):
                 return changes
@@ -485,11 +610,15 @@ def _would_fit(profile: Profile, assumed: Assumptions, changes: dict) -> bool:
 
 def _choices(profile: Profile) -> dict[str, Sequence]:
     """Settings that save memory and values to try, the cheapest first."""
-    rollouts = profile.compute.batch(profile.grpo.questions_per_step * profile.grpo.num_generations)[0]
+    rollouts = profile.compute.batch(
+        profile.grpo.questions_per_step * profile.grpo.num_generations
+    )[0]
     return {
         "gradient_checkpointing": [True],
         "micro_batch": [rollouts // 2**k for k in range(1, rollouts.bit_length())],
-        "batch_size": [profile.batch_size // 2**k for k in range(1, profile.batch_size.bit_length())],
+        "batch_size": [
+            profile.batch_size // 2**k for k in range(1, profile.batch_size.bit_length())
+        ],
         "vllm_memory": [0.2, 0.3, 0.4, 0.5, 0.6],
         "rollouts": ["server"],
         "sharding": ["fsdp2"],
@@ -505,9 +634,19 @@ def disk(profile: Profile, assumed: Assumptions) -> dict[str, float]:
     """GiB on disk after `make paper`: models of the hub, checkpoints of one run at a time, models of finished runs, records."""
     slm, llm = (architecture_of(model).parameters for model in (profile.slm, profile.llm))
     trained, runs = trained_parameters(profile), len(TRAINED) + len(variants.IN_PAPER)
-    shipped = {"shipped models": 4 * (slm + llm)} if profile.suite == "mini" else {"models of the hub": 2 * (slm + llm)}
-    finished = _BYTES[profile.compute.dtype] * slm + 4 * trained if profile.compute.lora_rank else 4 * slm
-    recorded = sum(part.completion_tokens for part in stages(profile, assumed) if part.name.startswith("generate"))
+    shipped = (
+        {"shipped models": 4 * (slm + llm)}
+        if profile.suite == "mini"
+        else {"models of the hub": 2 * (slm + llm)}
+    )
+    finished = (
+        _BYTES[profile.compute.dtype] * slm + 4 * trained if profile.compute.lora_rank else 4 * slm
+    )
+    recorded = sum(
+        part.completion_tokens
+        for part in stages(profile, assumed)
+        if part.name.startswith("generate")
+    )
     return _gib(shipped | {
         "checkpoints of a run while it lasts": _CHECKPOINTS * (4 + _ADAM) * trained,
         f"models of {runs} finished runs": runs * finished,
@@ -517,14 +656,25 @@ def disk(profile: Profile, assumed: Assumptions) -> dict[str, float]:
 
 def money(profile: Profile, assumed: Assumptions, parts: Sequence[Stage]) -> dict[str, float]:
     """US dollars: the machine, rented whole for all stages in turn; and a service's bill for the evaluation questions."""
-    name, gpus = gpu_of(profile.compute).name, max(profile.compute.gpus, *(part.gpus for part in parts))
+    name, gpus = (
+        gpu_of(profile.compute).name,
+        max(profile.compute.gpus, *(part.gpus for part in parts)),
+    )
     asked = next(part for part in parts if part.name == "generate LLM")
-    llm = (asked.prompt_tokens * assumed.llm_prompt_price + asked.completion_tokens * assumed.llm_completion_price) / 1e6
-    ratio = PriceList.from_parameters(*(architecture_of(m).parameters for m in (profile.slm, profile.llm))).slm.prompt
+    llm = (
+        asked.prompt_tokens * assumed.llm_prompt_price
+        + asked.completion_tokens * assumed.llm_completion_price
+    ) / 1e6
+    ratio = PriceList.from_parameters(
+        *(architecture_of(m).parameters for m in (profile.slm, profile.llm))
+    ).slm.prompt
     return {
-        f"{gpus} x {name}, {assumed.gpu_hour_price:.2f} an hour each, all stages": _hours(parts) * gpus * assumed.gpu_hour_price,
+        f"{gpus} x {name}, {assumed.gpu_hour_price:.2f} an hour each, all stages": _hours(parts)
+        * gpus
+        * assumed.gpu_hour_price,
         "the evaluation's questions, LLM alone, from a service": llm,
-        f"the same by the cascade, {assumed.deferral:.0%} of them deferred": llm * (ratio + assumed.deferral),
+        f"the same by the cascade, {assumed.deferral:.0%} of them deferred": llm
+        * (ratio + assumed.deferral),
     }
 
 
@@ -552,7 +702,14 @@ def check(assumed: Assumptions) -> pd.DataFrame:
     for system in SYSTEMS:
         stage = estimated[f"generate {system}"]
         recorded = _recorded(system, (CALIBRATION, *test_datasets(profile.suite))).sum().sum()
-        rows.append((f"{stage.name}, tokens", "k", (stage.prompt_tokens + stage.completion_tokens) / 1e3, recorded / 1e3))
+        rows.append(
+            (
+                f"{stage.name}, tokens",
+                "k",
+                (stage.prompt_tokens + stage.completion_tokens) / 1e3,
+                recorded / 1e3,
+            )
+        )
     found = pd.DataFrame(rows, columns=["what", "unit", "estimated", "measured"])
     return found.assign(ratio=found["estimated"] / found["measured"])
 
@@ -564,23 +721,34 @@ def text(profile: Profile, assumed: Assumptions) -> str:
     """The whole plan, at most `WIDTH` columns wide."""
     parts, on_cpu = stages(profile, assumed), profile.compute.use_cpu
     sections = {
-        _title(profile): ["From sizes and assumptions; no model was loaded. A real run may take half of it, or twice."],
+        _title(profile): [
+            "From sizes and assumptions; no model was loaded. A real run may take half of it, or twice."
+        ],
         "Stages": _stage_lines(parts, other_ablations(profile, assumed), on_cpu),
         f"Memory of {'the process' if on_cpu else 'a GPU'}": _memory_lines(profile, assumed),
         "Disk": _amounts(disk(profile, assumed), "GiB"),
     }
     if on_cpu:
-        sections["The cpu profile, estimated against measured (ratio 1 is right)"] = _check_lines(assumed)
+        sections["The cpu profile, estimated against measured (ratio 1 is right)"] = _check_lines(
+            assumed
+        )
     else:
         sections["Money"] = _amounts(money(profile, assumed, parts), "USD")
-    sections["Assumed (each has its option, --prompt-tokens 300)"] = list(_assumption_lines(profile, assumed))
-    blocks = [[*textwrap.wrap(head, WIDTH), "-" * min(WIDTH, len(head)), *lines] for head, lines in sections.items()]
+    sections["Assumed (each has its option, --prompt-tokens 300)"] = list(
+        _assumption_lines(profile, assumed)
+    )
+    blocks = [
+        [*textwrap.wrap(head, WIDTH), "-" * min(WIDTH, len(head)), *lines]
+        for head, lines in sections.items()
+    ]
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
 def _title(profile: Profile) -> str:
     slm, llm = (
-        f"mini ({architecture_of(model).parameters / 1e6:.2f} M)" if Path(model).is_absolute() else model
+        f"mini ({architecture_of(model).parameters / 1e6:.2f} M)"
+        if Path(model).is_absolute()
+        else model
         for model in (profile.slm, profile.llm)
     )
     compute = profile.compute
@@ -590,8 +758,19 @@ def _title(profile: Profile) -> str:
 
 def _stage_lines(parts: Sequence[Stage], more: Sequence[Stage], on_cpu: bool) -> list[str]:
     """A table: thousands of tokens and minutes on the CPU, millions and hours on GPUs."""
-    unit, time, seconds, tokens, many = ("core", "min", 60, "ktok", 1e3) if on_cpu else ("GPU", "h", 3600, "Mtok", 1e6)
-    head = ["stage", "questions", "completions", f"prompt {tokens}", f"compl. {tokens}", f"{unit}s", time, f"{unit}-{time}"]
+    unit, time, seconds, tokens, many = (
+        ("core", "min", 60, "ktok", 1e3) if on_cpu else ("GPU", "h", 3600, "Mtok", 1e6)
+    )
+    head = [
+        "stage",
+        "questions",
+        "completions",
+        f"prompt {tokens}",
+        f"compl. {tokens}",
+        f"{unit}s",
+        time,
+        f"{unit}-{time}",
+    ]
     rows = [
         [
             part.name, f"{part.questions:,}", f"{part.completions:,}", f"{part.prompt_tokens / many:,.1f}",
@@ -612,16 +791,24 @@ def _stage_lines(parts: Sequence[Stage], more: Sequence[Stage], on_cpu: bool) ->
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table, its first column to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [" ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return [
+        " ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
 
 
 def _memory_lines(profile: Profile, assumed: Assumptions) -> list[str]:
     """Each moment's total against its limit, and its parts; then what would make it fit."""
     lines = []
     for memory in memories(profile, assumed):
-        limit = "" if memory.limit is None else f" of {memory.limit:.1f}   {'fits' if memory.fits else 'DOES NOT FIT'}"
+        limit = (
+            ""
+            if memory.limit is None
+            else f" of {memory.limit:.1f}   {'fits' if memory.fits else 'DOES NOT FIT'}"
+        )
         lines.append(f"{memory.name:<28}{memory.total:8.2f} GiB{limit}")
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in memory.parts.items() if value >= 0.005)
+        parts = ", ".join(
+            f"{name} {value:.2f}" for name, value in memory.parts.items() if value >= 0.005
+        )
         parts += f"; room for {memory.sequences:,} sequences" if memory.sequences else ""
         lines += textwrap.wrap(parts, WIDTH - 4, initial_indent="    ", subsequent_indent="    ")
     changes = advice(profile, assumed)
@@ -637,7 +824,10 @@ def _amounts(found: dict[str, float], unit: str) -> list[str]:
 
 def _check_lines(assumed: Assumptions) -> list[str]:
     shown, measured = check(assumed), load_measured()
-    rows = [[what, unit, *(f"{value:,.2f}" for value in values)] for what, unit, *values in shown.itertuples(index=False)]
+    rows = [
+        [what, unit, *(f"{value:,.2f}" for value in values)]
+        for what, unit, *values in shown.itertuples(index=False)
+    ]
     speed, cache = cpu_speeds()
     note = (
         f"Speeds from the SLM alone: {speed / 1e9:.1f} GFLOP/s in a forward pass, {cache / 1e9:.2f} GB/s of keys and values "
@@ -662,14 +852,27 @@ def _assumption_lines(profile: Profile, assumed: Assumptions) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m corea.paper.plan --profile NAME`; one clear line and exit status 1 where something is wrong."""
-    cli = argparse.ArgumentParser(prog="corea.paper.plan", description="What a run would take.", allow_abbrev=False)
+    cli = argparse.ArgumentParser(
+        prog="corea.paper.plan", description="What a run would take.", allow_abbrev=False
+    )
     cli.add_argument("--profile", default="cpu")
     for part in dataclasses.fields(Assumptions):
-        cli.add_argument(f"--{part.name.replace('_', '-')}", type=float, help=part.metadata["why"].replace("%", "%%"))
+        cli.add_argument(
+            f"--{part.name.replace('_', '-')}",
+            type=float,
+            help=part.metadata["why"].replace("%", "%%"),
+        )
     given = vars(cli.parse_args(arguments))
     try:
         profile = load_profile(given.pop("profile"))
-        print(text(profile, assumptions_for(profile, **{name: value for name, value in given.items() if value is not None})))
+        print(
+            text(
+                profile,
+                assumptions_for(
+                    profile, **{name: value for name, value in given.items() if value is not None}
+                ),
+            )
+        )
     except (ValueError, OSError) as error:
         print(f"corea.paper.plan: {error}", file=sys.stderr)
         return 1

@@ -21,7 +21,9 @@ from corea.support.files import checkout
 from corea.support.hardware import Compute
 from corea.support.models import HUB_MODELS
 
-ROOT = checkout() or Path.cwd()  # installed without a checkout, the current folder holds what profiles write
+ROOT = (
+    checkout() or Path.cwd()
+)  # installed without a checkout, the current folder holds what profiles write
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,20 @@ class Profile:
         """What tells a profile of hub models from others; nothing for the mini world, whose weights have their own hashes."""
         if self.suite == "mini":
             return {}
-        return {"suite": self.suite, "slm": self.slm, "llm": self.llm, "compute": self.compute.changes()}
+        return {
+            "suite": self.suite,
+            "slm": self.slm,
+            "llm": self.llm,
+            "compute": self.compute.changes(),
+        }
 
     def replace(self, **changes) -> Profile:
         """A copy with some settings changed; an unknown key is refused by name."""
         known = {field.name for field in dataclasses.fields(self)}
         if unknown := sorted(set(changes) - known):
-            raise ValueError(f"unknown setting {unknown[0]!r} for a profile; use one of {', '.join(sorted(known))}")
+            raise ValueError(
+                f"unknown setting {unknown[0]!r} for a profile; use one of {', '.join(sorted(known))}"
+            )
         return dataclasses.replace(self, **changes)
 
 
@@ -126,7 +135,9 @@ _CPU = Profile(
 _SMOKE = dataclasses.replace(
     _CPU,
     name="smoke",
-    grpo=dataclasses.replace(_CPU.grpo, steps=4, questions_per_step=4, num_generations=4, save_steps=2),
+    grpo=dataclasses.replace(
+        _CPU.grpo, steps=4, questions_per_step=4, num_generations=4, save_steps=2
+    ),
     train_size=64,
     calibration_size=48,
     in_domain_size=32,
@@ -219,9 +230,14 @@ def check_machine(profile: Profile) -> None:
     """Raise ValueError, with what else to do, where this machine has fewer GPUs than the profile, or smaller ones."""
     import torch
 
-    found = [torch.cuda.get_device_properties(n).total_memory / 2**30 for n in range(torch.cuda.device_count())]
+    found = [
+        torch.cuda.get_device_properties(n).total_memory / 2**30
+        for n in range(torch.cuda.device_count())
+    ]
     wanted = profile.compute
-    if len(found) < wanted.gpus or any(memory < 0.9 * wanted.memory_gib for memory in found[: wanted.gpus]):
+    if len(found) < wanted.gpus or any(
+        memory < 0.9 * wanted.memory_gib for memory in found[: wanted.gpus]
+    ):
         here = ", ".join(f"{memory:.0f} GiB" for memory in found) or "none"
         raise ValueError(
             f"profile {profile.name!r} is for {wanted.gpus} GPUs of {wanted.memory_gib:g} GB, and this machine has {here}; `make plan "

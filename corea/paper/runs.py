@@ -22,7 +22,13 @@ from corea import grpo, parser
 from corea.analysis import sources
 from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
-from corea.engines.base import Completion, ModelEngine, ReportingEngine, TransformersEngine, model_engine
+from corea.engines.base import (
+    Completion,
+    ModelEngine,
+    ReportingEngine,
+    TransformersEngine,
+    model_engine,
+)
 from corea.grader import Grader
 from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
 from corea.paper.shards import WHOLE, Shard, merge_shards
@@ -66,7 +72,9 @@ def train_in_processes(profile: Profile, module: str, name: str) -> grpo.Run | N
 
 def training_questions(profile: Profile) -> list[Question]:
     """The questions that every training run of a profile sees."""
-    return load_questions(TRAINING[profile.suite], "train", size=profile.train_size, seed=profile.seed)
+    return load_questions(
+        TRAINING[profile.suite], "train", size=profile.train_size, seed=profile.seed
+    )
 
 
 def model_folder(profile: Profile, system: str) -> str:
@@ -77,7 +85,9 @@ def model_folder(profile: Profile, system: str) -> str:
         raise ValueError(f"unknown system {system!r}; use one of {', '.join(SYSTEMS)}")
     folder = profile.run_folder(system)
     if not (folder / grpo.COMPLETE).exists():
-        raise ValueError(f"{system} has no finished training run at {folder}; train it first (`make paper`)")
+        raise ValueError(
+            f"{system} has no finished training run at {folder}; train it first (`make paper`)"
+        )
     return str(folder / "model")
 
 
@@ -108,7 +118,9 @@ def all_sets(profile: Profile) -> tuple[str, ...]:
 def evaluation_questions(profile: Profile, dataset: str) -> list[Question]:
     """The questions of one reported dataset, or of the calibration split."""
     if dataset == CALIBRATION:
-        return load_questions(TRAINING[profile.suite], "calibration", size=profile.calibration_size, seed=profile.seed)
+        return load_questions(
+            TRAINING[profile.suite], "calibration", size=profile.calibration_size, seed=profile.seed
+        )
     size = profile.in_domain_size if group_of(dataset) == "in-domain" else profile.ood_size
     return load_questions(dataset, "test", size=size, seed=profile.seed)
 
@@ -131,7 +143,12 @@ def generate_records(profile: Profile, system: str, shard: str = "1/1") -> list[
 
 
 def answer_sets(
-    profile: Profile, engine: ReportingEngine, model: str, run: str, paths: Mapping[str, Path], shard: Shard = WHOLE
+    profile: Profile,
+    engine: ReportingEngine,
+    model: str,
+    run: str,
+    paths: Mapping[str, Path],
+    shard: Shard = WHOLE,
 ) -> list[Path]:
     """Write the records of one engine on each dataset of `paths`, and keep those that lie there from the same settings.
 
@@ -149,14 +166,29 @@ def answer_sets(
             if settings_of(path) == settings:
                 print(f"{engine.name} {dataset}: records of these settings are there, kept")
                 continue
-            if shard == WHOLE and merge_shards(path, settings, {(q.id, n) for q in questions for n in range(profile.samples)}):
+            if shard == WHOLE and merge_shards(
+                path, settings, {(q.id, n) for q in questions for n in range(profile.samples)}
+            ):
                 print(f"{engine.name} {dataset}: put together from its shards")
                 continue
             group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
-            rows = pd.DataFrame(answered(
-                engine, grader, shard.part(questions), dataset, group, samples=profile.samples, seed=profile.seed
-            ))
-            named = {"profile": profile.name, "system": engine.name, "run": run, "seed": profile.seed}
+            rows = pd.DataFrame(
+                answered(
+                    engine,
+                    grader,
+                    shard.part(questions),
+                    dataset,
+                    group,
+                    samples=profile.samples,
+                    seed=profile.seed,
+                )
+            )
+            named = {
+                "profile": profile.name,
+                "system": engine.name,
+                "run": run,
+                "seed": profile.seed,
+            }
             write_records(rows.assign(**named, settings=settings, commit=git_commit()[0]), path)
     return written
 
@@ -176,13 +208,19 @@ def probe_system(profile: Profile, engine: ModelEngine, system: str) -> Path:
     states, engine = {}, _with_states(profile, engine, system)
     for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
         asked = {question.id: question for question in evaluation_questions(profile, dataset)}
-        states[dataset] = engine.hidden_states([asked[q] for q in frame["question_id"]], list(frame["text"]))
+        states[dataset] = engine.hidden_states(
+            [asked[q] for q in frame["question_id"]], list(frame["text"])
+        )
     probe, found = sources.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
-    rows = pd.concat([records[d][list(KEY)].assign(probe=np.round(found[d], 6)) for d in sets], ignore_index=True)
+    rows = pd.concat(
+        [records[d][list(KEY)].assign(probe=np.round(found[d], 6)) for d in sets], ignore_index=True
+    )
     rows = rows.assign(layer=probe.layer, epochs=probe.epochs, settings=settings)
     with atomic_write(path, "wb") as stream:
         rows.to_parquet(stream, compression="zstd", index=False)
-    print(f"{system}: probe on layer {probe.layer} after {probe.epochs} epochs, held-out log loss {probe.loss:.3f}")
+    print(
+        f"{system}: probe on layer {probe.layer} after {probe.epochs} epochs, held-out log loss {probe.loss:.3f}"
+    )
     return path
 
 
@@ -208,7 +246,9 @@ def decisions(questions: list[Question], answers: list[CascadeAnswer]) -> pd.Dat
     """What a cascade did with each question, one sample each: who answered, what, whether right, at what cost."""
     with Grader() as grader:
         right = grader.grade(
-            [a.answer for a in answers], [q.gold for q in questions], [q.answer_type for q in questions]
+            [a.answer for a in answers],
+            [q.gold for q in questions],
+            [q.answer_type for q in questions],
         )
     return pd.DataFrame(
         {
@@ -227,7 +267,9 @@ def with_results(profile: Profile) -> Profile:
     own = (profile.data / "records").is_dir()
     if own or not profile.reference().data.is_dir():
         return profile
-    print(f"no records under {profile.data}: showing the reference run that is tracked with the package")
+    print(
+        f"no records under {profile.data}: showing the reference run that is tracked with the package"
+    )
     return profile.reference()
 
 
@@ -239,7 +281,9 @@ def records_paths(profile: Profile, systems=SYSTEMS) -> list[Path]:
     paths = [profile.records_path(s, d) for s in systems for d in all_sets(profile)]
     paths += [probe_path(profile, system) for system in systems if system != "LLM"]
     if missing := [path for path in paths if not path.exists()]:
-        raise FileNotFoundError(f"no records at {missing[0]}; make them first (`make paper PROFILE={profile.name}`)")
+        raise FileNotFoundError(
+            f"no records at {missing[0]}; make them first (`make paper PROFILE={profile.name}`)"
+        )
     return paths
 
 
@@ -260,25 +304,37 @@ def _probe(profile: Profile, system: str, records: pd.DataFrame) -> pd.DataFrame
     """A system's probe, checked to be the one of these records."""
     own = records[records["system"] == system].groupby("dataset")["settings"].first()
     found = pd.read_parquet(probe_path(profile, system))
-    if not len(found) or found["settings"].iloc[0] != _probe_settings(own[d] for d in all_sets(profile)):
-        raise ValueError(f"{probe_path(profile, system)} is the probe of other records; make it again (`make paper`)")
+    if not len(found) or found["settings"].iloc[0] != _probe_settings(
+        own[d] for d in all_sets(profile)
+    ):
+        raise ValueError(
+            f"{probe_path(profile, system)} is the probe of other records; make it again (`make paper`)"
+        )
     return found[[*KEY, "probe"]]
 
 
 def question_texts(profile: Profile) -> dict[str, str]:
     """The text of every evaluation question, by its id."""
     sets = all_sets(profile)
-    return {question.id: question.text for dataset in sets for question in evaluation_questions(profile, dataset)}
+    return {
+        question.id: question.text
+        for dataset in sets
+        for question in evaluation_questions(profile, dataset)
+    }
 
 
 def load_logs(profile: Profile) -> pd.DataFrame:
     """The training logs of all trained systems, one under the other."""
-    return pd.concat([pd.read_csv(profile.run_folder(s) / "log.csv") for s in TRAINED], ignore_index=True)
+    return pd.concat(
+        [pd.read_csv(profile.run_folder(s) / "log.csv") for s in TRAINED], ignore_index=True
+    )
 
 
 def prices_of(profile: Profile) -> PriceList:
     """Prices by parameter count: what one token costs is taken to grow as the floating-point operations it needs."""
-    return PriceList.from_parameters(*(architecture_of(model).parameters for model in (profile.slm, profile.llm)))
+    return PriceList.from_parameters(
+        *(architecture_of(model).parameters for model in (profile.slm, profile.llm))
+    )
 
 
 def settings_of(path: Path) -> str | None:
@@ -290,15 +346,28 @@ def settings_of(path: Path) -> str | None:
 
 
 def answered(
-    engine: ReportingEngine, grader: Grader, questions: Sequence[Question], dataset: str, group: str, *, samples: int, seed: int
+    engine: ReportingEngine,
+    grader: Grader,
+    questions: Sequence[Question],
+    dataset: str,
+    group: str,
+    *,
+    samples: int,
+    seed: int,
 ) -> list[dict]:
     """`samples` answers of an engine to each question, parsed and graded: a record each, but for what names the run."""
-    with tqdm(total=len(questions) * samples, desc=f"{engine.name} {dataset}", mininterval=5) as bar:
+    with tqdm(
+        total=len(questions) * samples, desc=f"{engine.name} {dataset}", mininterval=5
+    ) as bar:
         groups = engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
-    asked = [(q, n, c) for q, group in zip(questions, groups, strict=True) for n, c in enumerate(group)]
+    asked = [
+        (q, n, c) for q, group in zip(questions, groups, strict=True) for n, c in enumerate(group)
+    ]
     responses = [parser.parse(c.text) for _, _, c in asked]
     correct = grader.grade(
-        [r.answer for r in responses], [q.gold for q, _, _ in asked], [q.answer_type for q, _, _ in asked]
+        [r.answer for r in responses],
+        [q.gold for q, _, _ in asked],
+        [q.answer_type for q, _, _ in asked],
     )
     return [
         {
@@ -315,7 +384,11 @@ def answered(
 def _estimates(completion: Completion) -> dict:
     """What a record keeps of a completion's log-probabilities."""
     probabilities = None if completion.logprobs is None else np.exp(completion.logprobs)
-    found: dict[str, float | str | None] = {"mean_probability": None, "answer_probability": None, "numerals": None}
+    found: dict[str, float | str | None] = {
+        "mean_probability": None,
+        "answer_probability": None,
+        "numerals": None,
+    }
     if probabilities is None:
         return found
     found["mean_probability"] = round(min(1.0, float(probabilities.mean())), 6)
@@ -332,7 +405,11 @@ def save_reference(profile: Profile) -> None:
         shutil.rmtree(target / folder, ignore_errors=True)
     for folder in ("records", "probes", "ablations"):
         if (profile.data / folder).is_dir():
-            shutil.copytree(profile.data / folder, target / folder, ignore=shutil.ignore_patterns("model", "checkpoints"))
+            shutil.copytree(
+                profile.data / folder,
+                target / folder,
+                ignore=shutil.ignore_patterns("model", "checkpoints"),
+            )
     for system in TRAINED:
         kept = ("log.csv", grpo.COMPLETE, grpo.SETTINGS)
         for name in kept:
@@ -343,7 +420,9 @@ def save_reference(profile: Profile) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """What other processes run: one training (`--train`), or the making of the tracked reference run (`--reference`)."""
-    cli = argparse.ArgumentParser(prog="python -m corea.paper.runs", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(
+        prog="python -m corea.paper.runs", description=__doc__.splitlines()[0]
+    )
     cli.add_argument("--profile", default="cpu")
     what = cli.add_mutually_exclusive_group(required=True)
     what.add_argument("--train", choices=TRAINED, metavar="SYSTEM")

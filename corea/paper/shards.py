@@ -24,7 +24,9 @@ class Shard:
 
     def __post_init__(self):
         if not 1 <= self.index <= self.count:
-            raise ValueError(f"no shard {self.index} of {self.count}; the first is 1, the last {self.count}")
+            raise ValueError(
+                f"no shard {self.index} of {self.count}; the first is 1, the last {self.count}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -39,11 +41,17 @@ class Shard:
         from datasets import Dataset
 
         rows = Dataset.from_dict({"row": range(len(questions))})
-        return [questions[row] for row in rows.shard(self.count, self.index - 1, contiguous=True)["row"]]
+        return [
+            questions[row] for row in rows.shard(self.count, self.index - 1, contiguous=True)["row"]
+        ]
 
     def path(self, whole: Path) -> Path:
         """Where the records of this shard of a set lie; the set's own file where there is but one shard."""
-        return whole if self == WHOLE else whole.with_name(f"{whole.stem}.shard-{self.index}-of-{self.count}.parquet")
+        return (
+            whole
+            if self == WHOLE
+            else whole.with_name(f"{whole.stem}.shard-{self.index}-of-{self.count}.parquet")
+        )
 
 
 WHOLE = Shard(1, 1)
@@ -61,7 +69,9 @@ def merge_shards(whole: Path, settings: str, expected: set[tuple[str, int]]) -> 
     _check_names(whole, paths)
     rows = read_records(paths)
     if len(other := rows[rows["settings"] != settings]):
-        raise RecordsError(f"{whole}: {len(other)} rows of its shards were made with other settings; remove them and make them again")
+        raise RecordsError(
+            f"{whole}: {len(other)} rows of its shards were made with other settings; remove them and make them again"
+        )
     _check_rows(whole, rows, expected)
     write_records(rows, whole)
     for path in paths:
@@ -71,20 +81,33 @@ def merge_shards(whole: Path, settings: str, expected: set[tuple[str, int]]) -> 
 
 def _check_names(whole: Path, paths: list[Path]) -> None:
     """All shards of one count."""
-    named = [found for path in paths if (found := re.search(r"shard-(\d+)-of-(\d+)\.parquet$", path.name))]
+    named = [
+        found
+        for path in paths
+        if (found := re.search(r"shard-(\d+)-of-(\d+)\.parquet$", path.name))
+    ]
     counts = sorted({int(found[2]) for found in named})
     if len(counts) != 1 or len(named) < len(paths):
-        raise RecordsError(f"{whole}: shards of several counts lie beside each other ({', '.join(p.name for p in paths)}); keep those of one")
+        raise RecordsError(
+            f"{whole}: shards of several counts lie beside each other ({', '.join(p.name for p in paths)}); keep those of one"
+        )
     missing = sorted(set(range(1, counts[0] + 1)) - {int(found[1]) for found in named})
     if missing:
-        raise RecordsError(f"{whole}: shard {', '.join(f'{n}/{counts[0]}' for n in missing)} is missing; make it, or remove the others")
+        raise RecordsError(
+            f"{whole}: shard {', '.join(f'{n}/{counts[0]}' for n in missing)} is missing; make it, or remove the others"
+        )
 
 
 def _check_rows(whole: Path, rows: pd.DataFrame, expected: set[tuple[str, int]]) -> None:
     found = set(zip(rows["question_id"], rows["sample"], strict=True))
-    for wrong, what in ((expected - found, "missing from"), (found - expected, "not asked for, but in")):
+    for wrong, what in (
+        (expected - found, "missing from"),
+        (found - expected, "not asked for, but in"),
+    ):
         if wrong:
             question, sample = min(wrong)
-            raise RecordsError(f"{whole}: {len(wrong)} rows are {what} its shards, first {question!r}, sample {sample}")
+            raise RecordsError(
+                f"{whole}: {len(wrong)} rows are {what} its shards, first {question!r}, sample {sample}"
+            )
     if len(rows) > len(found):
         raise RecordsError(f"{whole}: {len(rows) - len(found)} rows are in its shards twice")

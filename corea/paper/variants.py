@@ -49,11 +49,15 @@ class Variant:
         if self.full:
             return dataclasses.replace(main, **self.changes)
         short = dataclasses.replace(
-            main, steps=max(1, main.steps * 2 // 5), questions_per_step=max(1, main.questions_per_step * 3 // 4)
+            main,
+            steps=max(1, main.steps * 2 // 5),
+            questions_per_step=max(1, main.questions_per_step * 3 // 4),
         )
         changes = dict(self.changes)
         if "num_generations" in changes:  # the same number of completions a step
-            changes["questions_per_step"] = max(1, short.questions_per_step * short.num_generations // changes["num_generations"])
+            changes["questions_per_step"] = max(
+                1, short.questions_per_step * short.num_generations // changes["num_generations"]
+            )
         return dataclasses.replace(short, **changes)
 
 
@@ -93,16 +97,37 @@ IN_PAPER = (ANCHOR, "l2", "brier")
 
 # What is asked, and the variants that answer it, in the order of tables and figures; labels are what a reader sees.
 AXES: dict[str, dict[str, str]] = {
-    "confidence reward": {"none": "none", "L1": ANCHOR, "L2": "l2", "KL": "kl", "Brier": "brier", "log": "log"},
-    "target (L2)": {"group": "l2", ".25": "mix-0.25", ".5": "mix-0.5", ".75": "mix-0.75", "sample": "brier"},
+    "confidence reward": {
+        "none": "none",
+        "L1": ANCHOR,
+        "L2": "l2",
+        "KL": "kl",
+        "Brier": "brier",
+        "log": "log",
+    },
+    "target (L2)": {
+        "group": "l2",
+        ".25": "mix-0.25",
+        ".5": "mix-0.5",
+        ".75": "mix-0.75",
+        "sample": "brier",
+    },
     "rollouts a group": {"4": "rollouts-4", "8": ANCHOR, "16": "rollouts-16", "32": "rollouts-32"},
-    "normalisation": {"by group std": ANCHOR, "no std": "no-std", "each reward": "normalised-apart"},
+    "normalisation": {
+        "by group std": ANCHOR,
+        "no std": "no-std",
+        "each reward": "normalised-apart",
+    },
     "confidence weight": {"0": "none", ".3": "weight-0.3", "1": ANCHOR, "3": "weight-3"},
     "KL to the base": {"0": "beta-0.0", ".01": "beta-0.01", ".03": ANCHOR, ".1": "beta-0.1"},
     "honest texts": {"0": "honest-0", ".1": "honest-0.1", ".33": "honest-0.33", ".4": ANCHOR},
     "backbone": {
-        "tiny": "tiny", "small": "small", "shipped": ANCHOR, "Llama": "llama",
-        "Qwen 1.5B": "Qwen2.5-1.5B-Instruct", "Llama 8B": "Llama-3.1-8B-Instruct",
+        "tiny": "tiny",
+        "small": "small",
+        "shipped": ANCHOR,
+        "Llama": "llama",
+        "Qwen 1.5B": "Qwen2.5-1.5B-Instruct",
+        "Llama 8B": "Llama-3.1-8B-Instruct",
     },
 }
 
@@ -133,7 +158,9 @@ def variants_of(profile: Profile) -> tuple[str, ...]:
 def variant(profile: Profile, name: str) -> Variant:
     """The variant of that name.  Raises ValueError for one that the profile does not have."""
     if name not in (known := variants_of(profile)):
-        raise ValueError(f"unknown ablation {name!r} of profile {profile.name!r}; use one of {', '.join(known)}")
+        raise ValueError(
+            f"unknown ablation {name!r} of profile {profile.name!r}; use one of {', '.join(known)}"
+        )
     return VARIANTS[name]
 
 
@@ -174,7 +201,10 @@ def generate(profile: Profile, name: str) -> None:
         engine = runs.engine_at(asked, folder, system)
         settings = "base" if system.endswith(" base") else grpo.run_settings(run)
         sets = runs.all_sets(profile)
-        paths = {dataset: run / "records" / system.replace(" ", "-") / f"{dataset}.parquet" for dataset in sets}
+        paths = {
+            dataset: run / "records" / system.replace(" ", "-") / f"{dataset}.parquet"
+            for dataset in sets
+        }
         runs.answer_sets(asked, engine, grpo.fingerprint(folder), settings, paths)
 
 
@@ -190,7 +220,10 @@ def _paths(profile: Profile, folder: Path, name: str) -> list[Path]:
     """The files of a whole variant: its log, and the records of the run and of its own base SLM."""
     systems = [name, *([f"{name}-base"] if VARIANTS[name].base else [])]
     sets = runs.all_sets(profile)
-    return [folder / "log.csv", *(folder / "records" / system / f"{d}.parquet" for system in systems for d in sets)]
+    return [
+        folder / "log.csv",
+        *(folder / "records" / system / f"{d}.parquet" for system in systems for d in sets),
+    ]
 
 
 def records_paths(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> list[Path]:
@@ -199,9 +232,16 @@ def records_paths(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> l
     Raises FileNotFoundError where there are none.
     """
     found = [results_folder(profile, name) for name in names]
-    paths = [path for name, folder in zip(names, found, strict=True) if folder for path in _paths(profile, folder, name)[1:]]
+    paths = [
+        path
+        for name, folder in zip(names, found, strict=True)
+        if folder
+        for path in _paths(profile, folder, name)[1:]
+    ]
     if not paths:
-        raise FileNotFoundError(f"no ablation was run under {profile.data / 'ablations'}; run `make ablations`")
+        raise FileNotFoundError(
+            f"no ablation was run under {profile.data / 'ablations'}; run `make ablations`"
+        )
     return paths
 
 
@@ -219,22 +259,35 @@ def load_logs(profile: Profile, names: Sequence[str] = tuple(VARIANTS)) -> pd.Da
 def where_from(profile: Profile) -> pd.DataFrame:
     """Where each variant's results come from: columns variant, results ("made here", "reference run" or "not run")."""
     kinds: dict[Path | None, str] = {None: "not run"}
-    kinds |= {run_folder(p, name): kind for p, kind in ((profile.reference(), "reference run"), (profile, "made here")) for name in variants_of(profile)}
-    return pd.DataFrame([(name, kinds[results_folder(profile, name)]) for name in variants_of(profile)], columns=["variant", "results"])
+    kinds |= {
+        run_folder(p, name): kind
+        for p, kind in ((profile.reference(), "reference run"), (profile, "made here"))
+        for name in variants_of(profile)
+    }
+    return pd.DataFrame(
+        [(name, kinds[results_folder(profile, name)]) for name in variants_of(profile)],
+        columns=["variant", "results"],
+    )
 
 
 def prices_of(profile: Profile) -> dict[str, PriceList]:
     """The price list of each variant: an SLM of another size has another price."""
     llm = architecture_of(profile.llm).parameters
     bases = {name: VARIANTS[name].base for name in variants_of(profile)}
-    return {name: PriceList.from_parameters(_parameters(profile, base), llm) for name, base in bases.items()}
+    return {
+        name: PriceList.from_parameters(_parameters(profile, base), llm)
+        for name, base in bases.items()
+    }
 
 
 def _parameters(profile: Profile, base: str | None) -> int:
     """Parameters of a base SLM, which need not have been made yet."""
     if base in pretrain.VARIANTS:
         vocabulary = architecture_of(profile.slm).vocab_size
-        return sum(p.numel() for p in pretrain.build_model(pretrain.VARIANTS[base], vocabulary).parameters())
+        return sum(
+            p.numel()
+            for p in pretrain.build_model(pretrain.VARIANTS[base], vocabulary).parameters()
+        )
     return architecture_of(base or profile.slm).parameters
 
 
@@ -245,17 +298,33 @@ def seeds_of(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.Dat
     """
     found = {}
     for system in TRAINED:
-        names = [name for name in VARIANTS if name.startswith(f"{system}-seed-") and name in set(records["system"])]
-        found[system] = [main[main["system"] == system], *(records[records["system"] == name] for name in names)]
+        names = [
+            name
+            for name in VARIANTS
+            if name.startswith(f"{system}-seed-") and name in set(records["system"])
+        ]
+        found[system] = [
+            main[main["system"] == system],
+            *(records[records["system"] == name] for name in names),
+        ]
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; one clear line and exit status 1 for wrong input."""
-    cli = argparse.ArgumentParser(prog="python -m corea.paper.variants", description=__doc__.splitlines()[0])
-    cli.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(VARIANTS)}; all where none is given")
+    cli = argparse.ArgumentParser(
+        prog="python -m corea.paper.variants", description=__doc__.splitlines()[0]
+    )
+    cli.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(VARIANTS)}; all where none is given",
+    )
     cli.add_argument("--profile", default="cpu", choices=sorted(PROFILES))
-    cli.add_argument("--train", metavar="NAME", help="only train this one: what each of several processes runs")
+    cli.add_argument(
+        "--train", metavar="NAME", help="only train this one: what each of several processes runs"
+    )
     given = cli.parse_args(arguments)
     profile = load_profile(given.profile)
     try:

@@ -41,8 +41,14 @@ SUITES = {
         "ood-nonmath": ("gpqa", "commonsenseqa"),
     },
 }
-TRAINING = {"mini": "drill", "paper": "deepmath"}  # the set of each suite that has training and calibration questions
-ALLOWED_SPLITS = {**dict.fromkeys(TRAINING.values(), ("train", "calibration", "test")), "everything": ("pretrain",)}
+TRAINING = {
+    "mini": "drill",
+    "paper": "deepmath",
+}  # the set of each suite that has training and calibration questions
+ALLOWED_SPLITS = {
+    **dict.fromkeys(TRAINING.values(), ("train", "calibration", "test")),
+    "everything": ("pretrain",),
+}
 CALIBRATION = "calibration"  # the name of that split where it stands beside the test sets
 ANSWER_TYPES = ("math", "choice", "text")
 

@@ -115,7 +115,9 @@ def _running(values: list[int]) -> list[int]:
 def _adding_up(values: list[int]) -> str:
     """`3+8=11+5=16`: each step shows what it adds, so that a writer does not lose the place."""
     totals = _running(values)
-    return f"{values[0]}" + "".join(f"+{v}={t}" for v, t in zip(values[1:], totals[1:], strict=True))
+    return f"{values[0]}" + "".join(
+        f"+{v}={t}" for v, t in zip(values[1:], totals[1:], strict=True)
+    )
 
 
 def _sum(rng: random.Random, level: int) -> Sketch:
@@ -189,7 +191,16 @@ def _missing_addend(rng: random.Random, level: int) -> Sketch:
 
 
 # For each level: the largest first term, the largest difference, and by how much the differences may grow.
-_TERMS = ((20, 9, 0), (50, 9, 0), (99, 19, 0), (20, 9, 3), (50, 9, 5), (99, 19, 5), (99, 29, 9), (499, 59, 19))
+_TERMS = (
+    (20, 9, 0),
+    (50, 9, 0),
+    (99, 19, 0),
+    (20, 9, 3),
+    (50, 9, 5),
+    (99, 19, 5),
+    (99, 29, 9),
+    (499, 59, 19),
+)
 
 
 def _next_term(rng: random.Random, level: int) -> Sketch:
@@ -199,7 +210,9 @@ def _next_term(rng: random.Random, level: int) -> Sketch:
     start, step = rng.randint(1, first), rng.randint(1, largest)
     steps = [step + n * growth for n in range(4)]
     terms = _running([start, *steps])
-    return Sketch("next " + " ".join(map(str, terms[:-1])), _adding_up([start, *steps]), str(terms[-1]))
+    return Sketch(
+        "next " + " ".join(map(str, terms[:-1])), _adding_up([start, *steps]), str(terms[-1])
+    )
 
 
 def _shopping(rng: random.Random, level: int) -> Sketch:

@@ -130,17 +130,30 @@ def _with_options(question: str, options: Mapping[str, str]) -> str:
     """The question and its options, letter -> wording, one a line."""
     if not all(options.values()):
         raise _NotAsked("an option is empty")
-    return "\n".join([question, "", "Choose one letter.", *(f"{letter}) {words}" for letter, words in options.items())])
+    return "\n".join(
+        [
+            question,
+            "",
+            "Choose one letter.",
+            *(f"{letter}) {words}" for letter, words in options.items()),
+        ]
+    )
 
 
 def _deepmath(row: Mapping) -> Parts:
-    topics = _text(row["topic"]).split(" -> ")  # "Mathematics -> Algebra -> ...": the second says the most in one word
+    topics = _text(row["topic"]).split(
+        " -> "
+    )  # "Mathematics -> Algebra -> ...": the second says the most in one word
     family = topics[min(1, len(topics) - 1)]
-    return Parts(_text(row["question"]), _text(row["final_answer"]), family, _level(row["difficulty"]))
+    return Parts(
+        _text(row["question"]), _text(row["final_answer"]), family, _level(row["difficulty"])
+    )
 
 
 def _math500(row: Mapping) -> Parts:
-    return Parts(_text(row["problem"]), _text(row["answer"]), _text(row["subject"]), _level(row["level"]))
+    return Parts(
+        _text(row["problem"]), _text(row["answer"]), _text(row["subject"]), _level(row["level"])
+    )
 
 
 def _gsm8k(row: Mapping) -> Parts:
@@ -218,7 +231,9 @@ SETS = {
 
 # --- questions ------------------------------------------------------------------------------------
 
-_LATEX_SPACE = re.compile(r"\\[()\[\],;:! ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|[$~\s]")
+_LATEX_SPACE = re.compile(
+    r"\\[()\[\],;:! ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|[$~\s]"
+)
 
 
 def normalised(text: str) -> str:
@@ -245,7 +260,11 @@ def training_questions(
     """Questions of "train" or "calibration" that stand in no test set of the paper, and the table of `overlap`."""
     trained = read(TRAINING[SUITE])
     table, found = _compare(split)
-    kept = [q for q, stem in zip(trained.questions[split], trained.stems[split], strict=True) if stem not in found]
+    kept = [
+        q
+        for q, stem in zip(trained.questions[split], trained.stems[split], strict=True)
+        if stem not in found
+    ]
     return _first(kept, TRAINING[SUITE], split, size, seed), table
 
 
@@ -284,7 +303,9 @@ def _compare(split: str) -> tuple[pd.DataFrame, set[str]]:
 
 def _first(questions, name: str, split: str, size: int | None, seed: int) -> list[Question]:
     if size is not None and not 0 <= size <= len(questions):
-        raise ValueError(f"{name}/{split} holds {len(questions)} different questions of the {size} asked for")
+        raise ValueError(
+            f"{name}/{split} holds {len(questions)} different questions of the {size} asked for"
+        )
     return sorted(questions, key=lambda q: _digest(f"{seed}/{q.text}"))[:size]
 
 
@@ -338,7 +359,15 @@ def _split(entry: HubSet, key: str) -> str:
 def _question(entry: HubSet, split: str, index: int, parts: Parts) -> Question:
     """Its id holds the number of its row, which the pinned revision makes a name for good."""
     name = f"{entry.name}/{split}/{index:05d}"
-    return Question(name, entry.name, parts.family or entry.name, parts.level, parts.text, parts.gold, entry.answer_type)
+    return Question(
+        name,
+        entry.name,
+        parts.family or entry.name,
+        parts.level,
+        parts.text,
+        parts.gold,
+        entry.answer_type,
+    )
 
 
 def _rows(entry: HubSet, files: tuple[Path, ...]) -> Iterator[dict]:
@@ -346,10 +375,16 @@ def _rows(entry: HubSet, files: tuple[Path, ...]) -> Iterator[dict]:
     where = f"{entry.name}: {files[0].parent if files else entry}"
     for column in entry.columns:
         if column not in table.column_names:
-            raise HubSetError(f"{where} has no column {column!r}; its columns are {', '.join(table.column_names)}")
+            raise HubSetError(
+                f"{where} has no column {column!r}; its columns are {', '.join(table.column_names)}"
+            )
     if len(table) != entry.rows:
-        raise HubSetError(f"{where} holds {len(table)} rows; the pinned revision {entry.revision} has {entry.rows}")
-    columns = table.select_columns(list(entry.columns))[:]  # images and R1's long solutions stay on disk
+        raise HubSetError(
+            f"{where} holds {len(table)} rows; the pinned revision {entry.revision} has {entry.rows}"
+        )
+    columns = table.select_columns(list(entry.columns))[
+        :
+    ]  # images and R1's long solutions stay on disk
     for cells in zip(*(columns[name] for name in entry.columns), strict=True):
         yield dict(zip(entry.columns, cells, strict=True))
 
@@ -364,7 +399,9 @@ def local_files(entry: HubSet) -> tuple[Path, ...]:
             return tuple(found)
         found = sorted(path for path in folder.glob("*") if path.suffix in FORMATS)
         if len({path.suffix for path in found}) > 1:
-            raise HubSetError(f"{entry.name}: {folder} holds files of several formats; keep one of {', '.join(FORMATS)}")
+            raise HubSetError(
+                f"{entry.name}: {folder} holds files of several formats; keep one of {', '.join(FORMATS)}"
+            )
         if found:
             return tuple(found)
     return ()
@@ -380,22 +417,30 @@ def _from_files(entry: HubSet, files: tuple[Path, ...]) -> datasets.Dataset:
     import datasets
 
     try:
-        return datasets.load_dataset(FORMATS[files[0].suffix], data_files=[str(path) for path in files], split="train")
+        return datasets.load_dataset(
+            FORMATS[files[0].suffix], data_files=[str(path) for path in files], split="train"
+        )
     except Exception as error:  # the readers behind `datasets` raise errors of many libraries
-        raise HubSetError(f"{entry.name}: cannot read {files[0]} and its neighbours ({_in_short(error)})") from error
+        raise HubSetError(
+            f"{entry.name}: cannot read {files[0]} and its neighbours ({_in_short(error)})"
+        ) from error
 
 
 def _from_hub(entry: HubSet) -> datasets.Dataset:
     import datasets
 
     try:
-        table = datasets.load_dataset(entry.hub_id, entry.config, split=entry.split, revision=entry.revision)
+        table = datasets.load_dataset(
+            entry.hub_id, entry.config, split=entry.split, revision=entry.revision
+        )
     except Exception as error:  # those of `datasets`, huggingface_hub and the HTTP client
         raise HubSetError(_why(entry, error)) from error
     # offline, `datasets` takes whatever revision lies in its cache, and only logs it
     cached = {Path(file["filename"]).parent.name for file in table.cache_files}
     if cached - {entry.revision}:
-        raise HubSetError(f"{entry.name}: the cache holds revision {min(cached)} of {entry.hub_id}; {_remedy(entry)}")
+        raise HubSetError(
+            f"{entry.name}: the cache holds revision {min(cached)} of {entry.hub_id}; {_remedy(entry)}"
+        )
     return table
 
 
@@ -406,7 +451,11 @@ def _why(entry: HubSet, error: Exception) -> str:
             f"https://huggingface.co/datasets/{entry.hub_id}, log in with `hf auth login` or set HF_TOKEN, then "
             f"`HF_HUB_OFFLINE=0 make ...`"
         )
-    terms = f" (gated: accept its terms at https://huggingface.co/datasets/{entry.hub_id} first)" if entry.gated else ""
+    terms = (
+        f" (gated: accept its terms at https://huggingface.co/datasets/{entry.hub_id} first)"
+        if entry.gated
+        else ""
+    )
     return f"{entry.name}: cannot load {entry}: {_in_short(error)}; {_remedy(entry)}{terms}"
 
 

@@ -7,37 +7,51 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from corea.questions import generated
-from corea.questions.base import ALLOWED_SPLITS, ANSWER_TYPES, DATASETS, Question, reported, split_of
+from corea.questions import base, generated, hub
+from corea.questions.base import ALLOWED_SPLITS, ANSWER_TYPES, Question, reported, split_of
 
 _JSONL_KEYS = {"id", "question", "answer", "answer_type"}
 _DRAWS_PER_QUESTION = 2_000
 
 
-def load_questions(dataset: str, split: str, *, size: int | None = None, seed: int = 0) -> list[Question]:
+def load_questions(
+    dataset: str, split: str, *, size: int | None = None, seed: int = 0
+) -> list[Question]:
     """`size` different questions of a set: of a mini set, spread evenly over its families and levels.
 
     size: None for all questions of a hub set; a mini set is generated without end and needs a number.  The same arguments give
     the same questions on every machine.  Raises ValueError for an unknown dataset or split, and where the set does not hold
     `size` different questions; `hub.HubSetError`, a ValueError, where a hub set cannot be read.
     """
-    known = {*DATASETS, *reported()}
+    known = {*base.DATASETS, *reported()}
     if dataset not in known:
         raise ValueError(f"unknown dataset {dataset!r}; use one of {_names(known)}")
     allowed = ALLOWED_SPLITS.get(dataset, ("test",))
     if split not in allowed:
-        raise ValueError(f"dataset {dataset!r} has no split {split!r}; use one of {_names(allowed)}")
-    if dataset not in DATASETS:
-        from corea.questions import hub
-
+        raise ValueError(
+            f"dataset {dataset!r} has no split {split!r}; use one of {_names(allowed)}"
+        )
+    if dataset not in base.DATASETS:
         return hub.draw(dataset, split, size=size, seed=seed)
     if size is None:
-        raise ValueError(f"dataset {dataset!r} is generated without end; give its size, a number of questions")
-    sketches = _distinct(draw(DATASETS[dataset], split, f"{dataset}/{split}/{seed}"), size)
+        raise ValueError(
+            f"dataset {dataset!r} is generated without end; give its size, a number of questions"
+        )
+    sketches = _distinct(draw(base.DATASETS[dataset], split, f"{dataset}/{split}/{seed}"), size)
     if len(sketches) < size:
-        raise ValueError(f"{dataset}/{split} holds {len(sketches)} different questions of the {size} asked for")
+        raise ValueError(
+            f"{dataset}/{split} holds {len(sketches)} different questions of the {size} asked for"
+        )
     return [
-        Question(f"{dataset}/{split}/{seed}/{n:05d}", dataset, family, level, s.text, s.answer, s.answer_type)
+        Question(
+            f"{dataset}/{split}/{seed}/{n:05d}",
+            dataset,
+            family,
+            level,
+            s.text,
+            s.answer,
+            s.answer_type,
+        )
         for n, (family, level, s) in enumerate(sketches)
     ]
 
@@ -66,7 +80,9 @@ def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question
     if wrong:
         lines = ", ".join(map(str, list(wrong)[:20])) + (", ..." if len(wrong) > 20 else "")
         first = next(iter(wrong))
-        raise ValueError(f"{path}: {len(wrong)} wrong line{'s' if len(wrong) > 1 else ''} ({lines}); line {first}: {wrong[first]}")
+        raise ValueError(
+            f"{path}: {len(wrong)} wrong line{'s' if len(wrong) > 1 else ''} ({lines}); line {first}: {wrong[first]}"
+        )
     if not found:
         raise ValueError(f"{path} holds no question")
     return found
@@ -97,7 +113,11 @@ def _text(row: dict, key: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{key} is {'missing' if value is None else 'not text'}" if value != "" else f"{key} is empty")
+        raise ValueError(
+            f"{key} is {'missing' if value is None else 'not text'}"
+            if value != ""
+            else f"{key} is empty"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -118,7 +138,9 @@ def draw(
         rng.shuffle(cells)
         turn = cells
         if levels is not None:
-            turn = rng.choices(cells, weights=[levels[level - 1] for _, level in cells], k=len(cells))
+            turn = rng.choices(
+                cells, weights=[levels[level - 1] for _, level in cells], k=len(cells)
+            )
         for family, level in turn:
             sketch = _draw_one(rng, family, level, split)
             if sketch is not None:

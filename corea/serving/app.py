@@ -42,13 +42,21 @@ _LONGEST_BODY = 2**20  # bytes
 class RequestError(ValueError):
     """A request that cannot be served; becomes the API's error object."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400, kind: str = "invalid_request_error"):
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+    ):
         super().__init__(message)
         self.param, self.status, self.kind = param, status, kind
 
     def body(self) -> dict:
         """The API's error object."""
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": None}}
+        return {
+            "error": {"message": str(self), "type": self.kind, "param": self.param, "code": None}
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +73,14 @@ def read_request(body: object) -> Request:
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     if body.get("model", MODEL) != MODEL:
-        raise RequestError(f"no model {str(body['model'])[:80]!r} here; use {MODEL!r}", "model", 404)
+        raise RequestError(
+            f"no model {str(body['model'])[:80]!r} here; use {MODEL!r}", "model", 404
+        )
     if body.get("stream"):
-        raise RequestError("streaming is not offered: who answers is known only when the small model has ended", "stream")
+        raise RequestError(
+            "streaming is not offered: who answers is known only when the small model has ended",
+            "stream",
+        )
     if body.get("n", 1) not in (1, None):
         raise RequestError("n must be 1", "n")
     seed = body.get("seed")
@@ -84,7 +97,9 @@ def _messages(given: object) -> list[dict]:
     for n, message in enumerate(given):
         role = message.get("role") if isinstance(message, dict) else None
         if role not in _ROLES:
-            raise RequestError(f"messages[{n}] needs a role, one of {', '.join(_ROLES)}", "messages")
+            raise RequestError(
+                f"messages[{n}] needs a role, one of {', '.join(_ROLES)}", "messages"
+            )
         found.append({"role": role, "content": _content(message.get("content"), n)})
     if found[-1]["role"] != "user":
         raise RequestError("the last message must be the user's", "messages")
@@ -94,14 +109,21 @@ def _messages(given: object) -> list[dict]:
 def _content(content: Any, n: int) -> str:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     is_text = isinstance(parts, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in parts
     )
     if not is_text or not any(part["text"].strip() for part in parts):
         raise RequestError(f"messages[{n}].content must be text", "messages")
     return "".join(part["text"] for part in parts)
 
 
-def response(request: Request, attempt: Completion, rescue: Completion | None, threshold: float, prices: PriceList | None) -> dict:
+def response(
+    request: Request,
+    attempt: Completion,
+    rescue: Completion | None,
+    threshold: float,
+    prices: PriceList | None,
+) -> dict:
     """The API's response, with the field `corea`."""
     stated, used = parse(attempt.text), attempt if rescue is None else rescue
     said = parse(used.text)
@@ -129,10 +151,20 @@ def response(request: Request, attempt: Completion, rescue: Completion | None, t
 
 
 def _usage(completion: Completion) -> dict:
-    return {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.completion_tokens}
+    return {
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": completion.completion_tokens,
+    }
 
 
-def build_app(slm: ServerEngine, llm: ServerEngine, threshold: float, *, prices: PriceList | None = None, api_key: str | None = None):
+def build_app(
+    slm: ServerEngine,
+    llm: ServerEngine,
+    threshold: float,
+    *,
+    prices: PriceList | None = None,
+    api_key: str | None = None,
+):
     """The service as a Starlette (ASGI) application, for uvicorn.
 
     slm, llm: the servers; each engine's `concurrency` bounds what is under way there.  threshold: in [0, 1].  api_key: what
@@ -159,7 +191,13 @@ class _Service:
     """The two endpoints, and what they share between requests."""
 
     def __init__(self, slm, llm, threshold, prices, api_key):
-        self.slm, self.llm, self.threshold, self.prices, self.api_key = slm, llm, threshold, prices, api_key
+        self.slm, self.llm, self.threshold, self.prices, self.api_key = (
+            slm,
+            llm,
+            threshold,
+            prices,
+            api_key,
+        )
         self.open: dict[str, tuple] = {}  # client and places of each engine, while the service runs
 
     @asynccontextmanager
@@ -172,7 +210,12 @@ class _Service:
 
     async def models(self, request):
         self._check_key(request)
-        return _reply({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "corea"}]})
+        return _reply(
+            {
+                "object": "list",
+                "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "corea"}],
+            }
+        )
 
     async def complete(self, request):
         self._check_key(request)
@@ -195,8 +238,14 @@ class _Service:
 
     def _check_key(self, request) -> None:
         sent = request.headers.get("authorization", "").encode()
-        if self.api_key is not None and not hmac.compare_digest(sent, f"Bearer {self.api_key}".encode()):
-            raise RequestError("wrong or missing API key: send it as a bearer token", status=401, kind="authentication_error")
+        if self.api_key is not None and not hmac.compare_digest(
+            sent, f"Bearer {self.api_key}".encode()
+        ):
+            raise RequestError(
+                "wrong or missing API key: send it as a bearer token",
+                status=401,
+                kind="authentication_error",
+            )
 
 
 def _reply(body: dict, status: int = 200):

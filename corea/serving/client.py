@@ -92,13 +92,22 @@ class ServerEngine:
         pause: float = 0.5,
         timeout: float = 120.0,
     ):
-        if min(max_new_tokens, concurrency, tries) < 1 or timeout <= 0 or temperature < 0 or pause < 0:
+        if (
+            min(max_new_tokens, concurrency, tries) < 1
+            or timeout <= 0
+            or temperature < 0
+            or pause < 0
+        ):
             raise ValueError(
                 f"engine {name!r}: max_new_tokens={max_new_tokens}, concurrency={concurrency} and tries={tries} must be >= 1, "
                 f"timeout={timeout} > 0, temperature={temperature} and pause={pause} >= 0"
             )
         self.name, self.base_url, self.model = name, base_url, model
-        self.max_new_tokens, self.temperature, self.instruction = max_new_tokens, temperature, instruction
+        self.max_new_tokens, self.temperature, self.instruction = (
+            max_new_tokens,
+            temperature,
+            instruction,
+        )
         self.api_key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self.journal = Path(journal) if journal is not None else None
         self.price, self.budget = price or Price(0.0, 0.0), budget or Budget()
@@ -118,7 +127,11 @@ class ServerEngine:
 
         Raises ServerError and BudgetError when nothing is left under way; what was finished is in the journal.
         """
-        keys = {(q, s): self._key(question, s, seed) for q, question in enumerate(questions) for s in range(samples)}
+        keys = {
+            (q, s): self._key(question, s, seed)
+            for q, question in enumerate(questions)
+            for s in range(samples)
+        }
         found = self._journalled(set(keys.values()))
         self.budget.spent += sum(map(self._cost, found.values()))
         if progress and found:
@@ -130,7 +143,18 @@ class ServerEngine:
 
     def _key(self, question: Question, sample: int, seed: int) -> str:
         asked = prompts.messages(question, instruction=self.instruction)
-        return settings_hash([self.model, asked, self.max_new_tokens, self.temperature, self.top_logprobs, question.id, sample, seed])
+        return settings_hash(
+            [
+                self.model,
+                asked,
+                self.max_new_tokens,
+                self.temperature,
+                self.top_logprobs,
+                question.id,
+                sample,
+                seed,
+            ]
+        )
 
     def _journalled(self, wanted: set[str]) -> dict[str, Completion]:
         """Finished completions of the journal; a last line that was cut off by a kill is dropped from the file."""
@@ -146,7 +170,9 @@ class ServerEngine:
                 row = json.loads(line)
                 key, completion = row.pop("key"), _completion_of(row)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ServerError(f"{self.journal}, line {number}: not a completion of this engine; remove the line or the file") from error
+                raise ServerError(
+                    f"{self.journal}, line {number}: not a completion of this engine; remove the line or the file"
+                ) from error
             if key in wanted:
                 found[key] = completion
         return found
@@ -159,7 +185,9 @@ class ServerEngine:
             while queue and not failed:
                 question, key = queue.pop()
                 try:
-                    completion = await self.ask(client, prompts.messages(question, instruction=self.instruction), key)
+                    completion = await self.ask(
+                        client, prompts.messages(question, instruction=self.instruction), key
+                    )
                     journal.write(key, completion)
                 except (ServerError, BudgetError, OSError) as error:
                     failed.append(error)  # the others finish what they have under way, and keep it
@@ -180,7 +208,9 @@ class ServerEngine:
         """A client of this server, for `ask`; to be closed."""
         from openai import AsyncOpenAI
 
-        return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=self.timeout)
+        return AsyncOpenAI(
+            base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=self.timeout
+        )
 
     async def ask(self, client, messages: list[dict], key: str) -> Completion:
         """One completion of chat messages, within the budget; key: hexadecimal, its seed.
@@ -204,13 +234,17 @@ class ServerEngine:
         rng, reason = random.Random(key), None
         for attempt in range(self.tries):
             if attempt:
-                await asyncio.sleep(min(_LONGEST_PAUSE, self.pause * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.5))
+                await asyncio.sleep(
+                    min(_LONGEST_PAUSE, self.pause * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.5)
+                )
             try:
                 answer = await client.chat.completions.create(**self._request(messages, key))
                 return self._completion(answer, messages)
             except Exception as error:
                 reason = _passing(error, self)
-        raise ServerError(f"{self.base_url} gave no answer in {self.tries} tries, last: {reason}; is the server up?")
+        raise ServerError(
+            f"{self.base_url} gave no answer in {self.tries} tries, last: {reason}; is the server up?"
+        )
 
     def _request(self, messages: list[dict], key: str) -> dict:
         request = {
@@ -226,7 +260,10 @@ class ServerEngine:
         if usage is not None:
             return usage.prompt_tokens, usage.completion_tokens
         if not self._said:
-            print(f"{self.base_url} reports no usage: a token is counted for every byte, which is more than there were", file=sys.stderr)
+            print(
+                f"{self.base_url} reports no usage: a token is counted for every byte, which is more than there were",
+                file=sys.stderr,
+            )
             self._said = True
         return _most_tokens(messages), len(steps) if steps else len(text.encode())
 
@@ -270,16 +307,28 @@ def _passing(error: Exception, engine: ServerEngine) -> str:
     import openai
 
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        raise ServerError(f"{engine.base_url} refused the key (HTTP {error.status_code}); set OPENAI_API_KEY or api_key") from error
+        raise ServerError(
+            f"{engine.base_url} refused the key (HTTP {error.status_code}); set OPENAI_API_KEY or api_key"
+        ) from error
     if isinstance(error, openai.NotFoundError):
-        raise ServerError(f"{engine.base_url} knows no model {engine.model!r}, or serves no chat completions (HTTP 404)") from error
-    if isinstance(error, openai.APIStatusError) and error.status_code < 500 and error.status_code not in (408, 409, 429):
-        raise ServerError(f"{engine.base_url} refused the request (HTTP {error.status_code}): {_line(error)}") from error
+        raise ServerError(
+            f"{engine.base_url} knows no model {engine.model!r}, or serves no chat completions (HTTP 404)"
+        ) from error
+    if (
+        isinstance(error, openai.APIStatusError)
+        and error.status_code < 500
+        and error.status_code not in (408, 409, 429)
+    ):
+        raise ServerError(
+            f"{engine.base_url} refused the request (HTTP {error.status_code}): {_line(error)}"
+        ) from error
     if isinstance(error, openai.APIStatusError):
         return f"HTTP {error.status_code}"
     if isinstance(error, openai.APITimeoutError):
         return f"nothing within {engine.timeout:g} s"
-    if isinstance(error, openai.OpenAIError | ValueError):  # ValueError: malformed JSON, or an answer that is none
+    if isinstance(
+        error, openai.OpenAIError | ValueError
+    ):  # ValueError: malformed JSON, or an answer that is none
         return _line(error) or type(error).__name__
     raise error
 

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-STATIC = "COREA_STATIC"  # set in the environment where a notebook is executed to be read, not to be used
+STATIC = (
+    "COREA_STATIC"  # set in the environment where a notebook is executed to be read, not to be used
+)
 
 
 @contextmanager
@@ -42,9 +44,16 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     except BaseException as error:
         if aside is not None:
             Path(aside).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, aside, str(path), str(path.parent)):
+        if isinstance(error, OSError) and error.filename in (
+            None,
+            aside,
+            str(path),
+            str(path.parent),
+        ):
             reason = error.strerror or str(error)
-            raise OSError(error.errno, f"cannot write {path}: {reason}; nothing was changed there") from error
+            raise OSError(
+                error.errno, f"cannot write {path}: {reason}; nothing was changed there"
+            ) from error
         raise
 
 
@@ -77,10 +86,16 @@ def _plain(value: object) -> object:
         return dataclasses.asdict(value)
     if isinstance(value, Path):
         return value.as_posix()
-    raise TypeError(f"settings hold a {type(value).__name__}; use dataclasses, dicts, lists and plain values")
+    raise TypeError(
+        f"settings hold a {type(value).__name__}; use dataclasses, dicts, lists and plain values"
+    )
 
 
-_SOURCES = (":/", ":(top,exclude)figures", ":(top,exclude)data")  # what `make paper` rewrites is no change of sources
+_SOURCES = (
+    ":/",
+    ":(top,exclude)figures",
+    ":(top,exclude)data",
+)  # what `make paper` rewrites is no change of sources
 
 
 def git_commit() -> tuple[str, bool]:
@@ -93,11 +108,15 @@ def git_commit() -> tuple[str, bool]:
         return "unknown", False
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES))
+        return commit, bool(
+            _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown", False
 
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()

@@ -45,14 +45,21 @@ class Compute:
     def __post_init__(self):
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        if min(self.gpus, self.micro_batch, self.lora_rank, self.processes - 1) < 0 or not 0 < self.vllm_memory < 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
+                )
+        if (
+            min(self.gpus, self.micro_batch, self.lora_rank, self.processes - 1) < 0
+            or not 0 < self.vllm_memory < 1
+        ):
             raise ValueError(
                 f"gpus={self.gpus}, micro_batch={self.micro_batch} and lora_rank={self.lora_rank} must be 0 or more, "
                 f"processes={self.processes} 1 or more, vllm_memory={self.vllm_memory} between 0 and 1"
             )
         if self.use_cpu and (self.rollouts != "transformers" or self.sharding != "none"):
-            raise ValueError(f"rollouts={self.rollouts!r} and sharding={self.sharding!r} need gpus of 1 or more")
+            raise ValueError(
+                f"rollouts={self.rollouts!r} and sharding={self.sharding!r} need gpus of 1 or more"
+            )
 
     @property
     def use_cpu(self) -> bool:
@@ -77,7 +84,9 @@ class Compute:
             )
         size = self.micro_batch or own
         if own % size:
-            raise ValueError(f"micro_batch={size} does not divide the {own} rollouts of a process; use one of {_divisors(own)}")
+            raise ValueError(
+                f"micro_batch={size} does not divide the {own} rollouts of a process; use one of {_divisors(own)}"
+            )
         return size, own // size
 
     def gpus_for(self, model: str | Path) -> int:
@@ -98,7 +107,13 @@ class Compute:
         if self.training_processes == 1 and self.sharding == "none":
             return None
         name = "cpu" if self.use_cpu else "ddp" if self.sharding == "none" else self.sharding
-        return ["launch", "--config_file", str(CONFIGURATIONS / f"{name}.yaml"), "--num_processes", str(self.training_processes)]
+        return [
+            "launch",
+            "--config_file",
+            str(CONFIGURATIONS / f"{name}.yaml"),
+            "--num_processes",
+            str(self.training_processes),
+        ]
 
 
 def _divisors(number: int) -> str:

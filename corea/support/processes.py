@@ -50,7 +50,11 @@ def wait() -> None:
 def _distributed():
     """`torch.distributed` where it joins several processes; torch is not imported for the question."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+    if (
+        torch is None
+        or not torch.distributed.is_available()
+        or not torch.distributed.is_initialized()
+    ):
         return None
     return torch.distributed if torch.distributed.get_world_size() > 1 else None
 
@@ -62,9 +66,21 @@ def launch(command: list[str], module: str, *arguments: str) -> None:
     """
     import subprocess
 
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
-    whole = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command, "-m", module, *arguments]
-    process = subprocess.Popen(whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    }
+    whole = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        *command,
+        "-m",
+        module,
+        *arguments,
+    ]
+    process = subprocess.Popen(
+        whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     tail: list[str] = []
     try:
         for line in process.stdout or ():
@@ -76,7 +92,9 @@ def launch(command: list[str], module: str, *arguments: str) -> None:
             process.terminate()
             process.wait()
     if status:
-        raise RuntimeError(f"`{module} {' '.join(arguments)}` failed in several processes (status {status}): {_reason(tail)}")
+        raise RuntimeError(
+            f"`{module} {' '.join(arguments)}` failed in several processes (status {status}): {_reason(tail)}"
+        )
 
 
 def _reason(output: list[str]) -> str:

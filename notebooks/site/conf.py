@@ -57,7 +57,9 @@ class NameOrCode(PyXRefRole):
 def setup(app):
     app.add_role("name-or-code", NameOrCode())
     app.connect("autodoc-process-docstring", _rewrite)
-    app.connect("html-page-context", _make_accessible, priority=900)  # after the theme has built its navigation
+    app.connect(
+        "html-page-context", _make_accessible, priority=900
+    )  # after the theme has built its navigation
 
 
 def _rewrite(app, what, name, it, options, lines):
@@ -69,7 +71,9 @@ def _make_accessible(app, pagename, templatename, context, doctree):
     """Mend what Sphinx writes and screen readers stumble over: captions without a level, a signature's lines as half a list."""
     if "furo_navigation_tree" in context:
         tree = context["furo_navigation_tree"]
-        context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+        context["furo_navigation_tree"] = tree.replace(
+            'role="heading"', 'role="heading" aria-level="2"'
+        )
     if "body" in context:
         context["body"] = re.sub(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>", _as_lines, context["body"])
 

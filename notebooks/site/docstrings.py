@@ -14,7 +14,9 @@ _ITEM = re.compile(r"(- |\d+\. )")
 def as_rst(lines: list[str]) -> list[str]:
     """The lines of a docstring in reStructuredText."""
     found: list[str] = []
-    in_table = in_code = in_list = False  # a table of reStructuredText, whose columns must not be moved; an indented example
+    in_table = in_code = in_list = (
+        False  # a table of reStructuredText, whose columns must not be moved; an indented example
+    )
     for line, before in zip(lines, ["", *lines], strict=False):
         in_table = bool(re.fullmatch(r"=+( +=+)+\s*", line)) or (in_table and bool(line.strip()))
         starts_item, is_indented = bool(_ITEM.match(line)), line.startswith(" ")

@@ -31,7 +31,9 @@ SYSTEMS = (*SLMS, "LLM")
 EXAMPLES = 120  # questions a group whose text is shown
 NO_CONFIDENCE = 4095
 _ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
-_TOKENS = PriceList(Price(1e6, 1e6), Price(1e6, 1e6), source="a token costs 1, so that costs are token counts")
+_TOKENS = PriceList(
+    Price(1e6, 1e6), Price(1e6, 1e6), source="a token costs 1, so that costs are token counts"
+)
 
 
 def explorer_data(records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList) -> dict:
@@ -41,8 +43,12 @@ def explorer_data(records: pd.DataFrame, texts: Mapping[str, str], prices: Price
     the run, whose ratio the page starts at.  Raises ValueError where the two models did not answer the same questions.
     """
     llm = records[(records["system"] == "LLM") & (records["group"] != CALIBRATION)]
-    columns = {(slm, source): _rows(records, llm, slm, source) for slm in SLMS for source in SOURCES}
-    groups = {group: [d for d in names if (llm["dataset"] == d).any()] for group, names in GROUPS.items()}
+    columns = {
+        (slm, source): _rows(records, llm, slm, source) for slm in SLMS for source in SOURCES
+    }
+    groups = {
+        group: [d for d in names if (llm["dataset"] == d).any()] for group, names in GROUPS.items()
+    }
     known = records[(records["system"] == "LLM") & (records["group"] == CALIBRATION)]
     return {
         "steps": STEPS,
@@ -51,7 +57,9 @@ def explorer_data(records: pd.DataFrame, texts: Mapping[str, str], prices: Price
         "groups": groups,
         "datasets": {name: _packed(columns, name) for names in groups.values() for name in names},
         "calibration": {group: _calibration(columns, names) for group, names in groups.items()},
-        "examples": {group: _examples(records, columns, names, texts) for group, names in groups.items()},
+        "examples": {
+            group: _examples(records, columns, names, texts) for group, names in groups.items()
+        },
     }
 
 
@@ -66,9 +74,13 @@ def pack(values: Sequence[int] | np.ndarray) -> str:
     """Whole numbers from 0 to 4095 as text, two characters of base64 each.  ValueError for others."""
     values = np.asarray(values)
     if ((values < 0) | (values > 4095)).any():
-        raise ValueError(f"a number from {values.min()} to {values.max()} does not fit two characters; use 0 to 4095")
+        raise ValueError(
+            f"a number from {values.min()} to {values.max()} does not fit two characters; use 0 to 4095"
+        )
     values = values.astype(int)
-    return "".join(np.column_stack([_ALPHABET[values // 64], _ALPHABET[values % 64]]).ravel().tolist())
+    return "".join(
+        np.column_stack([_ALPHABET[values // 64], _ALPHABET[values % 64]]).ravel().tolist()
+    )
 
 
 def _rows(records: pd.DataFrame, llm: pd.DataFrame, slm: str, source: str) -> pd.DataFrame:
@@ -87,8 +99,14 @@ def _packed(columns: Mapping[tuple[str, str], pd.DataFrame], dataset: str) -> di
     for slm in SLMS:
         own = parts[slm, SOURCES[0]]
         slms[slm] = {"outcome": pack(2 * own["slm_cost"] + own["slm_correct"])}
-        slms[slm] |= {source: pack(steps_reached(parts[slm, source]["confidence"])) for source in SOURCES}
-    return {"rows": len(first), "llm": pack(2 * first["llm_cost"] + first["llm_correct"]), "slms": slms}
+        slms[slm] |= {
+            source: pack(steps_reached(parts[slm, source]["confidence"])) for source in SOURCES
+        }
+    return {
+        "rows": len(first),
+        "llm": pack(2 * first["llm_cost"] + first["llm_correct"]),
+        "slms": slms,
+    }
 
 
 def _calibration(columns: Mapping[tuple[str, str], pd.DataFrame], datasets: Sequence[str]) -> dict:
@@ -109,7 +127,10 @@ def _calibration(columns: Mapping[tuple[str, str], pd.DataFrame], datasets: Sequ
 
 
 def _examples(
-    records: pd.DataFrame, columns: Mapping[tuple[str, str], pd.DataFrame], datasets: Sequence[str], texts: Mapping[str, str]
+    records: pd.DataFrame,
+    columns: Mapping[tuple[str, str], pd.DataFrame],
+    datasets: Sequence[str],
+    texts: Mapping[str, str],
 ) -> list[dict]:
     """Questions spread evenly over the datasets, with the first sample's answers; `row` finds the rest in the dataset."""
     chosen = []
@@ -118,7 +139,9 @@ def _examples(
         rows = columns[SLMS[0], SOURCES[0]]
         rows = rows[rows["dataset"] == dataset].reset_index(drop=True)
         firsts = rows.index[rows["sample"] == 0]
-        for row in firsts[np.linspace(0, len(firsts) - 1, min(len(firsts), EXAMPLES // len(datasets))).astype(int)]:
+        for row in firsts[
+            np.linspace(0, len(firsts) - 1, min(len(firsts), EXAMPLES // len(datasets))).astype(int)
+        ]:
             question = rows["question_id"][row]
             answers = {system: given.loc[(system, question), "answer"] for system in SYSTEMS}
             chosen.append({
@@ -139,7 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from corea.paper import runs
     from corea.paper.profiles import load_profile
 
-    cli = argparse.ArgumentParser(prog="python notebooks/site/pack_explorer.py", description=__doc__.splitlines()[0])
+    cli = argparse.ArgumentParser(
+        prog="python notebooks/site/pack_explorer.py", description=__doc__.splitlines()[0]
+    )
     cli.add_argument("out", type=Path)
     given = cli.parse_args(arguments)
     profile = load_profile("cpu").reference()

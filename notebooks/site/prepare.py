@@ -32,10 +32,18 @@ are fractions.
 def main(folder: Path) -> None:
     """Fill the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("__pycache__", "explorer", "*.txt", "prepare.py"))
-    shutil.copytree(SITE / "explorer", folder / "_static" / "explorer", ignore=shutil.ignore_patterns("*.html"))
+    shutil.copytree(
+        SITE,
+        folder,
+        ignore=shutil.ignore_patterns("__pycache__", "explorer", "*.txt", "prepare.py"),
+    )
+    shutil.copytree(
+        SITE / "explorer", folder / "_static" / "explorer", ignore=shutil.ignore_patterns("*.html")
+    )
     shutil.copy(SITE / "explorer" / "explorer.html", folder / "explorer.html.part")
-    shutil.copy(ROOT / "figures" / "cpu" / "cost_accuracy.png", folder / "_static" / "cost_accuracy.png")
+    shutil.copy(
+        ROOT / "figures" / "cpu" / "cost_accuracy.png", folder / "_static" / "cost_accuracy.png"
+    )
     (folder / "notebooks").mkdir()
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     for path in notebooks:
@@ -56,9 +64,13 @@ def _copy_notebook(source: Path, target: Path) -> None:
             heading = found[-1] if found else heading
             cell["source"] = _on_site(text, source.parent)
             continue
-        cell["outputs"] = [output for output in cell.get("outputs", []) if not _is_widget_alone(output)]
+        cell["outputs"] = [
+            output for output in cell.get("outputs", []) if not _is_widget_alone(output)
+        ]
         if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
-            cell["metadata"]["mystnb"] = {"image": {"alt": f"Figure: {heading}. The text above says what it shows."}}
+            cell["metadata"]["mystnb"] = {
+                "image": {"alt": f"Figure: {heading}. The text above says what it shows."}
+            }
     target.write_text(json.dumps(notebook), encoding="utf-8")
 
 
@@ -71,6 +83,7 @@ def _is_widget_alone(output: dict) -> bool:
 
 def _on_site(text: str, folder: Path) -> str:
     """Markdown of `folder` for a page one folder down: links to what is on the site lead there, others become their own words."""
+
     def link(match: re.Match) -> str:
         label, (target, _, anchor) = match["label"], match["target"].partition("#")
         if not target or re.match(r"https?:", target):
@@ -92,7 +105,10 @@ def _page_of(path: Path) -> str | None:
         return f"course/{path.name}"
     if path.parent == SITE and path.suffix == ".md":
         return path.name
-    pages = {COURSE / "README.md": "course/index.md", ROOT / "figures" / "cpu" / "claims.md": "claims.md"}
+    pages = {
+        COURSE / "README.md": "course/index.md",
+        ROOT / "figures" / "cpu" / "claims.md": "claims.md",
+    }
     return pages.get(path)
 
 
@@ -103,21 +119,38 @@ def _write_claims(folder: Path, notebook: str) -> None:
     names, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
     claims = [dict(zip(names, row, strict=True)) for row in rows]
     verdicts = [claim["verdict"] for claim in claims]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    counts = ", ".join(
+        f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)
+    )
     head = ["claim", "verdict", "questions", "here", "in the source", "source", "certainty", "n"]
     table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for c in claims:
         here = f"{c['value']} [{c['low']}, {c['high']}]"
-        cells = (c["claim"], f"**{c['verdict']}**", c["scope"], here, c["paper value"], c["source"], c["certainty"], c["n"])
+        cells = (
+            c["claim"],
+            f"**{c['verdict']}**",
+            c["scope"],
+            here,
+            c["paper value"],
+            c["source"],
+            c["certainty"],
+            c["n"],
+        )
         table.append(f"| {' | '.join(cells)} |")
     counts = f"Of {len(claims)}: **{counts}**."
-    page = _CLAIMS.format(notebook=f"notebooks/{notebook}.ipynb", counts=counts, table="\n".join(table))
+    page = _CLAIMS.format(
+        notebook=f"notebooks/{notebook}.ipynb", counts=counts, table="\n".join(table)
+    )
     (folder / "claims.md").write_text(page, encoding="utf-8")
 
 
 def modules_of(package: Path) -> dict[str, Path]:
     """Every module below the package's folder by its dotted name without the package's: those at the top first."""
-    found = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py") if path.stem != "__init__"}
+    found = {
+        ".".join(path.relative_to(package).with_suffix("").parts): path
+        for path in package.rglob("*.py")
+        if path.stem != "__init__"
+    }
     return dict(sorted(found.items(), key=lambda item: (item[0].count("."), item[0])))
 
 
@@ -133,7 +166,9 @@ def _write_api(folder: Path) -> None:
     for room, names in rooms.items():
         lines += [f"## {room}", ""]
         for name in names:
-            first = ast.get_docstring(ast.parse(modules[name].read_text(encoding="utf-8"))).splitlines()[0]
+            first = ast.get_docstring(
+                ast.parse(modules[name].read_text(encoding="utf-8"))
+            ).splitlines()[0]
             lines += [f"[`corea.{name}`]({name}.md)", f": {first}", ""]
             hidden.append(name)
             page = f"# corea.{name}\n\n```{{eval-rst}}\n.. automodule:: corea.{name}\n   :members:\n```\n"

@@ -22,7 +22,9 @@ def assignments(names: Sequence[str] = ()) -> list[Path]:
     """The source notebooks with these names, or all, in order; ValueError for a name that is none."""
     found = sorted(COURSE.glob("[0-9][0-9]-*/[0-9][0-9]-*.ipynb"))
     if unknown := sorted(set(names) - {path.stem for path in found}):
-        raise ValueError(f"no assignment {unknown[0]!r}; there are {', '.join(path.stem for path in found)}")
+        raise ValueError(
+            f"no assignment {unknown[0]!r}; there are {', '.join(path.stem for path in found)}"
+        )
     return [path for path in found if not names or path.stem in names]
 
 
@@ -32,7 +34,7 @@ def read(path: Path) -> NotebookNode:
 
 
 def kind_of(cell: NotebookNode) -> str:
-    """"solution", "test", "setup" (locked code that both sides run) or "other" (text, demonstrations)."""
+    """ "solution", "test", "setup" (locked code that both sides run) or "other" (text, demonstrations)."""
     marks = _marks(cell)
     if cell.cell_type != "code" or not marks:
         return "other"
@@ -79,7 +81,9 @@ def fill(release: NotebookNode, source: NotebookNode, replaced: str = "") -> Not
 
 def wrong_solutions(assignment: str) -> dict[str, str]:
     """The typical wrong solutions, by the name of their file."""
-    return {path.stem: path.read_text() for path in sorted((COURSE / assignment / "wrong").glob("*.py"))}
+    return {
+        path.stem: path.read_text() for path in sorted((COURSE / assignment / "wrong").glob("*.py"))
+    }
 
 
 def feedback_of(text: str) -> str:

@@ -84,9 +84,14 @@ class ExecuteApart(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: Mapping) -> tuple[NotebookNode, Mapping]:
         """Grade a submission that `Restore` has seen."""
         try:
-            marks = {mark.cell: mark for mark in grade(source_of(self.source, resources), nb, isolated=self.isolated)}
+            marks = {
+                mark.cell: mark
+                for mark in grade(source_of(self.source, resources), nb, isolated=self.isolated)
+            }
         except SandboxUnavailable as error:
-            shutil.rmtree(resources["metadata"]["path"])  # of nbgrader's copy, or it is taken for graded the next time
+            shutil.rmtree(
+                resources["metadata"]["path"]
+            )  # of nbgrader's copy, or it is taken for graded the next time
             sys.exit(str(error))
         for cell in nb.cells:
             if grade_id(cell) in marks:
@@ -101,7 +106,12 @@ class HideTests(GetGrades):
         """The notebook without the hidden part of its test cells."""
         for cell in nb.cells:
             if kind_of(cell) == "test":
-                cell.source = re.sub(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS\n?", "", cell.source, flags=re.DOTALL)
+                cell.source = re.sub(
+                    r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS\n?",
+                    "",
+                    cell.source,
+                    flags=re.DOTALL,
+                )
         return super().preprocess(nb, resources)
 
 
@@ -111,13 +121,19 @@ def source_of(folder: str, resources: Mapping) -> NotebookNode:
     return read(Path(folder) / names["assignment"] / f"{names['notebook']}.ipynb")
 
 
-def restored(cells: Sequence[NotebookNode], originals: Sequence[NotebookNode]) -> list[NotebookNode]:
+def restored(
+    cells: Sequence[NotebookNode], originals: Sequence[NotebookNode]
+) -> list[NotebookNode]:
     """A submission's cells: of known ones the student's part alone, every test once, and no claim of points elsewhere."""
     missing = {grade_id(cell): cell for cell in originals if grade_id(cell)}
     made = []
     for cell in cells:
         if (original := missing.pop(grade_id(cell), None)) is None:
-            found = new_code_cell(cell.source) if cell.cell_type == "code" else new_markdown_cell(cell.source)
+            found = (
+                new_code_cell(cell.source)
+                if cell.cell_type == "code"
+                else new_markdown_cell(cell.source)
+            )
         else:
             found = copy.deepcopy(original)
             if kind_of(original) == "solution":
@@ -163,9 +179,13 @@ def build(folder: Path = BUILT, names: Sequence[str] = ()) -> list[Path]:
     config.CourseDirectory.root, config.CourseDirectory.course_id = str(folder), "corea"
     api, released, home = NbGraderAPI(config=config), [], Path(sys.executable).parent
     for path in chosen:
-        with mock.patch.dict(os.environ, PATH=f"{home}{os.pathsep}{os.environ['PATH']}"):  # nbgrader calls alembic by name
+        with mock.patch.dict(
+            os.environ, PATH=f"{home}{os.pathsep}{os.environ['PATH']}"
+        ):  # nbgrader calls alembic by name
             done = api.generate_assignment(path.stem)
         if not done["success"]:
-            raise RuntimeError(f"nbgrader refuses {path.stem}: {done.get('log') or done.get('error')}")
+            raise RuntimeError(
+                f"nbgrader refuses {path.stem}: {done.get('log') or done.get('error')}"
+            )
         released.append(folder / "release" / path.stem / path.name)
     return released

@@ -20,7 +20,13 @@ import traceback
 
 UNAVAILABLE = 77  # exit status: this machine does not let a process shut itself in
 _CLONE_THREAD = 0x10000
-_NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PIDS, _NEW_NETWORK = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+_NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PIDS, _NEW_NETWORK = (
+    0x20000,
+    0x8000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
 _MS_BIND, _MS_RECURSIVE, _MS_PRIVATE, _MS_NOSUID_NODEV = 0x1000, 0x4000, 0x40000, 0x6
 _READ_ONLY, _AT_RECURSIVE, _AT_FDCWD, _DETACH = 0x1, 0x8000, -100, 2
 _MOUNT_SETATTR = 442  # of every architecture
@@ -42,20 +48,27 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def enter() -> None:
     """Read the settings, isolate this process, and become `serve`."""
-    settings = json.loads(io.FileIO(0, closefd=False).readline())  # unbuffered: what follows is for the program it becomes
+    settings = json.loads(
+        io.FileIO(0, closefd=False).readline()
+    )  # unbuffered: what follows is for the program it becomes
     with open(__file__) as file:
         source = file.read()
     if _IS_LINUX:
         _libc.prctl(1, signal.SIGKILL)  # die with the grader
     if settings["isolated"]:
         if not _IS_LINUX:
-            print(f"it needs Linux on {' or '.join(_CALLS)}, this is {sys.platform} on {platform.machine()}", file=sys.stderr)
+            print(
+                f"it needs Linux on {' or '.join(_CALLS)}, this is {sys.platform} on {platform.machine()}",
+                file=sys.stderr,
+            )
             os._exit(UNAVAILABLE)
         try:
             _new_namespaces()
             child = os.fork()  # the first process of the new process table
             if child:
-                signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))  # so that somebody waits for it
+                signal.signal(
+                    signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL)
+                )  # so that somebody waits for it
                 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
             _libc.prctl(1, signal.SIGKILL)  # die with the process that started this one
             _new_root(settings)
@@ -73,9 +86,16 @@ def enter() -> None:
 
 def _new_namespaces() -> None:
     user, group = os.getuid(), os.getgid()
-    _check(_libc.unshare(_NEW_USER | _NEW_MOUNTS | _NEW_NETWORK | _NEW_PIDS | _NEW_IPC), "new namespaces")
+    _check(
+        _libc.unshare(_NEW_USER | _NEW_MOUNTS | _NEW_NETWORK | _NEW_PIDS | _NEW_IPC),
+        "new namespaces",
+    )
     # not root inside, so that the exec that follows drops every capability
-    for name, text in (("setgroups", "deny"), ("uid_map", f"1000 {user} 1"), ("gid_map", f"1000 {group} 1")):
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"1000 {user} 1"),
+        ("gid_map", f"1000 {group} 1"),
+    ):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
 
@@ -102,7 +122,10 @@ def _new_root(settings: dict) -> None:
     for path in settings["shown"] + settings["shown_again"]:
         attributes = ctypes.create_string_buffer(struct.pack("QQQQ", _READ_ONLY, 0, 0, 0))
         target = ctypes.c_char_p((root + path).encode())
-        _check(_libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, target, _AT_RECURSIVE, attributes, 32), f"{path} read only")
+        _check(
+            _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, target, _AT_RECURSIVE, attributes, 32),
+            f"{path} read only",
+        )
     _write_files(root + "/scratch", settings["files"])
     os.chdir(root)
     _check(_libc.syscall(_CALLS[platform.machine()][1], b".", b"."), "a root of its own")
@@ -136,7 +159,9 @@ def _limit(settings: dict) -> None:
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
     ):
-        with contextlib.suppress(ValueError):  # the user's own limit is lower, or the system has none
+        with contextlib.suppress(
+            ValueError
+        ):  # the user's own limit is lower, or the system has none
             resource.setrlimit(kind, (most, most))
 
 
@@ -145,12 +170,25 @@ def forbid_system_calls() -> None:
     architecture, _, clone, calls = _CALLS[platform.machine()]
     refuse, missing, allow = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x7FFF0000
     load, equal, at_least, has, answer = 0x20, 0x15, 0x35, 0x45, 0x06
-    program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (answer, 0, 0, refuse), (load, 0, 0, 0)]
+    program = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, architecture),
+        (answer, 0, 0, refuse),
+        (load, 0, 0, 0),
+    ]
     program += [(at_least, 0, 1, 0x40000000), (answer, 0, 0, refuse)]
     for number in (*calls, *_CALLS_OF_BOTH):
         program += [(equal, 0, 1, number), (answer, 0, 0, refuse)]
-    program += [(equal, 0, 1, 435), (answer, 0, 0, missing)]  # clone3: the C library falls back on clone
-    program += [(equal, 0, 3, clone), (load, 0, 0, 16), (has, 1, 0, _CLONE_THREAD), (answer, 0, 0, refuse)]
+    program += [
+        (equal, 0, 1, 435),
+        (answer, 0, 0, missing),
+    ]  # clone3: the C library falls back on clone
+    program += [
+        (equal, 0, 3, clone),
+        (load, 0, 0, 16),
+        (has, 1, 0, _CLONE_THREAD),
+        (answer, 0, 0, refuse),
+    ]
     program += [(answer, 0, 0, allow)]
     packed = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     whole = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(packed)))
@@ -177,7 +215,9 @@ def encoded(value):
         return {key: encoded(item) for key, item in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"a value of type {type(value).__name__}; use numbers, text, lists, dicts by text, arrays or tables")
+    raise TypeError(
+        f"a value of type {type(value).__name__}; use numbers, text, lists, dicts by text, arrays or tables"
+    )
 
 
 def decoded(value):
@@ -236,7 +276,11 @@ def _told(error: BaseException) -> str:
     """One line: the error, and the line of the notebook's cell that raised it."""
     if isinstance(error, MemoryError):
         return "MemoryError: it ran out of memory"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("cell ")]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith("cell ")
+    ]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     message = str(error)[:300].splitlines()
     return f"{type(error).__name__}: {message[0] if message else ''}".rstrip(": ") + where

@@ -57,7 +57,9 @@ def grade(
                 if kind_of(cell) == "setup":
                     exec(compile(cell.source, grade_id(cell), "exec"), names)
                 elif kind_of(cell) == "solution":
-                    names |= {function: _called(code, function) for function in functions_of(cell.source)}
+                    names |= {
+                        function: _called(code, function) for function in functions_of(cell.source)
+                    }
                 elif kind_of(cell) == "test":
                     marks.append(_mark(cell, names))
     return marks
@@ -77,7 +79,10 @@ def _cells_of(source: NotebookNode, submission: NotebookNode) -> list[tuple[str,
     for number, cell in enumerate(submission.cells, start=1):
         if cell.cell_type != "code" or cell.source.strip() in known or grade_id(cell) in ours:
             continue
-        lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.splitlines()]
+        lines = [
+            "" if line.lstrip().startswith(("%", "!")) else line
+            for line in cell.source.splitlines()
+        ]
         own.append((f"cell {number}", "\n".join(lines)))
     return setup + own
 
@@ -85,8 +90,19 @@ def _cells_of(source: NotebookNode, submission: NotebookNode) -> list[tuple[str,
 class _Code:
     """The student's cells in a sandbox that is started again, without the cell that hung, when its process is lost."""
 
-    def __init__(self, cells: Sequence[tuple[str, str]], limits: Limits, files: dict[str, str], isolated: bool):
-        self._cells, self._limits, self._files, self._isolated = list(cells), limits, files, isolated
+    def __init__(
+        self,
+        cells: Sequence[tuple[str, str]],
+        limits: Limits,
+        files: dict[str, str],
+        isolated: bool,
+    ):
+        self._cells, self._limits, self._files, self._isolated = (
+            list(cells),
+            limits,
+            files,
+            isolated,
+        )
         self._left = limits.together
         self._sandbox: Sandbox | None = None
         self._lost: set[str] = set()
@@ -106,8 +122,12 @@ class _Code:
         while True:
             left = ends - time.monotonic()
             if left <= 0:
-                raise CodeStopped(f"stopped: the notebook has used its {self._limits.together:g} seconds")
-            self._sandbox = Sandbox(replace(self._limits, together=left), self._files, isolated=self._isolated)
+                raise CodeStopped(
+                    f"stopped: the notebook has used its {self._limits.together:g} seconds"
+                )
+            self._sandbox = Sandbox(
+                replace(self._limits, together=left), self._files, isolated=self._isolated
+            )
             if self._run_cells(self._sandbox):
                 return self._sandbox
             self.close()
@@ -143,6 +163,7 @@ class _Code:
 
 def _called(code: _Code, function: str) -> Callable:
     """The student's function as tests see it; an error names it, and what hindered its definition."""
+
     def call(*arguments, **named):
         try:
             return code.call(function, *arguments, **named)

@@ -29,14 +29,23 @@ def check(released: Sequence[Path], isolated: bool = True) -> bool:
             marks = grade(source, submission, isolated=isolated)
             fault = fault_of(marks, wanted)
             points, most = total(marks)
-            said = fault or ("" if wanted in (ALL, NOTHING) else next(m.message for m in marks if wanted in m.message))
-            print(f"  {'BAD' if fault else 'ok '} {name:32} {points:3g} of {most:g}  {said}".rstrip(), flush=True)
+            said = fault or (
+                ""
+                if wanted in (ALL, NOTHING)
+                else next(m.message for m in marks if wanted in m.message)
+            )
+            print(
+                f"  {'BAD' if fault else 'ok '} {name:32} {points:3g} of {most:g}  {said}".rstrip(),
+                flush=True,
+            )
             good &= not fault
     print(f"\n{'all as meant' if good else 'NOT as meant'}, in {time.monotonic() - began:.0f} s")
     return good
 
 
-def submissions(assignment: str, source: NotebookNode, release: NotebookNode) -> Iterator[tuple[str, NotebookNode, str]]:
+def submissions(
+    assignment: str, source: NotebookNode, release: NotebookNode
+) -> Iterator[tuple[str, NotebookNode, str]]:
     """Name, notebook and what to expect: ALL, NOTHING, or the words that the feedback must hold."""
     yield "the solution", fill(release, source), ALL
     yield "the empty release", release, NOTHING
@@ -54,11 +63,21 @@ def fault_of(marks: Sequence[Mark], wanted: str) -> str:
         return "" if points == 0 else "an empty release has points"
     if not 0 < points < most:
         return f"points are not partial; {'; '.join(messages)}"
-    return "" if any(wanted in message for message in messages) else f"no message says {wanted!r}: {'; '.join(messages)}"
+    return (
+        ""
+        if any(wanted in message for message in messages)
+        else f"no message says {wanted!r}: {'; '.join(messages)}"
+    )
 
 
 def run_as_a_student(notebook: NotebookNode, folder: Path) -> float:
     """Execute a copy in a kernel, in `folder`, as a student would; seconds.  Raises nbclient's error where a cell fails."""
     began, place = time.monotonic(), {"metadata": {"path": str(folder)}}
-    NotebookClient(copy.deepcopy(notebook), timeout=int(_LONGEST), kernel_name="python3", resources=place, extra_arguments=["--log-level=ERROR"]).execute()
+    NotebookClient(
+        copy.deepcopy(notebook),
+        timeout=int(_LONGEST),
+        kernel_name="python3",
+        resources=place,
+        extra_arguments=["--log-level=ERROR"],
+    ).execute()
     return time.monotonic() - began

@@ -24,8 +24,13 @@ _SHOWN = [
 
 def rows(*datasets: str, slm: str = "L1-SLM") -> pd.DataFrame:
     """Records of an SLM, and of the LLM on the same samples as columns `llm_...`; all test sets where none is named."""
-    datasets = datasets or tuple(sorted(p.stem for p in (RECORDS / slm).glob("*.parquet") if p.stem != "calibration"))
-    ours, theirs = (read_records([RECORDS / system / f"{name}.parquet" for name in datasets]) for system in (slm, "LLM"))
+    datasets = datasets or tuple(
+        sorted(p.stem for p in (RECORDS / slm).glob("*.parquet") if p.stem != "calibration")
+    )
+    ours, theirs = (
+        read_records([RECORDS / system / f"{name}.parquet" for name in datasets])
+        for system in (slm, "LLM")
+    )
     kept = ["correct", "prompt_tokens", "completion_tokens"]
     theirs = theirs[_KEY + kept].rename(columns={name: f"llm_{name}" for name in kept})
     return ours.merge(theirs, on=_KEY, how="inner", validate="one_to_one")
@@ -35,7 +40,9 @@ def rows(*datasets: str, slm: str = "L1-SLM") -> pd.DataFrame:
 def prices() -> PriceList:
     """The prices of the tracked run, by parameter counts."""
     profile = profiles.load_profile("cpu")
-    return PriceList.from_parameters(*(models.architecture_of(folder).parameters for folder in (profile.slm, profile.llm)))
+    return PriceList.from_parameters(
+        *(models.architecture_of(folder).parameters for folder in (profile.slm, profile.llm))
+    )
 
 
 @cache

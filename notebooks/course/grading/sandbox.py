@@ -67,7 +67,13 @@ class Sandbox:
     files: text by name, put into the code's folder.  isolated: see the head of this module.
     """
 
-    def __init__(self, limits: Limits = Limits(), files: Mapping[str, str] | None = None, *, isolated: bool = True):
+    def __init__(
+        self,
+        limits: Limits = Limits(),
+        files: Mapping[str, str] | None = None,
+        *,
+        isolated: bool = True,
+    ):
         self._isolated = isolated
         self._limits, self._ends = limits, time.monotonic() + limits.together
         self._folder = tempfile.mkdtemp(prefix="corea-")
@@ -78,12 +84,20 @@ class Sandbox:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-I", inside.__file__, "enter"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env={}, bufsize=0, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={},
+            bufsize=0,
+            start_new_session=True,
         )
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         self._requests, self._replies = stdin, stdout
-        os.set_blocking(stdin.fileno(), False)  # code that answers and then never reads must not hold this side
+        os.set_blocking(
+            stdin.fileno(), False
+        )  # code that answers and then never reads must not hold this side
         try:
             self._send(settings, time.monotonic() + 30.0)
             self._ask({"run": "", "cell": "cell 0"}, 30.0)
@@ -98,7 +112,9 @@ class Sandbox:
 
     def call(self, function: str, *arguments, **named):
         """What a function of the code gives for these arguments; CodeError where it raises or is stopped."""
-        return self._ask({"call": function, "with": inside.encoded([arguments, named])}, self._limits.call)
+        return self._ask(
+            {"call": function, "with": inside.encoded([arguments, named])}, self._limits.call
+        )
 
     def close(self) -> None:
         """Kill the process, whatever it does."""
@@ -109,7 +125,9 @@ class Sandbox:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _kill(self) -> None:
-        if self._isolated:  # the process that was started kills its child, which runs the code, and waits for it
+        if (
+            self._isolated
+        ):  # the process that was started kills its child, which runs the code, and waits for it
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
@@ -159,19 +177,31 @@ class Sandbox:
             left = ends - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self._kill()
-                which = f"{seconds:g} seconds" if ends < self._ends else f"{self._limits.together:g} seconds for the whole notebook"
+                which = (
+                    f"{seconds:g} seconds"
+                    if ends < self._ends
+                    else f"{self._limits.together:g} seconds for the whole notebook"
+                )
                 raise CodeStopped(f"stopped after {which}: an endless loop?")
             part = os.read(descriptor, 1 << 16)
             if not part or len(read) > _LONGEST_REPLY:
                 self._kill()
-                raise CodeStopped("its process ended: it quit, or ran out of memory" if not part else "its reply is too long")
+                raise CodeStopped(
+                    "its process ended: it quit, or ran out of memory"
+                    if not part
+                    else "its reply is too long"
+                )
             read += part
         return bytes(read)
 
 
 def _view() -> dict[str, list | dict]:
     """What of the file system the code may see: Python and its libraries, without this checkout and the package."""
-    sites = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages") and Path(p).is_dir()]
+    sites = [
+        p
+        for p in sys.path
+        if Path(p).name in ("site-packages", "dist-packages") and Path(p).is_dir()
+    ]
     places = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, "/usr", *sites)}
     links = {}
     for name in ("/bin", "/lib", "/lib32", "/lib64"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from corea.grpo import COMPLETE, METRICS, CollapseError, collapse, tidy_log
+from corea._training_log import COMPLETE, METRICS, CollapseError, collapse, tidy_log
 from corea.support import processes
 from corea.support.files import atomic_write
 

@@ -19,6 +19,9 @@ from pathlib import Path
 import pandas as pd
 
 from corea import parser, prompts
+from corea._training_log import COMPLETE as COMPLETE
+from corea._training_log import CollapseError as CollapseError
+from corea._training_log import tidy_log
 from corea.grader import Grader
 from corea.questions.base import Question
 from corea.rewards import RewardSpec, text_of
@@ -28,21 +31,8 @@ from corea.support.hardware import Compute
 from corea.support.models import revision_of
 
 SETTINGS = "settings.json"
-COMPLETE = "complete.json"  # written last, so a checkpoint or run without it was cut off while being written
 _SCALES = ("group", "batch", "none")
 _AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
-METRICS = {
-    "rewards/correctness_reward/mean": "accuracy",
-    "rewards/format_reward/mean": "format",
-    "rewards/confidence_reward/mean": "confidence reward",
-    "reward": "total reward",
-    "confidence/mean": "mean confidence",
-    "confidence/entropy": "confidence entropy",
-    "group_accuracy": "group accuracy",
-    "completions/mean_length": "completion tokens",
-    "kl": "KL to base",
-    "entropy": "token entropy",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +97,6 @@ class Run:
     def log(self) -> pd.DataFrame:
         """The training log: one row a step and metric (columns run, step, metric, value)."""
         return pd.read_csv(self.folder / "log.csv")
-
-
-class CollapseError(RuntimeError):
-    """Accuracy fell to nothing while the confidence reward rose: the model has learnt to fail with confidence 0."""
 
 
 def train(
@@ -315,38 +301,6 @@ class RolloutWatch:
             shares = [count / len(stated) for count in Counter(stated).values()]
             log_metric("confidence/entropy", -sum(p * math.log(p) for p in shares))
         return [0.0] * len(completions)
-
-
-def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
-    """Why a training log shows a collapse, or None.
-
-    A collapse: over the last `window` steps accuracy is under a fifth of what it was over the first `window`, while the
-    confidence reward has risen.  Both at once, since "every answer wrong, confidence 0" earns a perfect confidence reward.
-    """
-    columns = log.pivot(index="step", columns="metric", values="value")
-    if len(columns) < 2 * window or "confidence reward" not in columns:
-        return None
-    first, last = columns.iloc[:window].mean(), columns.iloc[-window:].mean()
-    if (
-        last["accuracy"] >= first["accuracy"] / 5
-        or last["confidence reward"] <= first["confidence reward"]
-    ):
-        return None
-    return (
-        f"accuracy fell from {first['accuracy']:.2f} to {last['accuracy']:.2f} while the confidence reward rose from "
-        f"{first['confidence reward']:.2f} to {last['confidence reward']:.2f}; lower learning_rate or raise beta"
-    )
-
-
-def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
-    """TRL's log history as one row a step and metric, under the names of this package."""
-    rows = [
-        (run, entry["step"], label, float(entry[key]))
-        for entry in history
-        for key, label in METRICS.items()
-        if key in entry
-    ]
-    return pd.DataFrame(rows, columns=["run", "step", "metric", "value"])
 
 
 def fingerprint(base: str | Path) -> str:

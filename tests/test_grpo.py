@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import _callbacks, grpo
+from corea import _callbacks, _training_log, grpo
 from corea.engines.base import load_model
 from corea.grpo import GRPOSettings
 from corea.paper.profiles import load_profile
@@ -70,7 +70,7 @@ def finished(base, tmp_path_factory):
 
 def test_a_run_trains_and_logs_every_part_at_every_step(base, finished):
     log = finished.log()
-    assert set(log["metric"]) == set(grpo.METRICS.values())
+    assert set(log["metric"]) == set(_training_log.METRICS.values())
     assert (log.groupby("metric")["step"].apply(list).map(lambda s: s == [1, 2, 3, 4])).all()
     assert grpo.fingerprint(finished.model) != grpo.fingerprint(base)
     assert not (finished.folder / "checkpoints").exists()
@@ -187,7 +187,7 @@ def log_of(accuracy, confidence_reward) -> pd.DataFrame:
     ids=["collapsed", "accuracy holds", "the confidence reward fell too", "too few steps to tell"],
 )
 def test_the_alarm_rings_for_a_collapse_and_for_nothing_else(accuracy, reward, alarm):
-    assert (grpo.collapse(log_of(accuracy, reward)) is not None) is alarm
+    assert (_training_log.collapse(log_of(accuracy, reward)) is not None) is alarm
 
 
 def test_a_collapsing_run_is_stopped(base, tmp_path, monkeypatch):

@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     ".".join(path.relative_to(ROOT / "corea").with_suffix("").parts): path
-    for path in sorted((ROOT / "corea").rglob("*.py")) if path.stem not in ("__init__", "_callbacks")
+    for path in sorted((ROOT / "corea").rglob("*.py")) if path.stem != "__init__"
 }  # fmt: skip
 # A folder, or a module at the top, may import from those of an earlier row only.
 ROWS = (
-    "support parser costs metrics _algebra", "grader questions records rewards", "prompts cascade", "engines",
-    "grpo _callbacks evaluate serving", "mini analysis", "paper", "cli",
+    "support parser costs metrics _algebra _training_log", "grader questions records rewards", "prompts cascade", "engines _callbacks",
+    "grpo evaluate serving", "mini analysis", "paper", "cli",
 )  # fmt: skip
 
 HEAVY = (
@@ -51,7 +51,7 @@ def test_no_module_loads_anything_heavy():
         "paper.runs",
         "cli",
     } <= set(MODULES)
-    done = run("-c", IMPORTS, ",".join(HEAVY), *MODULES)
+    done = run("-c", IMPORTS, ",".join(HEAVY), *set(MODULES) - {"_callbacks"})
     assert done.returncode == 0, done.stderr
 
 
@@ -78,7 +78,7 @@ def test_folders_import_in_one_direction():
     pairs = {(name, other) for name, path in MODULES.items() for other in imported(path)}
     ends = {(name.split(".")[0], other.split(".")[0]) for name, other in pairs}
     up = {(a, b) for a, b in ends if a != b and row_of[a] <= row_of[b]}
-    assert up <= {("grpo", "_callbacks")}
+    assert not up
 
 
 def test_no_module_imports_itself_by_way_of_others():

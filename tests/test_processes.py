@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from corea import grpo
+from corea import _training_log, grpo
 from corea.grader import Grader
 from corea.rewards import confidence_reward
 from corea.support import processes
@@ -122,7 +122,7 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
     run = tmp_path / "run"
     assert (run / "model" / "model.safetensors").exists() and (run / grpo.COMPLETE).exists()
     assert not (run / "checkpoints").exists()
-    assert len((run / "log.csv").read_text().splitlines()) == 1 + 2 * len(grpo.METRICS)
+    assert len((run / "log.csv").read_text().splitlines()) == 1 + 2 * len(_training_log.METRICS)
 
 
 @pytest.mark.parametrize(

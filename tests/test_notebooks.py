@@ -63,7 +63,7 @@ def test_links_between_notebooks_lead_somewhere(path):
 
 def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
     source = save(tmp_path, ("seed = 1", ["parameters"]), ("assert seed == '7', seed", []))
-    execute.run(source, tmp_path / "out" / "done.ipynb", {"seed": "7"}, quiet=True)
+    execute.run(source, tmp_path / "out" / "done.ipynb", {"seed": "7"})
     assert (tmp_path / "out" / "done.ipynb").exists()
     command = [
         sys.executable,
@@ -100,7 +100,7 @@ def test_parameters_of_the_command_line_keep_their_types(tmp_path):
 def test_what_papermill_would_let_pass_is_refused(tmp_path, tags, parameters, says):
     source = save(tmp_path, ("seed = 1", tags))
     with pytest.raises(ValueError, match=says) as caught:
-        execute.run(source, tmp_path / "out.ipynb", parameters, quiet=True)
+        execute.run(source, tmp_path / "out.ipynb", parameters)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.ipynb").exists()
 
@@ -116,7 +116,7 @@ def test_publishing_shows_outputs_and_nothing_of_the_run(tmp_path):
         ("seed = 1", ["parameters"]),
         ("import sys\nprint('noise', file=sys.stderr)\nseed", []),
     )
-    execute.run(source, tmp_path / "done.ipynb", {"seed": "7"}, quiet=True)
+    execute.run(source, tmp_path / "done.ipynb", {"seed": "7"})
     execute.publish(tmp_path / "done.ipynb", source)
     cells = nbformat.read(source, as_version=4).cells
     assert len(cells) == 2 and cells[0].source == "seed = 1"

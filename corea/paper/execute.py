@@ -1,10 +1,4 @@
-"""Run a notebook by papermill, refusing what papermill lets pass: `python -m corea.paper.execute IN OUT -p name value`.
-
-papermill only logs a parameter that the notebook does not know, and injects at the top where no cell is tagged `parameters`:
-both are errors here.  The executed notebook appears under its name only when every cell has run.
-
-`python -m corea.paper.execute --publish EXECUTED SOURCE` puts what an executed notebook shows into its source, for readers.
-"""
+"""Run a notebook by papermill, or put what an executed one shows into its source (`--publish`)."""
 
 from __future__ import annotations
 
@@ -16,62 +10,55 @@ from pathlib import Path
 from corea.support.files import STATIC, atomic_write
 
 
-def known_parameters(path: Path) -> set[str]:
-    """Names that the notebook's `parameters` cell assigns; ValueError where it has none."""
-    import papermill
+def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
+    """Execute `source` in its own folder; `target` appears only when every cell has run.
 
-    inferred = set(papermill.inspect_notebook(str(path)))
-    if not inferred:
-        raise ValueError(
-            f"{path} has no cell tagged 'parameters', or none of its lines assigns a value"
-        )
-    return inferred
-
-
-def run(source: Path, target: Path, parameters: dict[str, object], *, quiet: bool = False) -> None:
-    """Execute `source` in its own folder and write the result to `target`.  Raises ValueError for unknown parameters."""
+    Raises:
+        ValueError: if there is no such notebook, or papermill would only log what is wrong with
+            it: a parameter that it does not know, or no cell tagged `parameters`.
+    """
     import papermill
 
     if not source.exists():
         raise ValueError(f"no notebook at {source}")
-    if unknown := sorted(set(parameters) - (known := known_parameters(source))):
-        raise ValueError(
-            f"{source} has no parameter {unknown[0]!r}; it has {', '.join(sorted(known))}"
-        )
+    known = sorted(papermill.inspect_notebook(str(source)))
+    if not known:
+        raise ValueError(f"{source} has no cell tagged 'parameters' that assigns a value")
+    if unknown := sorted(set(parameters) - set(known)):
+        raise ValueError(f"{source} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.stem}.part.ipynb")
-    os.environ[STATIC] = "1"  # pictures in the place of controls that no kernel will move
-    papermill.execute_notebook(
-        str(source), str(aside), parameters, kernel_name="python3", cwd=str(source.parent),
-        log_output=not quiet, progress_bar=not quiet,
-    )  # fmt: skip
+    os.environ[STATIC] = "1"  # pictures instead of controls that no kernel will move
+    options = {"kernel_name": "python3", "log_output": True, "cwd": source.parent}
+    papermill.execute_notebook(source, aside, parameters, **options)
     os.replace(aside, target)
 
 
 def publish(executed: Path, source: Path) -> None:
-    """Copy the outputs of an executed notebook into its source, cell by cell; progress bars and timings are left out.
+    """Copy outputs into the source, cell by cell, without progress bars and timings.
 
-    Raises ValueError where the code of the two is not the same: outputs must never stand under code that did not make them.
+    Raises:
+        ValueError: if the two differ in code; outputs must stand under what made them.
     """
     import nbformat
 
-    theirs, ours = (nbformat.read(path, as_version=4) for path in (executed, source))
-    ran = [
-        c
-        for c in theirs.cells
-        if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
-    ]
-    cells = [c for c in ours.cells if c.cell_type == "code"]
-    if [c.source for c in ran] != [c.source for c in cells]:
+    shown, notebook = (nbformat.read(path, as_version=4) for path in (executed, source))
+    ran, cells = _code_cells(shown), _code_cells(notebook)
+    if [cell.source for cell in ran] != [cell.source for cell in cells]:
         raise ValueError(f"{executed} was made from other code than {source} has now; run it again")
-    for number, (cell, shown) in enumerate(zip(cells, ran, strict=True), start=1):
-        cell.outputs = [output for output in shown.outputs if _is_for_readers(output)]
+    for number, (cell, done) in enumerate(zip(cells, ran, strict=True), start=1):
+        cell.outputs = [output for output in done.outputs if _is_for_readers(output)]
         cell.execution_count = number
         for output in cell.outputs:
             if "execution_count" in output:
                 output["execution_count"] = number
     with atomic_write(source) as file:
-        nbformat.write(ours, file)
+        nbformat.write(notebook, file)
+
+
+def _code_cells(notebook) -> list:
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [c for c in cells if "injected-parameters" not in c.metadata.get("tags", [])]
 
 
 def _is_for_readers(output) -> bool:
@@ -80,21 +67,13 @@ def _is_for_readers(output) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; one clear line and exit status 1 where the notebook fails."""
-    cli = argparse.ArgumentParser(
-        prog="python -m corea.paper.execute", description=__doc__.splitlines()[0]
-    )
-    cli.add_argument("source", type=Path)
-    cli.add_argument("target", type=Path)
-    cli.add_argument(
-        "--publish",
-        action="store_true",
-        help="put the outputs of SOURCE, executed, into TARGET, its source",
-    )
-    cli.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
-    )
-    given = cli.parse_args(arguments)
+    """The command line; one clear line and exit status 1 if the notebook fails."""
+    parser = argparse.ArgumentParser(prog="python -m corea.paper.execute", description=__doc__)
+    parser.add_argument("source", type=Path, help="with --publish, the executed notebook")
+    parser.add_argument("target", type=Path, help="with --publish, its source")
+    parser.add_argument("--publish", action="store_true")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    given = parser.parse_args(arguments)
     import yaml
     from papermill.exceptions import PapermillExecutionError
 
@@ -102,21 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
         if given.publish:
             publish(given.source, given.target)
         else:
-            run(
-                given.source,
-                given.target,
-                {name: yaml.safe_load(value) for name, value in given.parameter},
-            )
+            run(given.source, given.target, {name: yaml.safe_load(text) for name, text in given.p})
+        return 0
     except PapermillExecutionError as error:
-        print(
-            f"{given.source}: cell {error.exec_count}: {error.ename}: {error.evalue}",
-            file=sys.stderr,
-        )
-        return 1
+        cell = f"{given.source}: cell {error.exec_count}"
+        print(f"{cell}: {error.ename}: {error.evalue}", file=sys.stderr)
     except (ValueError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         print(error, file=sys.stderr)
-        return 1
-    return 0
+    return 1
 
 
 if __name__ == "__main__":

@@ -313,21 +313,17 @@ def _train(given: argparse.Namespace) -> None:
 
 def _evaluate(given: argparse.Namespace) -> None:
     """Records of a model on the questions of a file, and its metrics with intervals; records already there are kept."""
-    import pandas as pd
-
-    from corea import grpo
-    from corea.grader import Grader
-    from corea.paper import runs
+    from corea import evaluation, grpo
     from corea.questions.load import load_jsonl
     from corea.records import write_records
-    from corea.support.files import git_commit, settings_hash
+    from corea.support.files import settings_hash
 
     questions, name = load_jsonl(given.questions), Path(given.model).name
     model = given.model if given.server else grpo.fingerprint(given.model)
     settings = settings_hash(
         [
             model,
-            questions,
+            [question.hashed() for question in questions],
             given.samples,
             given.temperature,
             given.max_new_tokens,
@@ -335,26 +331,17 @@ def _evaluate(given: argparse.Namespace) -> None:
             given.no_instruction,
         ]
     )
-    if runs.settings_of(given.out) != settings:
-        with Grader() as grader:
-            rows = runs.answered(
-                _own_engine(given, name),
-                grader,
-                questions,
-                given.questions.stem,
-                "in-domain",
-                samples=given.samples,
-                seed=given.seed,
-            )
-        named = {
-            "profile": "own",
-            "system": name,
-            "run": model[:12],
-            "seed": given.seed,
-            "settings": settings,
-        }
-        write_records(pd.DataFrame(rows).assign(**named, commit=git_commit()[0]), given.out)
-    _show(given.out, len(questions), given.samples, given.seed)
+    if evaluation.settings_of(given.out) != settings:
+        rows = evaluation.evaluate(
+            _own_engine(given, name), questions=questions, samples=given.samples, seed=given.seed
+        )
+        write_records(rows.assign(run=model[:12], settings=settings), given.out)
+    for row in evaluation.measure(given.out, seed=given.seed).itertuples():
+        print(f"{row.metric:<18}{row.value:8.3f}   [{row.low:.3f}, {row.high:.3f}]")
+    print(
+        f"{len(questions)} questions, {given.samples} samples each; 95% intervals over questions; "
+        f"records in {given.out}"
+    )
 
 
 def _own_engine(given: argparse.Namespace, name: str):
@@ -383,27 +370,12 @@ def _own_engine(given: argparse.Namespace, name: str):
     )
 
 
-def _show(path: Path, questions: int, samples: int, seed: int) -> None:
-    """Each metric with its 95% interval over questions."""
-    from corea import metrics
-    from corea.records import read_records
-
-    rows = read_records(path)
-    for metric, found in metrics.evaluate(
-        rows["question_id"], rows["correct"], rows["confidence"], seed=seed
-    ).items():
-        print(f"{metric:<18}{found.value:8.3f}   [{found.low:.3f}, {found.high:.3f}]")
-    print(
-        f"{questions} questions, {samples} samples each; 95% intervals over questions; records in {path}"
-    )
-
-
 def _answer(given: argparse.Namespace) -> None:
     """Answer every question; completions are kept beside the answers, so the same command goes on where it was cut off."""
     from tqdm import tqdm
 
     from corea.cascade import Cascade
-    from corea.grader import Grader
+    from corea.evaluation import decisions
     from corea.questions.load import load_jsonl
     from corea.serving.client import Budget
 
@@ -414,21 +386,17 @@ def _answer(given: argparse.Namespace) -> None:
         for side in ("slm", "llm")
     )  # fmt: skip
     answers = Cascade(slm, llm, given.threshold, prices).answer(questions)
-    with Grader() as grader:
-        right = grader.grade(
-            [a.answer for a in answers],
-            [q.gold for q in questions],
-            [q.answer_type for q in questions],
-        )
+    right = decisions(questions, answers)["right"]
     with atomic_write(given.out) as file:
         for question, answer, correct in zip(questions, answers, right, strict=True):
-            row = {"id": question.id, "answer": answer.answer, "correct": bool(correct), "source": answer.source,
+            row = {"id": question.id, "answer": answer.answer, "correct": correct, "source": answer.source,
                    "confidence": answer.confidence, "cost": answer.cost}  # fmt: skip
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     share = sum(a.source == "llm" for a in answers) / len(answers)
+    graded = f", right {right.mean():.3f}" if right.notna().all() else ""
     money = f", cost {sum(a.cost or 0.0 for a in answers):g}" if prices else ""
     print(
-        f"{len(answers)} questions, right {sum(right) / len(right):.3f}, {share:.1%} by the LLM{money}; answers in {given.out}"
+        f"{len(answers)} questions{graded}, {share:.1%} by the LLM{money}; answers in {given.out}"
     )
 
 

@@ -31,9 +31,9 @@ SCHEMA = pa.schema(
         _required("level", pa.int16()),
         _required("sample", pa.int16()),
         pa.field("answer", pa.string()),  # null: none was given
-        _required("gold", pa.string()),
+        pa.field("gold", pa.string()),  # null: not known
         _required("answer_type", pa.string()),
-        _required("correct", pa.bool_()),
+        pa.field("correct", pa.bool_()),  # null exactly if `gold` is
         pa.field("confidence", pa.float64()),  # the stated one, in [0, 1]; null: none was stated
         _required("well_formed", pa.bool_()),
         _required("problems", pa.string()),
@@ -56,7 +56,7 @@ SCHEMA = pa.schema(
 KEY = ("system", "dataset", "question_id", "sample")
 _ORDER = ["dataset", "question_id", "sample", "system"]
 _ALLOWED = {
-    "group": ("in-domain", "ood-math", "ood-nonmath", "calibration"),
+    "group": ("in-domain", "ood-math", "ood-nonmath", "calibration", "own"),
     "answer_type": ("math", "choice", "text"),
     "finish": ("stop", "length"),
 }
@@ -124,10 +124,12 @@ def _table(frame: pd.DataFrame, path: str | Path) -> pa.Table:
 def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether values may be cast; Arrow alone would make any number a bool, and "0.5" a number."""
     is_ = pa.types
+    if is_.is_null(found):
+        return True
     if is_.is_floating(wanted):
-        return is_.is_floating(found) or is_.is_integer(found) or is_.is_null(found)
+        return is_.is_floating(found) or is_.is_integer(found)
     if is_.is_string(wanted):
-        return is_.is_string(found) or is_.is_large_string(found) or is_.is_null(found)
+        return is_.is_string(found) or is_.is_large_string(found)
     return is_.is_integer(found) if is_.is_integer(wanted) else found == wanted
 
 
@@ -160,6 +162,8 @@ def _check_values(rows: pd.DataFrame, path: str | Path) -> None:
     for field in SCHEMA:
         if not field.nullable:
             _refuse(rows, rows[field.name].isna(), path, field.name, "must not be null")
+    ungraded = rows["correct"].isna() != rows["gold"].isna()
+    _refuse(rows, ungraded, path, "correct", "must be null exactly if 'gold' is")
     for name in _PROBABILITIES:
         stated = rows[name].dropna()
         _refuse(stated.to_frame(), ~stated.between(0, 1), path, name, "must be in [0, 1] or null")

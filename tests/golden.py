@@ -67,7 +67,7 @@ def record_hashes() -> dict[str, str]:
             model = grpo.fingerprint(runs.model_folder(profile, system))
             for dataset in runs.all_sets(profile):
                 found[f"{name}/{system}/{dataset}"] = settings_hash([
-                    model, runs.evaluation_questions(profile, dataset), profile.samples, profile.temperature,
+                    model, [q.hashed() for q in runs.evaluation_questions(profile, dataset)], profile.samples, profile.temperature,
                     profile.max_new_tokens, profile.instruction, profile.seed, "log-probabilities",
                 ])  # fmt: skip
     return found

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea import prompts
+from corea import evaluation, prompts
 from corea.analysis import sources
 from corea.cascade import Cascade
 from corea.engines.base import Completion
@@ -237,7 +237,7 @@ def test_the_cascade_over_vllm_keeps_by_stated_confidence_and_by_its_expectation
     assert agree > 0.95 and 0 < sum(a.source == "llm" for a in answers) < len(answers)
     completions = [group[0] for group in server(vllm["slm"], "slm").complete(QUESTIONS)]
     stated = np.array([parse(c.text).confidence for c in completions], dtype=float)
-    rows = pd.DataFrame({"numerals": [sources.format_numerals(c.numerals) for c in completions]})
+    rows = pd.DataFrame({"numerals": [evaluation.format_numerals(c.numerals) for c in completions]})
     digits = sources.digit_expectation(rows)["digits"].to_numpy()
     known = ~np.isnan(stated) & ~np.isnan(digits)
     print(

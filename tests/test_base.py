@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import cascade, metrics
+from corea import cascade, evaluation, metrics
 from corea.analysis import report, systems
 from corea.engines import base as engines
 from corea.grader import Grader
@@ -61,11 +61,7 @@ def test_the_base_slm_has_room_to_grow(records):
     questions = load_questions("drill", "calibration", size=176)
     engine = runs.engine_for(PROFILE, "SLM")
     with Grader() as grader:
-        rows = pd.DataFrame(
-            runs.answered(
-                engine, grader, questions, "calibration", "calibration", samples=8, seed=0
-            )
-        )
+        rows = evaluation.answer_records(engine, questions, grader, samples=8)
     found = metrics.evaluate(
         rows["question_id"], rows["correct"], rows["confidence"], ks=(8,), resamples=0
     )

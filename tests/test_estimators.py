@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from corea import evaluation
 from corea.analysis import sources
 from tests.fakes import fake_records, fake_texts
 
@@ -62,8 +63,11 @@ def test_digit_expectation(numerals, digits, mass, reason):
 
 def test_numerals_survive_being_written_and_lose_only_dust():
     numerals = {"0.0": 2e-6, "0.7": 0.25, "1": 0.74999}
-    assert sources.parse_numerals(sources.format_numerals(numerals)) == {"0.7": 0.25, "1": 0.74999}
-    assert sources.format_numerals(None) is None and sources.parse_numerals(None) == {}
+    assert sources.parse_numerals(evaluation.format_numerals(numerals)) == {
+        "0.7": 0.25,
+        "1": 0.74999,
+    }
+    assert evaluation.format_numerals(None) is None and sources.parse_numerals(None) == {}
 
 
 # --- samples ---

@@ -84,8 +84,19 @@ BAD = {
         lambda f: f.assign(text=pd.Series(["\ud800"] * 4, dtype=object)),
         "'text' must be string",
     ),
-    "null text": (lambda f: f.assign(gold=None), "'gold' must not be null"),
-    "null bool": (lambda f: f.assign(correct=[True, None] * 2), "'correct' must not be null"),
+    "null text": (lambda f: f.assign(family=None), "'family' must not be null"),
+    "an answer graded without gold": (
+        lambda f: f.assign(gold=None),
+        "'correct' must be null exactly if 'gold' is",
+    ),
+    "null bool": (
+        lambda f: f.assign(well_formed=[True, None] * 2),
+        "'well_formed' must not be null",
+    ),
+    "an answer not graded": (
+        lambda f: f.assign(correct=[True, None] * 2),
+        "'correct' must be null exactly if 'gold' is",
+    ),
     "confidence over 1": (lambda f: f.assign(confidence=1.01), r"'confidence' must be in \[0, 1\]"),
     "confidence under 0": (lambda f: f.assign(confidence=-0.1), "'confidence' must be in"),
     "infinite confidence": (lambda f: f.assign(confidence=np.inf), "'confidence' must be in"),
@@ -113,7 +124,7 @@ def test_records_that_break_the_schema_are_not_written(case, tmp_path):
         ("text where a number belongs", "'level' has type .*; it must be int16"),
         ("0 and 1 for a bool", "'correct' has type int64; it must be bool"),
         ("confidence over 1", "'confidence' must be in"),
-        ("null text", "'gold' .*null"),
+        ("null text", "'family' .*null"),
         ("a doubled row", "is there twice"),
     ],
 )

@@ -54,15 +54,8 @@ def digit_expectation(records: pd.DataFrame) -> pd.DataFrame:
         )
 
 
-def format_numerals(numerals: Mapping[str, float] | None) -> str | None:
-    """Numerals and their probabilities as one field of a record; those under a thousandth of a percent are dropped."""
-    if numerals is None:
-        return None
-    return " ".join(f"{numeral}:{p:.5f}" for numeral, p in numerals.items() if p >= 1e-5)
-
-
 def parse_numerals(text: str | float | None) -> dict[str, float]:
-    """What `format_numerals` wrote; empty for a null field."""
+    """What `evaluation.format_numerals` wrote; empty for a null field."""
     if not isinstance(text, str):
         return {}
     return {numeral: float(p) for numeral, p in (item.split(":") for item in text.split())}

@@ -21,6 +21,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from corea import prompts
+from corea.evaluation import judge
+from corea.grader import Grader
 from corea.questions import generated
 from corea.questions.base import Question
 from corea.questions.generated import Sketch
@@ -153,7 +155,7 @@ def self_knowledge_texts(
 
 def encode(texts: Sequence[tuple[str, str]], tokenizer) -> list[dict[str, list[int]]]:
     """Token ids and labels of chat texts; the question's tokens carry no loss."""
-    asked = [Question("", "", "", 1, question, "", "text") for question, _ in texts]
+    asked = [Question(question) for question, _ in texts]
     before = tokenizer(prompts.render(asked, tokenizer), add_special_tokens=False).input_ids
     after = tokenizer([r + "<|im_end|>" for _, r in texts], add_special_tokens=False).input_ids
     return [
@@ -249,8 +251,6 @@ def _restore(model, optimizers, checkpoint: Path) -> tuple[int, list[float]]:
 def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], list[bool]]]:
     """The model's own answers to fresh pretraining questions: (question, completions, whether each was right)."""
     from corea.engines.base import TransformersEngine
-    from corea.grader import Grader
-    from corea.parser import parse
 
     questions = load_questions(
         "everything", "pretrain", size=spec.own_questions, seed=spec.seed + 1
@@ -260,15 +260,14 @@ def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], l
     answered = []
     with Grader() as grader:
         for question, group in zip(questions, completions, strict=True):
-            texts = [c.text for c in group]
-            count = len(texts)
-            correct = grader.grade(
-                [parse(t).answer for t in texts],
-                [question.gold] * count,
-                [question.answer_type] * count,
-            )
-            if whole := [t for t in texts if parse(t).well_formed]:
-                answered.append((question.text, whole, correct))
+            judgements = judge([c.text for c in group], [question] * len(group), grader)
+            well_formed = [
+                c.text
+                for c, judgement in zip(group, judgements, strict=True)
+                if judgement.response.well_formed
+            ]
+            if well_formed:
+                answered.append((question.text, well_formed, [bool(j.correct) for j in judgements]))
     if not answered:
         raise ValueError(
             f"{spec.name} wrote no well-formed answer after stage 1; it needs more than {spec.steps} steps"

@@ -15,20 +15,13 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from corea import grpo, parser
+from corea import grpo
 from corea.analysis import sources
-from corea.cascade import CascadeAnswer
 from corea.costs import PriceList
-from corea.engines.base import (
-    Completion,
-    ModelEngine,
-    ReportingEngine,
-    TransformersEngine,
-    model_engine,
-)
+from corea.engines.base import ModelEngine, ReportingEngine, TransformersEngine, model_engine
+from corea.evaluation import answer_records, settings_of
 from corea.grader import Grader
 from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
 from corea.paper.shards import WHOLE, Shard, merge_shards
@@ -159,7 +152,7 @@ def answer_sets(
     with Grader() as grader:
         for dataset, whole in paths.items():
             questions = evaluation_questions(profile, dataset)
-            settings = settings_hash([model, questions, profile.samples, profile.temperature, profile.max_new_tokens,
+            settings = settings_hash([model, [q.hashed() for q in questions], profile.samples, profile.temperature, profile.max_new_tokens,
                                       profile.instruction, profile.seed, "log-probabilities"])  # fmt: skip
             path = shard.path(whole)
             written.append(path)
@@ -172,16 +165,14 @@ def answer_sets(
                 print(f"{engine.name} {dataset}: put together from its shards")
                 continue
             group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
-            rows = pd.DataFrame(
-                answered(
-                    engine,
-                    grader,
-                    shard.part(questions),
-                    dataset,
-                    group,
-                    samples=profile.samples,
-                    seed=profile.seed,
-                )
+            rows = answer_records(
+                engine,
+                shard.part(questions),
+                grader,
+                dataset=dataset,
+                group=group,
+                samples=profile.samples,
+                seed=profile.seed,
             )
             named = {
                 "profile": profile.name,
@@ -240,26 +231,6 @@ def probe_path(profile: Profile, system: str) -> Path:
 
 def _probe_settings(records_settings: Iterable[str]) -> str:
     return settings_hash(["probe", sources.PROBE_RECIPE, list(records_settings)])
-
-
-def decisions(questions: list[Question], answers: list[CascadeAnswer]) -> pd.DataFrame:
-    """What a cascade did with each question, one sample each: who answered, what, whether right, at what cost."""
-    with Grader() as grader:
-        right = grader.grade(
-            [a.answer for a in answers],
-            [q.gold for q in questions],
-            [q.answer_type for q in questions],
-        )
-    return pd.DataFrame(
-        {
-            "question": [q.text for q in questions],
-            "confidence": [a.confidence for a in answers],
-            "answered by": [a.source.upper() for a in answers],
-            "answer": [a.answer for a in answers],
-            "right": right,
-            "cost": [a.cost for a in answers],
-        }
-    )
 
 
 def with_results(profile: Profile) -> Profile:
@@ -335,67 +306,6 @@ def prices_of(profile: Profile) -> PriceList:
     return PriceList.from_parameters(
         *(architecture_of(model).parameters for model in (profile.slm, profile.llm))
     )
-
-
-def settings_of(path: Path) -> str | None:
-    """The settings hash of a file of records or of a probe; None where there is none."""
-    if not path.exists():
-        return None
-    column = pq.read_table(path, columns=["settings"])["settings"]
-    return column[0].as_py() if len(column) else None
-
-
-def answered(
-    engine: ReportingEngine,
-    grader: Grader,
-    questions: Sequence[Question],
-    dataset: str,
-    group: str,
-    *,
-    samples: int,
-    seed: int,
-) -> list[dict]:
-    """`samples` answers of an engine to each question, parsed and graded: a record each, but for what names the run."""
-    with tqdm(
-        total=len(questions) * samples, desc=f"{engine.name} {dataset}", mininterval=5
-    ) as bar:
-        groups = engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
-    asked = [
-        (q, n, c) for q, group in zip(questions, groups, strict=True) for n, c in enumerate(group)
-    ]
-    responses = [parser.parse(c.text) for _, _, c in asked]
-    correct = grader.grade(
-        [r.answer for r in responses],
-        [q.gold for q, _, _ in asked],
-        [q.answer_type for q, _, _ in asked],
-    )
-    return [
-        {
-            "dataset": dataset, "group": group, "question_id": q.id, "family": q.family, "level": q.level, "sample": n,
-            "answer": r.answer, "gold": q.gold, "answer_type": q.answer_type, "correct": right,
-            "confidence": r.confidence, "well_formed": r.well_formed, "problems": " ".join(r.problems),
-            "prompt_tokens": c.prompt_tokens, "completion_tokens": c.completion_tokens, "finish": c.finish, "text": c.text,
-            **_estimates(c),
-        }
-        for (q, n, c), r, right in zip(asked, responses, correct, strict=True)
-    ]  # fmt: skip
-
-
-def _estimates(completion: Completion) -> dict:
-    """What a record keeps of a completion's log-probabilities."""
-    probabilities = None if completion.logprobs is None else np.exp(completion.logprobs)
-    found: dict[str, float | str | None] = {
-        "mean_probability": None,
-        "answer_probability": None,
-        "numerals": None,
-    }
-    if probabilities is None:
-        return found
-    found["mean_probability"] = round(min(1.0, float(probabilities.mean())), 6)
-    if completion.answer_span is not None:
-        answer = probabilities[slice(*completion.answer_span)]
-        found["answer_probability"] = round(min(1.0, float(answer.mean())), 6)
-    return found | {"numerals": sources.format_numerals(completion.numerals)}
 
 
 def save_reference(profile: Profile) -> None:

@@ -18,7 +18,9 @@ training, whatever the seeds and sizes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, replace
 
 from corea.questions import generated
 
@@ -55,18 +57,53 @@ ANSWER_TYPES = ("math", "choice", "text")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question.  `answer_type` is "math", "choice" or "text".
+    """One question: its text, and as much more as is known of it.
 
-    level: 1 (easy) to 8 in the mini sets; a hub set's own, of 1 or more, and 1 where it has none.
+    Attributes:
+        gold: the right answer; None if it is not known, and then no answer can be graded.
+        answer_type: how answers are graded, "math", "choice" or "text".
+        id: by default `content_id` of the text.
+        dataset: the set it is of; a user's own are of "own".
+        family: the kind of question within its set; by default the set's name.
+        level: difficulty, 1 or more; 1 (easy) to 8 in the mini sets.
     """
 
-    id: str
-    dataset: str
-    family: str
-    level: int
     text: str
-    gold: str
-    answer_type: str
+    gold: str | None = None
+    answer_type: str = "math"
+    _: KW_ONLY
+    id: str = ""
+    dataset: str = "own"
+    family: str = ""
+    level: int = 1
+
+    def __post_init__(self):
+        if self.answer_type not in ANSWER_TYPES:
+            raise ValueError(
+                f"answer_type {self.answer_type!r} is not one of {', '.join(ANSWER_TYPES)}"
+            )
+        object.__setattr__(self, "id", self.id or content_id(self.text))
+        object.__setattr__(self, "family", self.family or self.dataset)
+
+    def hashed(self) -> dict[str, str | int | None]:
+        """What the hashes of settings are made of: these fields for good, whatever else a question comes to hold."""
+        names = ("id", "dataset", "family", "level", "text", "gold", "answer_type")
+        return {name: getattr(self, name) for name in names}
+
+
+def content_id(text: str) -> str:
+    """A question's id by its content: 12 hexadecimal digits of the SHA-256 of its text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def with_distinct_ids(questions: Iterable[Question]) -> list[Question]:
+    """The questions, the second of one id renamed to "id-2", the third to "id-3" and so on."""
+    seen, distinct = Counter[str](), []
+    for question in questions:
+        seen[question.id] += 1
+        count = seen[question.id]
+        distinct.append(question if count == 1 else replace(question, id=f"{question.id}-{count}"))
+    return distinct
 
 
 def group_of(dataset: str) -> str:

@@ -358,15 +358,14 @@ def _split(entry: HubSet, key: str) -> str:
 
 def _question(entry: HubSet, split: str, index: int, parts: Parts) -> Question:
     """Its id holds the number of its row, which the pinned revision makes a name for good."""
-    name = f"{entry.name}/{split}/{index:05d}"
     return Question(
-        name,
-        entry.name,
-        parts.family or entry.name,
-        parts.level,
         parts.text,
         parts.gold,
         entry.answer_type,
+        id=f"{entry.name}/{split}/{index:05d}",
+        dataset=entry.name,
+        family=parts.family,
+        level=parts.level,
     )
 
 

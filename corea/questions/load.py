@@ -44,13 +44,13 @@ def load_questions(
         )
     return [
         Question(
-            f"{dataset}/{split}/{seed}/{n:05d}",
-            dataset,
-            family,
-            level,
             s.text,
             s.answer,
             s.answer_type,
+            id=f"{dataset}/{split}/{seed}/{n:05d}",
+            dataset=dataset,
+            family=family,
+            level=level,
         )
         for n, (family, level, s) in enumerate(sketches)
     ]
@@ -105,7 +105,7 @@ def _from_json(line: str, number: int, dataset: str) -> Question:
     own = row.get("id", f"{dataset}/{number}")
     if isinstance(own, bool) or not isinstance(own, (str, int)) or own == "":
         raise ValueError(f"id {own!r} is not text or a whole number")
-    return Question(str(own), dataset, dataset, 1, text["question"], text["answer"], kind)
+    return Question(text["question"], text["answer"], kind, id=str(own), dataset=dataset)
 
 
 def _text(row: dict, key: str) -> str:

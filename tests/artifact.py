@@ -1,4 +1,5 @@
-"""Fill in figures/ARTIFACT.md: each row of its tables names a command, and gets what that command prints (`make artifact`)."""
+"""Fill in figures/ARTIFACT.md: each row of its tables names a command, and gets what that command
+prints (`make artifact`)."""
 
 from __future__ import annotations
 

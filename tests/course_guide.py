@@ -1,4 +1,5 @@
-"""The teacher's guide of the course, from end to end: every command of its page, with a small class, some of whom cheat.
+"""The teacher's guide of the course, from end to end: every command of its page, with a small
+class, some of whom cheat.
 
 `make course-check` runs this.
 """
@@ -98,7 +99,8 @@ def test_feedback_names_the_mistake_and_hides_the_tests(graded):
 
 
 def test_where_code_cannot_be_shut_in_nothing_is_graded(graded):
-    """One line, and no copy left that nbgrader would take for graded; in a namespace that may make no others."""
+    """One line, and no copy left that nbgrader would take for graded; in a namespace that may make
+    no others."""
     folder, _ = graded
     refuse = "echo 0 > /proc/sys/user/max_user_namespaces && exec nbgrader autograde 06-open --student=ada --force"
     environment = {

@@ -1,6 +1,8 @@
-"""The built site in a browser: links, the explorer's numbers against the library's, axe-core, phones and keyboards.
+"""The built site in a browser: links, the explorer's numbers against the library's, axe-core,
+phones and keyboards.
 
-`make site-check` runs this; it needs chromium, and npm for axe-core.  COREA_SCREENSHOTS names a folder for pictures to look at.
+`make site-check` runs this; it needs chromium, and npm for axe-core.  COREA_SCREENSHOTS names a
+folder for pictures to look at.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The course: assignments keep their form, grading tells right from wrong, and code that attacks the grader gets nothing.
+"""The course: assignments keep their form, grading tells right from wrong, and code that attacks
+the grader gets nothing.
 
-`make course-check` proves the same for every wrong solution, and walks the teacher's guide (tests/course_guide.py).
+`make course-check` proves the same for every wrong solution, and walks the teacher's guide
+(tests/course_guide.py).
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ IDS = [path.stem for path in SOURCES]
 
 @pytest.fixture(scope="module", autouse=True)
 def shut_in():
-    """Whether this machine lets a process shut itself in; else all of this is skipped, with its reason."""
+    """Whether this machine lets a process shut itself in; else all of this is skipped, with its
+    reason."""
     try:
         Sandbox().close()
     except SandboxUnavailable as error:
@@ -70,7 +73,8 @@ def test_there_are_six_in_order():
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_an_assignment_keeps_its_form(path):
-    """A story, short cells, points that agree with the headings, seen and hidden tests, and no outputs."""
+    """A story, short cells, points that agree with the headings, seen and hidden tests, and no
+    outputs."""
     notebook = read(path)
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -110,7 +114,8 @@ def test_there_are_typical_wrong_solutions_and_each_says_its_mistake(path):
 
 
 def test_the_measure_of_the_open_assignment_is_the_librarys():
-    """Its price, its threshold, and its cost at equal Pass@1 against `corea.cascade`, for scores with ties and with gaps."""
+    """Its price, its threshold, and its cost at equal Pass@1 against `corea.cascade`, for scores
+    with ties and with gaps."""
     names: dict = {"table": None}
     for cell in read(SOURCES[-1]).cells:
         if kind_of(cell) == "setup":
@@ -150,7 +155,8 @@ def test_solution_release_and_a_wrong_solution_get_what_they_should(path, releas
 
 
 def test_what_is_not_as_meant_is_found(releases):
-    """The proof can fail: a solution with an error, a release with points, feedback that names another mistake."""
+    """The proof can fail: a solution with an error, a release with points, feedback that names
+    another mistake."""
     passed, failed = Mark("a", 1, 1, "", ""), Mark("b", 0, 2, "the mean over samples", "")
     assert (
         not fault_of([passed], ALL) and fault_of([passed, failed], ALL) == "the mean over samples"
@@ -245,7 +251,8 @@ CHEATS = {
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_cheat_gets_no_more_than_code_that_returns_nonsense(cheat, releases):
-    """Of the empty release with a cell of the student's own in front; True is what a forged reply says."""
+    """Of the empty release with a cell of the student's own in front; True is what a forged reply
+    says."""
     path = SOURCES[5] if "prints" in cheat else SOURCES[2]
     made = new_notebook(
         cells=[new_code_cell(textwrap.dedent(CHEATS[cheat])), *releases[path.stem].cells]
@@ -375,7 +382,8 @@ def test_an_attack_gets_nothing(attack, monkeypatch):
 
 
 def test_no_file_of_the_course_can_be_read(tmp_path):
-    """By its path or by looking everywhere: solutions, tests, records, this machine's users, what others handed in."""
+    """By its path or by looking everywhere: solutions, tests, records, this machine's users, what
+    others handed in."""
     (tmp_path / "other.txt").write_text(SECRET)
     secrets = [
         *map(str, SOURCES),
@@ -408,7 +416,8 @@ def test_a_checkout_below_python_is_hidden_and_its_environment_shown_again(monke
 
 
 def test_replies_of_its_own_are_values_or_nothing():
-    """Code writes to the very descriptor of replies: this side reads a value that might as well have been returned, or an error."""
+    """Code writes to the very descriptor of replies: this side reads a value that might as well
+    have been returned, or an error."""
     code = """
         import os
         def attack(text, times):
@@ -438,7 +447,8 @@ def test_replies_of_its_own_are_values_or_nothing():
 
 
 def test_code_that_takes_no_calls_is_stopped():
-    """It forges one reply and sleeps: the next, larger than a pipe holds, must not hold the grader."""
+    """It forges one reply and sleeps: the next, larger than a pipe holds, must not hold the
+    grader."""
     code = """
         import os, time
         def attack(*_):
@@ -544,7 +554,8 @@ def test_another_system_is_one_line(monkeypatch, tmp_path):
 
 
 def test_the_inner_side_needs_the_standard_library_alone():
-    """It is executed outside every environment of this side; NumPy and pandas are imported where code has brought them."""
+    """It is executed outside every environment of this side; NumPy and pandas are imported where
+    code has brought them."""
     tree = ast.parse(Path(inside.__file__).read_text())
     top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert top <= sys.stdlib_module_names and not any(

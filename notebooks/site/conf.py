@@ -45,7 +45,8 @@ html_theme_options = {
 
 
 class NameOrCode(PyXRefRole):
-    """A reference to a name of the library where that is what the text is; else code, as it stands."""
+    """A reference to a name of the library where that is what the text is; else code, as it
+    stands."""
 
     def run(self):
         if not is_name(self.text):
@@ -63,12 +64,14 @@ def setup(app):
 
 
 def _rewrite(app, what, name, it, options, lines):
-    # A module's own lines: an example that is all of its text after the first line would lose its indentation otherwise.
+    # A module's own lines: an example that is all of its text after the first line would lose its
+    # indentation otherwise.
     lines[:] = as_rst((it.__doc__ or "").splitlines() if what == "module" else lines)
 
 
 def _make_accessible(app, pagename, templatename, context, doctree):
-    """Mend what Sphinx writes and screen readers stumble over: captions without a level, a signature's lines as half a list."""
+    """Mend what Sphinx writes and screen readers stumble over: captions without a level, a
+    signature's lines as half a list."""
     if "furo_navigation_tree" in context:
         tree = context["furo_navigation_tree"]
         context["furo_navigation_tree"] = tree.replace(

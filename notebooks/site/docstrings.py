@@ -1,6 +1,7 @@
 """The library's docstrings, written to be read in the source, as reStructuredText for Sphinx.
 
-A docstring here is plain text with names in single backticks, Markdown tables, and simple tables of reStructuredText.
+A docstring here is plain text with names in single backticks, Markdown tables, and simple tables of
+reStructuredText.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def _row(line: str, *, is_first: bool) -> list[str]:
 
 
 def _text(line: str) -> str:
-    """A line outside of tables: marks that mean nothing here escaped, code in double backticks, names left as references."""
+    """A line outside of tables: marks that mean nothing here escaped, code in double backticks,
+    names left as references."""
     parts = re.split(r"(``.+?``|`[^`]+`|\*\*[^\s*][^*]*\*\*)", line)
     # Every second part is code or bold, as split keeps what it splits at.
     return "".join(_escaped(part) if n % 2 == 0 else _code(part) for n, part in enumerate(parts))

@@ -1,4 +1,5 @@
-"""`python -m grading build|check|leaderboard` (with notebooks/course on the path); see notebooks/course/README.md."""
+"""`python -m grading build|check|leaderboard` (with notebooks/course on the path); see
+notebooks/course/README.md."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ LEADERBOARD = "leaderboard: "  # what a test prints before the number by which s
 
 
 def leaderboard(folder: Path = BUILT) -> pd.DataFrame:
-    """Students by cost at COREA's Pass@1, from what the grader printed into the autograded notebooks."""
+    """Students by cost at COREA's Pass@1, from what the grader printed into the autograded
+    notebooks."""
     found = []
     for path in sorted((folder / "autograded").glob("*/*/*.ipynb")):
         for cell in (c for c in read(path).cells if kind_of(c) == "test"):
@@ -59,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in released:
             print(path.parent)
         print(
-            f"done: the student version is {given.folder.resolve()}/release, a folder to hand out for each assignment"
+            f"done: the student version is {given.folder.resolve()}/release, "
+            "a folder to hand out for each assignment"
         )
     except (ValueError, RuntimeError, OSError, SandboxUnavailable) as error:
         print(error, file=sys.stderr)

@@ -1,7 +1,8 @@
 """The assignments as they stand in the checkout, and submissions made from them.
 
-An assignment is a folder `notebooks/course/NN-name/` with one notebook in nbgrader's format and, in `wrong/`, typical wrong
-solutions: each a file whose functions stand in for the solution's and whose docstring ends in `Feedback: what the grader says`.
+An assignment is a folder `notebooks/course/NN-name/` with one notebook in nbgrader's format and, in
+`wrong/`, typical wrong solutions: each a file whose functions stand in for the solution's and whose
+docstring ends in `Feedback: what the grader says`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ COURSE = Path(__file__).resolve().parent.parent
 
 
 def assignments(names: Sequence[str] = ()) -> list[Path]:
-    """The source notebooks with these names, or all, in order; ValueError for a name that is none."""
+    """The source notebooks with these names, or all, in order; ValueError for a name that is
+    none."""
     found = sorted(COURSE.glob("[0-9][0-9]-*/[0-9][0-9]-*.ipynb"))
     if unknown := sorted(set(names) - {path.stem for path in found}):
         raise ValueError(
@@ -34,7 +36,8 @@ def read(path: Path) -> NotebookNode:
 
 
 def kind_of(cell: NotebookNode) -> str:
-    """ "solution", "test", "setup" (locked code that both sides run) or "other" (text, demonstrations)."""
+    """ "solution", "test", "setup" (locked code that both sides run) or "other" (text,
+    demonstrations)."""
     marks = _marks(cell)
     if cell.cell_type != "code" or not marks:
         return "other"
@@ -61,7 +64,8 @@ def functions_of(source: str) -> list[str]:
 
 
 def fill(release: NotebookNode, source: NotebookNode, replaced: str = "") -> NotebookNode:
-    """A submission: the release with the source's solutions; functions that `replaced` defines stand in for theirs.
+    """A submission: the release with the source's solutions; functions that `replaced` defines
+    stand in for theirs.
 
     Raises ValueError where no solution defines one of them.
     """
@@ -87,7 +91,8 @@ def wrong_solutions(assignment: str) -> dict[str, str]:
 
 
 def feedback_of(text: str) -> str:
-    """What the docstring of a wrong solution says the grader must say; ValueError where it says nothing."""
+    """What the docstring of a wrong solution says the grader must say; ValueError where it says
+    nothing."""
     found = re.search(r"^Feedback: (.+)$", ast.get_docstring(ast.parse(text)) or "", re.MULTILINE)
     if found is None:
         raise ValueError("a wrong solution's docstring needs a line `Feedback: ...`")

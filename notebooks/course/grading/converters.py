@@ -1,4 +1,5 @@
-"""nbgrader with parts of its own: student code runs in the sandbox instead of a kernel, and feedback hides hidden tests."""
+"""nbgrader with parts of its own: student code runs in the sandbox instead of a kernel, and
+feedback hides hidden tests."""
 
 from __future__ import annotations
 
@@ -24,16 +25,18 @@ from grading.records import DATA, calibration_table
 from grading.sandbox import CHECKOUT, SandboxUnavailable
 
 BUILT = CHECKOUT / "build" / "course"
-CONFIG = f'''"""nbgrader's settings of this course: student code runs in a sandbox, not in a kernel beside the tests."""
+CONFIG = f'''"""nbgrader's settings of this course: student code runs in a sandbox."""
 
 import os
 import sys
 import warnings
 from pathlib import Path
 
-warnings.filterwarnings("ignore", message="Object of type <Submitted")  # of nbgrader's, about its own database
+# of nbgrader's, about its own database
+warnings.filterwarnings("ignore", message="Object of type <Submitted")
 sys.path.insert(0, {str(COURSE)!r})
-os.environ["PATH"] = f"{{Path(sys.executable).parent}}{{os.pathsep}}{{os.environ['PATH']}}"  # nbgrader calls alembic by name
+# nbgrader calls alembic by name
+os.environ["PATH"] = f"{{Path(sys.executable).parent}}{{os.pathsep}}{{os.environ['PATH']}}"
 c = get_config()
 c.CourseDirectory.course_id = "corea"
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
@@ -62,8 +65,9 @@ c.GenerateFeedback.preprocessors = [
 class Restore(NbGraderPreprocessor):
     """Puts the source's tests and metadata back before nbgrader reads a submission.
 
-    nbgrader counts what cells say of themselves, so that a copy of a test cell, or a cell with other points, would be a way to
-    marks; and metadata that is malformed stops it for the whole class.
+    nbgrader counts what cells say of themselves, so that a copy of a test cell, or a cell with
+    other points, would be a way to marks; and metadata that is malformed stops it for the whole
+    class.
     """
 
     source = Unicode(help="folder of the sources, an assignment each").tag(config=True)
@@ -76,7 +80,8 @@ class Restore(NbGraderPreprocessor):
 
 
 class ExecuteApart(NbGraderPreprocessor):
-    """Puts marks where a kernel would have put outputs: an error where a test failed, none where it passed."""
+    """Puts marks where a kernel would have put outputs: an error where a test failed, none where it
+    passed."""
 
     source = Unicode(help="folder of the sources, an assignment each").tag(config=True)
     isolated = Bool(True, help="whether code that cannot be shut in is refused").tag(config=True)
@@ -124,7 +129,8 @@ def source_of(folder: str, resources: Mapping) -> NotebookNode:
 def restored(
     cells: Sequence[NotebookNode], originals: Sequence[NotebookNode]
 ) -> list[NotebookNode]:
-    """A submission's cells: of known ones the student's part alone, every test once, and no claim of points elsewhere."""
+    """A submission's cells: of known ones the student's part alone, every test once, and no claim
+    of points elsewhere."""
     missing = {grade_id(cell): cell for cell in originals if grade_id(cell)}
     made = []
     for cell in cells:
@@ -154,7 +160,8 @@ def _outputs(mark: Mark) -> list[NotebookNode]:
 
 
 def released(notebook: NotebookNode) -> NotebookNode:
-    """What students get of a source: no solutions and no hidden tests; to look at, as nbgrader's book does not know of it."""
+    """What students get of a source: no solutions and no hidden tests; to look at, as nbgrader's
+    book does not know of it."""
     found = copy.deepcopy(notebook)
     for preprocessor in (ClearSolutions(), ClearHiddenTests()):
         found, _ = preprocessor.preprocess(found, {"language": "python"})
@@ -162,9 +169,11 @@ def released(notebook: NotebookNode) -> NotebookNode:
 
 
 def build(folder: Path = BUILT, names: Sequence[str] = ()) -> list[Path]:
-    """Make an nbgrader course in `folder` and the student version of each assignment; returns the release notebooks.
+    """Make an nbgrader course in `folder` and the student version of each assignment; returns the
+    release notebooks.
 
-    Raises ValueError for an assignment that is not there, and RuntimeError with nbgrader's own words where it refuses one.
+    Raises ValueError for an assignment that is not there, and RuntimeError with nbgrader's own
+    words where it refuses one.
     """
     chosen = assignments(names)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""What runs on the untrusted side of `grading.sandbox`: shut the door, then serve functions.  The standard library only.
+"""What runs on the untrusted side of `grading.sandbox`: shut the door, then serve functions.  The
+standard library only.
 
-`python -I inside.py enter` reads its settings as one line of JSON, moves itself into an empty file system without network,
-and becomes `serve`: requests come as lines of JSON, replies go as lines of JSON, and no object of either side ever meets
-the other.
+`python -I inside.py enter` reads its settings as one line of JSON, moves itself into an empty file
+system without network, and becomes `serve`: requests come as lines of JSON, replies go as lines of
+JSON, and no object of either side ever meets the other.
 """
 
 import contextlib
@@ -30,13 +31,15 @@ _NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PIDS, _NEW_NETWORK = (
 _MS_BIND, _MS_RECURSIVE, _MS_PRIVATE, _MS_NOSUID_NODEV = 0x1000, 0x4000, 0x40000, 0x6
 _READ_ONLY, _AT_RECURSIVE, _AT_FDCWD, _DETACH = 0x1, 0x8000, -100, 2
 _MOUNT_SETATTR = 442  # of every architecture
-# pivot_root and clone, then what is refused: processes, signals to others, leaving the group that the grader kills, sockets,
-# memory that no limit counts, ways out
+# pivot_root and clone, then what is refused: processes, signals to others, leaving the group that
+# the grader kills, sockets, memory that no limit counts, ways out
 _CALLS = {
-    "x86_64": (0xC000003E, 155, 56, (57, 58, 59, 322, 62, 200, 234, 129, 297, 109, 112, 157, 41, 53, 42, 101, 310, 311, 165, 166,
-                                     272, 308, 321, 298, 323, 248, 250, 319, 29, 304)),
-    "aarch64": (0xC00000B7, 41, 220, (221, 281, 129, 130, 131, 138, 240, 154, 157, 167, 198, 199, 203, 117, 270, 271, 40, 39,
-                                      97, 268, 280, 241, 282, 217, 219, 279, 194, 265)),
+    "x86_64": (0xC000003E, 155, 56, (57, 58, 59, 322, 62, 200, 234, 129, 297, 109, 112, 157, 41,
+                                     53, 42, 101, 310, 311, 165, 166, 272, 308, 321, 298, 323, 248,
+                                     250, 319, 29, 304)),
+    "aarch64": (0xC00000B7, 41, 220, (221, 281, 129, 130, 131, 138, 240, 154, 157, 167, 198, 199,
+                                      203, 117, 270, 271, 40, 39, 97, 268, 280, 241, 282, 217, 219,
+                                      279, 194, 265)),
 }  # fmt: skip
 _CALLS_OF_BOTH = (424, 425, 428, 429, 430, 434, 438, 442)  # pidfd, io_uring, the new mount calls
 _IS_LINUX = sys.platform == "linux" and platform.machine() in _CALLS
@@ -58,7 +61,8 @@ def enter() -> None:
     if settings["isolated"]:
         if not _IS_LINUX:
             print(
-                f"it needs Linux on {' or '.join(_CALLS)}, this is {sys.platform} on {platform.machine()}",
+                f"it needs Linux on {' or '.join(_CALLS)}, "
+                f"this is {sys.platform} on {platform.machine()}",
                 file=sys.stderr,
             )
             os._exit(UNAVAILABLE)
@@ -101,7 +105,8 @@ def _new_namespaces() -> None:
 
 
 def _new_root(settings: dict) -> None:
-    """A file system in memory that holds Python, read only, and the files of the exercise; nothing else is left to open."""
+    """A file system in memory that holds Python, read only, and the files of the exercise; nothing
+    else is left to open."""
     root = settings["root"]
     _mount(None, "/", None, _MS_RECURSIVE | _MS_PRIVATE)
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID_NODEV, "size=64m,nr_inodes=10000,mode=755")
@@ -166,7 +171,8 @@ def _limit(settings: dict) -> None:
 
 
 def forbid_system_calls() -> None:
-    """A filter, for the rest of this process's life: no new process, signal to another, socket or mount."""
+    """A filter, for the rest of this process's life: no new process, signal to another, socket or
+    mount."""
     architecture, _, clone, calls = _CALLS[platform.machine()]
     refuse, missing, allow = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x7FFF0000
     load, equal, at_least, has, answer = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -200,7 +206,8 @@ def forbid_system_calls() -> None:
 
 
 def encoded(value):
-    """Numbers, text, None, lists, dicts, NumPy arrays and pandas tables as what JSON holds; TypeError for anything else."""
+    """Numbers, text, None, lists, dicts, NumPy arrays and pandas tables as what JSON holds;
+    TypeError for anything else."""
     home = type(value).__module__.split(".")[0]
     if home == "numpy" and hasattr(value, "tolist"):
         plain = value.tolist()
@@ -216,7 +223,8 @@ def encoded(value):
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(
-        f"a value of type {type(value).__name__}; use numbers, text, lists, dicts by text, arrays or tables"
+        f"a value of type {type(value).__name__}; "
+        "use numbers, text, lists, dicts by text, arrays or tables"
     )
 
 
@@ -241,9 +249,11 @@ def decoded(value):
 
 
 def serve() -> None:
-    """Answer requests until the channel closes: {"run": source, "cell": name} or {"call": name, "with": [args, named]}.
+    """Answer requests until the channel closes: {"run": source, "cell": name} or {"call": name,
+    "with": [args, named]}.
 
-    The code shares this process, so it can write replies of its own: they say no more than a value that it returns would.
+    The code shares this process, so it can write replies of its own: they say no more than a value
+    that it returns would.
     """
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open("/dev/null", os.O_RDWR)

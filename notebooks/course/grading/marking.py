@@ -1,6 +1,8 @@
-"""Marks of a submission: tests run in this process, the student's functions in `grading.sandbox`, called through it.
+"""Marks of a submission: tests run in this process, the student's functions in `grading.sandbox`,
+called through it.
 
-Nothing of a submission is executed here: tests and setup are the source's own, found by their grade id.
+Nothing of a submission is executed here: tests and setup are the source's own, found by their grade
+id.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from grading.sandbox import CodeError, CodeStopped, Limits, Sandbox, SandboxUnav
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One test cell: points of those it gives, why there are none (empty where it passed), and what the test printed."""
+    """One test cell: points of those it gives, why there are none (empty where it passed), and what
+    the test printed."""
 
     cell: str
     points: float
@@ -41,9 +44,9 @@ def grade(
 ) -> list[Mark]:
     """Marks of a submission, one for each test cell of the source.
 
-    Setup cells run on both sides; solution cells, and cells that the student added, in the sandbox alone.  files: text by
-    name, beside the notebook; the calibration table where None.  Raises SandboxUnavailable where the code cannot be shut in
-    and `isolated` asks for it.
+    Setup cells run on both sides; solution cells, and cells that the student added, in the sandbox
+    alone.  files: text by name, beside the notebook; the calibration table where None.  Raises
+    SandboxUnavailable where the code cannot be shut in and `isolated` asks for it.
     """
     files = {DATA: calibration_table()} if files is None else files
     code = _Code(_cells_of(source, submission), limits, files, isolated)
@@ -71,7 +74,8 @@ def total(marks: Sequence[Mark]) -> tuple[float, float]:
 
 
 def _cells_of(source: NotebookNode, submission: NotebookNode) -> list[tuple[str, str]]:
-    """What runs in the sandbox, named for messages: the source's setup, then the submission's own code in its order."""
+    """What runs in the sandbox, named for messages: the source's setup, then the submission's own
+    code in its order."""
     setup = [(f"cell of {grade_id(c)}", c.source) for c in source.cells if kind_of(c) == "setup"]
     known = {c.source.strip() for c in source.cells if kind_of(c) != "solution"} | {""}
     ours = {grade_id(c) for c in source.cells if kind_of(c) in ("test", "setup")}
@@ -88,7 +92,8 @@ def _cells_of(source: NotebookNode, submission: NotebookNode) -> list[tuple[str,
 
 
 class _Code:
-    """The student's cells in a sandbox that is started again, without the cell that hung, when its process is lost."""
+    """The student's cells in a sandbox that is started again, without the cell that hung, when its
+    process is lost."""
 
     def __init__(
         self,
@@ -162,7 +167,8 @@ class _Code:
 
 
 def _called(code: _Code, function: str) -> Callable:
-    """The student's function as tests see it; an error names it, and what hindered its definition."""
+    """The student's function as tests see it; an error names it, and what hindered its
+    definition."""
 
     def call(*arguments, **named):
         try:

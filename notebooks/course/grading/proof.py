@@ -1,4 +1,5 @@
-"""The proof that grading works: what the solution, the empty release and typical wrong solutions of each assignment get."""
+"""The proof that grading works: what the solution, the empty release and typical wrong solutions of
+each assignment get."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _LONGEST = 120.0  # seconds of a student's notebook
 
 
 def check(released: Sequence[Path], isolated: bool = True) -> bool:
-    """Grade the submissions of each assignment, print what each got, and say if all is as meant; released: their release notebooks."""
+    """Grade the submissions of each assignment, print what each got, and say if all is as meant;
+    released: their release notebooks."""
     began, good = time.monotonic(), True
     for path in released:
         source, release = read(COURSE / path.stem / path.name), read(path)
@@ -71,7 +73,8 @@ def fault_of(marks: Sequence[Mark], wanted: str) -> str:
 
 
 def run_as_a_student(notebook: NotebookNode, folder: Path) -> float:
-    """Execute a copy in a kernel, in `folder`, as a student would; seconds.  Raises nbclient's error where a cell fails."""
+    """Execute a copy in a kernel, in `folder`, as a student would; seconds.  Raises nbclient's
+    error where a cell fails."""
     began, place = time.monotonic(), {"metadata": {"path": str(folder)}}
     NotebookClient(
         copy.deepcopy(notebook),

@@ -23,7 +23,8 @@ _SHOWN = [
 
 
 def rows(*datasets: str, slm: str = "L1-SLM") -> pd.DataFrame:
-    """Records of an SLM, and of the LLM on the same samples as columns `llm_...`; all test sets where none is named."""
+    """Records of an SLM, and of the LLM on the same samples as columns `llm_...`; all test sets
+    where none is named."""
     datasets = datasets or tuple(
         sorted(p.stem for p in (RECORDS / slm).glob("*.parquet") if p.stem != "calibration")
     )

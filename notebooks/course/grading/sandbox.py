@@ -1,20 +1,23 @@
-"""Untrusted Python called from outside: it gets arguments and gives values, and sees nothing else of the machine.
+"""Untrusted Python called from outside: it gets arguments and gives values, and sees nothing else
+of the machine.
 
-The code lives in a process of its own (`grading.inside`); this side sends a request as a line of JSON and reads a line of
-JSON back, so that what is tested, and with what, never enters that process.  What holds on Linux, and by what:
+The code lives in a process of its own (`grading.inside`); this side sends a request as a line of
+JSON and reads a line of JSON back, so that what is tested, and with what, never enters that
+process.  What holds on Linux, and by what:
 
 | threat | held by |
 |---|---|
-| reads files: solutions, hidden tests, records, other people's work | a root of its own: Python read only, a scratch folder of 64 MB |
-| reads `/proc`, signals or traces other processes | its own process table, no `/proc`, a system call filter |
-| uses the network | a network namespace without interfaces; the filter refuses sockets |
-| starts processes, or slips away from the one that kills it | the filter refuses fork, exec, new groups and the like |
+| reads files: solutions, tests, others' work | its own root, a scratch folder of 64 MB |
+| reads `/proc`, signals or traces processes | its own process table, no `/proc`, a call filter |
+| uses the network | a namespace without interfaces; the filter refuses sockets |
+| starts processes, or slips away | the filter refuses fork, exec, new groups and the like |
 | fills memory, disk or time | limits of the process; this side's clock, which kills it |
 | sends objects that equal anything, or endless replies | JSON of bounded length and nothing else |
-| writes replies of its own | nothing, and nothing is won: a reply is a value, which it may choose anyway |
+| writes replies of its own | nothing: a reply is a value, which it may choose anyway |
 
-Where the kernel refuses new namespaces, and on other systems than Linux, there is `SandboxUnavailable`; `isolated=False` then
-goes on without the first two rows (and without the filter where there is no Linux): such code can read this user's files.
+Where the kernel refuses new namespaces, and on other systems than Linux, there is
+`SandboxUnavailable`; `isolated=False` then goes on without the first two rows (and without the
+filter where there is no Linux): such code can read this user's files.
 """
 
 from __future__ import annotations
@@ -40,11 +43,13 @@ _LONGEST_REPLY = 4 << 20
 
 
 class SandboxUnavailable(RuntimeError):
-    """This machine does not let a process shut itself in; the line says what failed and what to do."""
+    """This machine does not let a process shut itself in; the line says what failed and what to
+    do."""
 
 
 class CodeError(Exception):
-    """The untrusted code raised, was stopped, or gave something that is no plain value; one line."""
+    """The untrusted code raised, was stopped, or gave something that is no plain value; one
+    line."""
 
 
 class CodeStopped(CodeError):
@@ -78,9 +83,14 @@ class Sandbox:
         self._limits, self._ends = limits, time.monotonic() + limits.together
         self._folder = tempfile.mkdtemp(prefix="corea-")
         settings = {
-            "isolated": isolated, "root": self._folder, "scratch": f"{self._folder}/scratch", "files": dict(files or {}),
-            "memory": limits.memory, "seconds": int(limits.together) + 1, **(_view() if isolated else {}),
-        }  # fmt: skip
+            "isolated": isolated,
+            "root": self._folder,
+            "scratch": f"{self._folder}/scratch",
+            "files": dict(files or {}),
+            "memory": limits.memory,
+            "seconds": int(limits.together) + 1,
+            **(_view() if isolated else {}),
+        }
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-I", inside.__file__, "enter"]
         self._process = subprocess.Popen(
@@ -111,7 +121,8 @@ class Sandbox:
         self._ask({"run": source, "cell": cell}, self._limits.cell)
 
     def call(self, function: str, *arguments, **named):
-        """What a function of the code gives for these arguments; CodeError where it raises or is stopped."""
+        """What a function of the code gives for these arguments; CodeError where it raises or is
+        stopped."""
         return self._ask(
             {"call": function, "with": inside.encoded([arguments, named])}, self._limits.call
         )
@@ -144,7 +155,8 @@ class Sandbox:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()
         way_out = "; see `What the sandbox holds` in notebooks/course/README.md" if isolated else ""
-        return f"this machine cannot shut untrusted code in ({said[-1] if said else 'it did not start'}){way_out}"
+        reason = said[-1] if said else "it did not start"
+        return f"this machine cannot shut untrusted code in ({reason}){way_out}"
 
     def _send(self, request: dict, ends: float) -> None:
         data, descriptor = memoryview(json.dumps(request).encode() + b"\n"), self._requests.fileno()
@@ -196,7 +208,8 @@ class Sandbox:
 
 
 def _view() -> dict[str, list | dict]:
-    """What of the file system the code may see: Python and its libraries, without this checkout and the package."""
+    """What of the file system the code may see: Python and its libraries, without this checkout and
+    the package."""
     sites = [
         p
         for p in sys.path

@@ -346,7 +346,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 def _own_engine(given: argparse.Namespace, name: str):
     """What answers: a server, or a model run here."""
-    from corea.engines.base import model_engine
+    from corea.engines.loading import model_engine
     from corea.support.hardware import Compute
 
     options = {
@@ -406,7 +406,7 @@ class _Shown:
     def __init__(self, engine, tqdm):
         self.engine, self.name, self.tqdm = engine, engine.name, tqdm
 
-    def complete(self, questions, *, samples: int = 1, seed: int = 0):
+    def complete(self, questions, *, samples: int = 1, seed: int = 0, progress=None):
         with self.tqdm(total=len(questions) * samples, desc=self.name.upper()) as bar:
             return self.engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
 

@@ -24,7 +24,7 @@ from corea.support.files import git_commit, settings_hash
 
 if TYPE_CHECKING:
     from corea.cascade import CascadeAnswer
-    from corea.engines.base import Completion, ReportingEngine
+    from corea.engines.base import Completion, Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _grades(
 
 
 def evaluate(
-    *engines: ReportingEngine,
+    *engines: Engine,
     questions: str | Path | Sequence[str | Question],
     samples: int = 1,
     seed: int = 0,
@@ -111,7 +111,7 @@ def evaluate(
 
 
 def answer_records(
-    engine: ReportingEngine,
+    engine: Engine,
     questions: Sequence[Question],
     grader: Grader,
     *,

@@ -184,7 +184,7 @@ def build_trainer(
 
 def _trained_model(base: str | Path, compute: Compute):
     """The model to be trained: its own weights in float32, or frozen ones under an adapter in the profile's dtype."""
-    from corea.engines.base import load_model
+    from corea.engines.loading import load_model
 
     return load_model(base, dtype=compute.dtype if compute.lora_rank else "float32")
 

@@ -18,7 +18,7 @@ from transformers import PrinterCallback
 from transformers.utils.logging import set_verbosity_error
 
 from corea import _callbacks, cascade, grpo, parser, prompts
-from corea.engines.base import load_model
+from corea.engines.loading import load_model
 from corea.grader import Grader
 from corea.paper import runs
 from corea.paper.profiles import TRAINED, load_profile

@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback
 
 from corea import grpo
-from corea.engines.base import load_model
+from corea.engines.loading import load_model
 from corea.grader import Grader
 from corea.paper import runs
 from corea.paper.plan import GIB, MEASURED

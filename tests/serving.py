@@ -273,7 +273,7 @@ def test_a_cascade_of_two_kinds_of_servers(transformers_serve, vllm):
 IN_PROCESS = """
 import json, os, sys
 def main():
-    from corea.engines.base import VLLMEngine
+    from corea.engines.vllm import VLLMEngine
     from corea.questions.load import load_questions
     side, folder, out = sys.argv[1:]
     engine = VLLMEngine(folder, name=side, max_new_tokens=96, temperature=0.0, keep_logprobs=True, dtype="float32",

@@ -11,7 +11,7 @@ import pytest
 
 from corea import cascade, evaluation, metrics
 from corea.analysis import report, systems
-from corea.engines import base as engines
+from corea.engines import loading as engines
 from corea.grader import Grader
 from corea.grpo import fingerprint
 from corea.mini import pretrain

@@ -11,14 +11,11 @@ from collections import Counter
 import pytest
 import torch
 
-from corea.engines.base import (
-    ModelFilesError,
-    TransformersEngine,
-    VLLMEngine,
-    _Sampler,
-    load_model,
-    numerals_of_path,
-)
+from corea.engines.base import ModelFilesError
+from corea.engines.loading import load_model
+from corea.engines.local import TransformersEngine, _Sampler
+from corea.engines.numerals import numerals_of_path
+from corea.engines.vllm import VLLMEngine
 from corea.prompts import load_tokenizer
 from corea.questions.load import load_questions
 from corea.support.files import sha256_of

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from corea import _callbacks, _training_log, grpo
-from corea.engines.base import load_model
+from corea.engines.loading import load_model
 from corea.grpo import GRPOSettings
 from corea.paper.profiles import load_profile
 from corea.questions.load import load_questions

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corea.engines.base import TransformersEngine, load_model
+from corea.engines.loading import load_model
+from corea.engines.local import TransformersEngine
 from corea.paper import runs
 from corea.paper.profiles import load_profile
 from corea.paper.shards import Shard, merge_shards

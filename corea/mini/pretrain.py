@@ -250,7 +250,7 @@ def _restore(model, optimizers, checkpoint: Path) -> tuple[int, list[float]]:
 
 def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], list[bool]]]:
     """The model's own answers to fresh pretraining questions: (question, completions, whether each was right)."""
-    from corea.engines.base import TransformersEngine
+    from corea.engines.local import TransformersEngine
 
     questions = load_questions(
         "everything", "pretrain", size=spec.own_questions, seed=spec.seed + 1
@@ -288,7 +288,7 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
 
     work: where a run that is cut off leaves its checkpoints.  Stage 1 lies in a folder of its own and stays there, for
     recipes that share it; that of stage 2 is removed at the end.  The manifest holds the recipe, the time it took, the
-    loss curve and the SHA-256 of the weights, which `engines.load_model` checks.
+    loss curve and the SHA-256 of the weights, which `engines.loading.load_model` checks.
     """
     folder, read = Path(folder), Path(work) / f"{spec.name}-reading-{settings_hash(spec.reading())}"
     work = Path(work) / f"{spec.name}-{settings_hash(spec)}"

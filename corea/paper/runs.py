@@ -20,7 +20,9 @@ from tqdm.auto import tqdm
 from corea import grpo
 from corea.analysis import sources
 from corea.costs import PriceList
-from corea.engines.base import ModelEngine, ReportingEngine, TransformersEngine, model_engine
+from corea.engines.base import Engine, ModelEngine
+from corea.engines.loading import model_engine
+from corea.engines.local import TransformersEngine
 from corea.evaluation import answer_records, settings_of
 from corea.grader import Grader
 from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
@@ -137,7 +139,7 @@ def generate_records(profile: Profile, system: str, shard: str = "1/1") -> list[
 
 def answer_sets(
     profile: Profile,
-    engine: ReportingEngine,
+    engine: Engine,
     model: str,
     run: str,
     paths: Mapping[str, Path],

@@ -1,0 +1,83 @@
+"""Models from a folder or the hub, and the engine that runs them on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from corea import prompts
+from corea.engines.base import ModelEngine, ModelFilesError
+from corea.engines.local import TransformersEngine
+from corea.engines.vllm import VLLMEngine
+from corea.support.files import sha256_of
+from corea.support.hardware import Compute
+from corea.support.models import revision_of
+
+
+def load_model(folder: str | Path, *, dtype: str = "float32"):
+    """Load a causal language model: safetensors only, no remote code.
+
+    Args:
+        folder: a local folder, or a model's id on the hub.
+
+    Raises:
+        ModelFilesError: if the weights are missing, damaged, or not those that a `manifest.json`
+            beside them names by SHA-256, as the shipped base models have one.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    _check_manifest(Path(folder))
+    disable_progress_bar()  # of loading weights, which takes milliseconds and clutters notebooks
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            revision=revision_of(folder) or "main",
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # safetensors raises its own type, transformers OSError, ValueError
+        reason = str(error).strip().splitlines()[0]
+        raise ModelFilesError(
+            f"cannot load model weights from {folder}: {reason}; "
+            "restore the folder or retrain it (`make base`)"
+        ) from error
+
+
+def model_engine(
+    folder: str | Path, compute: Compute, *, batch_size: int, **options
+) -> ModelEngine:
+    """Make an engine in this process for the model in a folder or on the hub.
+
+    Args:
+        compute: says whether transformers or vLLM runs it, and on what.
+        batch_size: of transformers; vLLM batches by itself.
+        options: as of both engines.
+    """
+    if compute.engine == "vllm":
+        _check_manifest(Path(folder))
+        gpus = compute.gpus_for(folder)
+        return VLLMEngine(folder, dtype=compute.dtype, tensor_parallel_size=gpus, **options)
+    model = load_model(folder, dtype=compute.dtype)
+    return TransformersEngine(
+        model if compute.use_cpu else model.to("cuda"),
+        prompts.load_tokenizer(folder),
+        batch_size=batch_size,
+        **options,
+    )
+
+
+def _check_manifest(folder: Path) -> None:
+    """Compare the weights with their manifest: a flipped bit loads without complaint."""
+    manifest, weights = folder / "manifest.json", folder / "model.safetensors"
+    if not (manifest.exists() and weights.exists()):
+        return
+    expected = json.loads(manifest.read_text())["sha256"]
+    actual = sha256_of(weights)
+    if actual != expected:
+        raise ModelFilesError(
+            f"{weights} is not the file its manifest names (SHA-256 {actual[:12]}, "
+            f"not {expected[:12]}); restore the folder or retrain it (`make base`)"
+        )

@@ -1,0 +1,172 @@
+"""A model run in this process by `transformers`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from corea import prompts
+from corea.engines.base import Completion, Likely, ModelEngine, with_estimates
+from corea.engines.numerals import BRANCH
+from corea.questions.base import Question
+
+
+class TransformersEngine(ModelEngine):
+    """A causal language model run in this process by `transformers`.
+
+    Args:
+        model, tokenizer: as `load_model` and `prompts.load_tokenizer` give them.
+        settings: as of `ModelEngine`.
+    """
+
+    def __init__(self, model, tokenizer, *, batch_size: int = 256, **settings):
+        super().__init__(tokenizer, batch_size=batch_size, **settings)
+        from transformers import GenerationConfig
+
+        self.model = model.eval()
+        # A hub model's own repetition penalty or top-p would be mixed in by `generate`.
+        self.model.generation_config = GenerationConfig()
+
+    def _generate(self, texts: list[str], keys: list[str]) -> list[Completion]:
+        import torch
+        from transformers import LogitsProcessorList
+
+        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(self.model.device)
+        width = inputs.input_ids.shape[1]
+        sampler = _Sampler(keys, self.max_new_tokens, width, self.temperature, self.top_logprobs)
+        with torch.no_grad():
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,  # the sampler leaves one token, drawn from the model's distribution
+                logits_processor=LogitsProcessorList([sampler]),
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        prompt_tokens = inputs.attention_mask.sum(dim=1).tolist()
+        rows = zip(output[:, width:].tolist(), prompt_tokens, sampler.kept(), strict=True)
+        return [self._completion(*row) for row in rows]
+
+    def _completion(self, tokens: list[int], prompt_tokens: int, kept) -> Completion:
+        end = self.tokenizer.eos_token_id
+        finish = "stop" if end in tokens else "length"
+        tokens = tokens[: tokens.index(end) + 1] if finish == "stop" else tokens
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        completion = Completion(text, prompt_tokens, len(tokens), finish)
+        if kept is None:
+            return completion
+        logprobs, likely, likely_logprobs = kept
+        return with_estimates(
+            completion,
+            [self.tokenizer.decode([token]) for token in tokens],
+            logprobs[: len(tokens)].tolist(),
+            lambda step: self._decoded(likely[step], likely_logprobs[step]),
+        )
+
+    def _branches(self, texts: list[str]) -> list[Likely]:
+        (branch,) = self._ids([BRANCH])
+        rows = self._ids(texts)
+        logits = self._forward(self.model, [row + branch for row in rows]).logits
+        branches = []
+        for row, scores in zip(rows, logits, strict=True):
+            steps = scores[len(row) - 1 : len(row) + len(branch)].log_softmax(dim=-1)
+            reached = sum(float(steps[k, token]) for k, token in enumerate(branch))
+            top = steps[len(branch)].topk(min(self.top_logprobs, steps.shape[-1]))
+            logprobs = [reached + logprob for logprob in top.values.tolist()]
+            branches.append(self._decoded(top.indices.tolist(), logprobs))
+        return branches
+
+    def hidden_states(self, questions: Sequence[Question], texts: Sequence[str]):
+        """Read what the model holds at the last `<confidence>` tag, or a text's end without one.
+
+        Args:
+            questions, texts: one per row, a question and what this model completed it with.
+
+        Returns:
+            Array (rows, layers + 1, hidden size) of float32; the first layer is the embeddings.
+        """
+        import numpy as np
+
+        asked = prompts.render(questions, self.tokenizer, instruction=self.instruction)
+        ids = self._ids([q + _to_confidence(t) for q, t in zip(asked, texts, strict=True)])
+        order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
+        states: dict[int, np.ndarray] = {}
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            decoder = self.model.get_decoder()
+            output = self._forward(decoder, [ids[n] for n in rows], output_hidden_states=True)
+            for k, n in enumerate(rows):
+                last = [layer[k, len(ids[n]) - 1].float().cpu() for layer in output.hidden_states]
+                states[n] = np.stack(last)
+        return np.stack([states[n] for n in range(len(ids))])
+
+    def _forward(self, model, ids: list[list[int]], **options):
+        """A model's output for rows of tokens of several lengths."""
+        import torch
+
+        width, pad = max(map(len, ids)), self.tokenizer.pad_token_id
+        # Padding on the right: no token sees what comes after it, and positions need no correction.
+        padded = [row + [pad] * (width - len(row)) for row in ids]
+        with torch.no_grad():
+            return model(torch.tensor(padded, device=model.device), use_cache=False, **options)
+
+
+def _to_confidence(text: str) -> str:
+    """The text up to and with its last `<confidence>` tag; the whole if it has none."""
+    before, tag, _ = text.rpartition("<confidence>")
+    return before + tag or text
+
+
+class _Sampler:
+    """Logits processor that inverts the cumulative distribution at one uniform number per step.
+
+    Each row's numbers come from its own key, so a row draws the same tokens in any batch.
+
+    Args:
+        keys: one per row.
+        steps: most tokens to draw.
+        width: tokens of the padded prompts.
+        temperature: 0 takes the likeliest token.
+        top: how many likeliest tokens to keep with their log-probabilities, and the chosen one.
+    """
+
+    def __init__(
+        self, keys: Sequence[str], steps: int, width: int, temperature: float, top: int = 0
+    ):
+        import numpy as np
+        import torch
+
+        seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big") for key in keys]
+        draws = [np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds]
+        self.uniform = torch.from_numpy(np.stack(draws))
+        self.width, self.temperature, self.top = width, temperature, top
+        self.steps: list[tuple] = []
+
+    def __call__(self, input_ids, scores):
+        import torch
+
+        chosen = self._chosen(input_ids.shape[1] - self.width, scores)
+        if self.top:
+            logprobs = scores.log_softmax(dim=-1)
+            likely = logprobs.topk(min(self.top, scores.shape[-1]), dim=-1)
+            self.steps.append((logprobs.gather(1, chosen)[:, 0], likely.indices, likely.values))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+    def _chosen(self, step: int, scores):
+        import torch
+
+        if self.temperature == 0:
+            return scores.argmax(dim=-1, keepdim=True)
+        cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        target = self.uniform[:, step : step + 1].to(scores.device) * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[-1] - 1)
+
+    def kept(self) -> list:
+        """By row: log-probabilities (steps,), ids and log-probabilities of likely ones (steps, top)."""
+        import torch
+
+        if not self.steps:
+            return [None] * len(self.uniform)
+        columns = [torch.stack(c, dim=1).cpu().numpy() for c in zip(*self.steps, strict=True)]
+        return list(zip(*columns, strict=True))

@@ -1,0 +1,99 @@
+"""Where a completion states its confidence, and how likely each other numeral was there.
+
+Pure functions over tokens and log-probabilities, whichever engine they come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+BRANCH = "0."  # how every stated confidence but 1 begins
+_OPENING = "<confidence>"
+
+
+def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
+    """Find the tokens between the last `opening` tag and the `closing` tag after it, or the end.
+
+    Args:
+        pieces: the text of each token. A tag may be one token or several; a token that a tag
+            shares with what it encloses counts as the tag's.
+
+    Returns:
+        Index of the first token and one past the last; None if there are none.
+    """
+    text, starts = "", []
+    for piece in pieces:
+        starts.append(len(text))
+        text += piece
+    if opening not in text:
+        return None
+    begin = text.rfind(opening) + len(opening)
+    end = text.find(closing, begin)
+    end = len(text) if end < 0 else end
+    first = next((n for n, start in enumerate(starts) if start >= begin), len(pieces))
+    last = next((n for n, start in enumerate(starts) if start >= end), len(pieces))
+    return (first, last) if first < last else None
+
+
+def numerals_of_path(
+    path: Sequence[tuple[str, float, Sequence[tuple[str, float]]]],
+) -> dict[str, float]:
+    """Compute how likely each numeral in [0, 1] was at one place, from the tokens written there.
+
+    What was not written is known by its first differing token only. A digit in the place of the
+    last one gives a whole numeral, except a leading 0, which may go on; a "1" in the place of a
+    leading "0" can only be 1. Any other branch is left out: "0" if "1" was written, and what
+    `top_logprobs` cut off. So the values may sum to less than 1.
+
+    Args:
+        path: for each token written, its text, its log-probability, and the likeliest
+            (token, log-probability) pairs of its step.
+
+    Returns:
+        Probability by numeral.
+    """
+    numerals: dict[str, float] = {}
+    before, mass = "", 1.0
+    for n, (token, logprob, likely) in enumerate(path):
+        is_last = n == len(path) - 1
+        for other, other_logprob in likely:
+            ends = other.lstrip().startswith("<")  # the numeral ends where the next tag begins
+            numeral = before.strip() if ends else (before + other).strip()
+            is_whole = (is_last and numeral != "0") or ends or numeral in ("1", "1.")
+            if other != token and is_whole and _is_probability(numeral):
+                _add(numerals, numeral, mass * math.exp(other_logprob))
+        before, mass = before + token, mass * math.exp(logprob)
+    if _is_probability(before.strip()):
+        _add(numerals, before.strip(), mass)
+    return dict(sorted(numerals.items()))
+
+
+def before_unread_branch(text: str, numerals: Mapping[str, float] | None) -> str | None:
+    """The text up to the numeral of a completion that states 1, so that "0." was not read there."""
+    if numerals is None or sum(numerals.values()) >= 0.999:
+        return None
+    begin = text.rfind(_OPENING) + len(_OPENING)
+    return text[:begin] if text[begin:].lstrip().startswith("1") else None
+
+
+def with_branch(
+    numerals: Mapping[str, float], likely: Sequence[tuple[str, float]]
+) -> dict[str, float]:
+    """Add the numerals of the branch "0.": tokens after it, with log-probabilities of the whole."""
+    extended = dict(numerals)
+    for token, logprob in likely:
+        if _is_probability(BRANCH + token):
+            _add(extended, BRANCH + token, math.exp(logprob))
+    return dict(sorted(extended.items()))
+
+
+def _add(numerals: dict[str, float], numeral: str, probability: float) -> None:
+    key = "1" if float(numeral) == 1 else numeral
+    numerals[key] = min(1.0, numerals.get(key, 0.0) + probability)
+
+
+def _is_probability(text: str) -> bool:
+    """Whether the text is a plain decimal in [0, 1]."""
+    digits = text.replace(".", "", 1)
+    return len(text) < 20 and digits.isascii() and digits.isdigit() and 0 <= float(text) <= 1

@@ -1,0 +1,134 @@
+"""A model run in this process by vLLM."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from corea import prompts
+from corea.engines.base import Completion, Likely, ModelEngine, ModelFilesError, with_estimates
+from corea.engines.numerals import BRANCH
+from corea.support.models import revision_of
+
+
+class VLLMEngine(ModelEngine):
+    """A causal language model run in this process by vLLM, which batches by itself.
+
+    A completion's seed is made from seed, question and sample, so it does not depend on its batch.
+
+    Args:
+        model: a folder or a hub id.
+        dtype, tensor_parallel_size: as vLLM has them; the latter is the GPUs that share weights.
+        memory: share of a GPU to fill.
+        max_model_len: tokens of prompt and completion together; None for the model's own.
+        chunk: requests handed over at once.
+        settings: as of `ModelEngine`, but for `batch_size`.
+
+    Raises:
+        ModelFilesError: if vLLM cannot be imported.
+    """
+
+    sorts = reads_past_limit = False
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        name: str,
+        dtype: str = "bfloat16",
+        tensor_parallel_size: int = 1,
+        memory: float = 0.9,
+        max_model_len: int | None = None,
+        chunk: int = 2048,
+        top_logprobs: int = 20,
+        **settings,
+    ):
+        try:
+            import vllm
+        except ImportError as error:
+            raise ModelFilesError(
+                f"engine {name!r} needs vLLM, which cannot be imported ({error}); "
+                "use `pip install .[gpu]`"
+            ) from error
+        settings |= {"name": name, "batch_size": chunk, "top_logprobs": top_logprobs}
+        super().__init__(prompts.load_tokenizer(model), **settings)
+        self.sampling_params = vllm.SamplingParams
+        self.llm = vllm.LLM(
+            model=str(model),
+            revision=revision_of(model),
+            dtype=dtype,
+            tensor_parallel_size=tensor_parallel_size,
+            gpu_memory_utilization=memory,
+            max_model_len=max_model_len,
+            max_logprobs=max(1, top_logprobs),
+            trust_remote_code=False,
+            disable_log_stats=True,
+        )
+
+    def close(self) -> None:
+        """Give back the memory; the engine cannot be asked again."""
+        import gc
+
+        self.llm = None
+        gc.collect()
+
+    def _generate(self, texts: list[str], keys: list[str]) -> list[Completion]:
+        outputs = self._ask(self._ids(texts), [self._sampling(key) for key in keys])
+        return [self._completion(output) for output in outputs]
+
+    def _sampling(self, key: str):
+        """The model's own distribution: only a temperature, whatever its settings say."""
+        return self.sampling_params(
+            temperature=self.temperature,
+            top_p=1.0,
+            top_k=0,
+            repetition_penalty=1.0,
+            max_tokens=self.max_new_tokens,
+            seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"),
+            logprobs=self.top_logprobs or None,
+            stop_token_ids=[self.tokenizer.eos_token_id],
+        )
+
+    def _ask(self, ids: list[list[int]], sampling) -> list:
+        requests = [{"prompt_token_ids": row} for row in ids]
+        return self.llm.generate(requests, sampling, use_tqdm=False)
+
+    def _completion(self, output) -> Completion:
+        written = output.outputs[0]
+        tokens = list(written.token_ids)
+        finish = "length" if written.finish_reason == "length" else "stop"
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        completion = Completion(text, len(output.prompt_token_ids), len(tokens), finish)
+        if not written.logprobs:
+            return completion
+        steps = [_logprobs(step) for step in written.logprobs]
+        return with_estimates(
+            completion,
+            [self.tokenizer.decode([token]) for token in tokens],
+            [step[token] for step, token in zip(steps, tokens, strict=True)],
+            lambda n: self._decoded([*steps[n]], [*steps[n].values()]),
+        )
+
+    def _branches(self, texts: list[str]) -> list[Likely]:
+        (branch,) = self._ids([BRANCH])
+        width = len(branch) + 1
+        # Not by `prompt_logprobs`: it holds scores of all prompt tokens and skips the prefix cache.
+        outputs = self._ask(
+            [row + branch[:k] for row in self._ids(texts) for k in range(width)],
+            self.sampling_params(temperature=0.0, max_tokens=1, logprobs=self.top_logprobs),
+        )
+        steps = [_logprobs(output.outputs[0].logprobs[0]) for output in outputs]
+        branches: list[Likely] = []
+        for start in range(0, len(steps), width):
+            *along, last = steps[start : start + width]
+            if all(token in step for token, step in zip(branch, along, strict=True)):
+                reached = sum(step[token] for token, step in zip(branch, along, strict=True))
+                branches.append(self._decoded([*last], [reached + p for p in last.values()]))
+            else:  # not among the likeliest: nothing is known of it
+                branches.append([])
+        return branches
+
+
+def _logprobs(step) -> dict[int, float]:
+    """By token, what vLLM tells of one step: the likeliest and the chosen one."""
+    return {token: one.logprob for token, one in step.items()}

@@ -1,12 +1,12 @@
-"""One completion's text -> `Response`: reasoning, answer and confidence, and what is wrong in form.
+"""Parsing: from a completion's text to its reasoning, answer, confidence and errors of form.
 
-The form asked for is `<think>working</think><answer>42</answer><confidence>0.7</confidence>`.  As a
-chat template may end in `<think>`, a completion may start inside the reasoning.  White space
-between the blocks is free, and so is one `<analysis>` block (RLCR's format) before the answer and
-before the confidence; both kinds are reasoning.
+The form asked for is `<think>working</think><answer>42</answer><confidence>0.7</confidence>`. A
+chat template may end in `<think>`, so a completion may start inside the reasoning. White space
+between the blocks is free. So is one `<analysis>` block (RLCR's format) before the answer and
+before the confidence; it is reasoning too.
 
-What counts is what stands outside the reasoning, once.  Nothing is guessed: a form is accepted,
-accepted with its problem named, or missing (None) with its problem named, as in `PROBLEMS`.
+What stands outside the reasoning counts, once. Nothing is guessed: a form is accepted, accepted
+with its problem named, or missing (None) with its problem named, as in `PROBLEMS`.
 
 ===============================================  ==========  =======================================
 form of the whole                                counts      problem
@@ -18,8 +18,7 @@ either, with text between or after the blocks    no          and tags-in-reasoni
 answer or confidence inside the reasoning        no          tags-in-reasoning
 text outside all blocks, anywhere else           the blocks  stray-text
 tags in another case, as `<Answer>`              yes         tag-case
-confidence before answer, reasoning nested or    yes         tag-order
-twice, end tags without a start, ...
+confidence before answer, nested reasoning, ...  yes         tag-order
 ===============================================  ==========  =======================================
 
 ===============================================  ==========  =======================================
@@ -39,22 +38,18 @@ form of the confidence                           confidence  problem
 ===============================================  ==========  =======================================
 `0.7`, `.7`, `0`, `1`, `1.`, `0.70`              as written  none
 `90%`, `90 %`, `0.5%`                            .9 .9 .005  percent-confidence
-`100.`, `90`, `10.`: without a sign, 10 to 100   1 .9 .1     percent-confidence: of 6,507 outputs
-                                                             of RLCR's release, 2,284 state a bare
-                                                             number over 1, all from 10 to 100,
-                                                             97% of them `100.`: one scale
-`1.5`, `7`: over 1, under 10                     None        confidence-out-of-range: a slip, a
+`100.`, `90`, `10.`: without a sign, 10 to 100   1 .9 .1     percent-confidence: so 2,284 of 6,507
+                                                             outputs of RLCR, most of them `100.`
+`1.5`, `7`, `3/2`: over 1, under 10              None        confidence-out-of-range: a slip, a
                                                              percentage or a mark out of 10
 `101`, `150%`, `+90`, `1e2`, `-0.5`, `-0`,       None        confidence-out-of-range
-`3/2`
 `9/10`                                           .9          fraction-confidence
 `9e-1`, `+0.7`, `0.7.`                           .9 .7 .7    odd-numeral
 `I am 90% confident in this answer.`,            .9          prose-confidence: one of two exact
 `My confidence is 0.9`                                       sentences, `_SURE` and `_STATED`
 `high`, `9 out of 10`, `not 0.9`, `0.7 0.8`,     None        unreadable-confidence
 `0,7`, `1/0`, `nan`, `inf`, `The answer is 42`,
-other scripts' digits, over 20 digits on one
-side of the point
+other scripts' digits, over 20 digits a side
 nothing but white space                          None        empty-confidence
 no confidence tag that counts                    None        missing-confidence
 no end tag before the next tag or the end of     None        unclosed-confidence: 0.9 may be the
@@ -111,23 +106,26 @@ _NUMERAL = (
 )
 _NUMBER = re.compile(_NUMERAL)
 _SURE = re.compile(
-    rf"(?:i am |i'm )?(?:about )?{_NUMERAL} (?:confident|sure|certain)(?: (?:in|of|about) (?:this|the|my) answer)?\.?",
+    rf"(?:i am |i'm )?(?:about )?{_NUMERAL} (?:confident|sure|certain)"
+    r"(?: (?:in|of|about) (?:this|the|my) answer)?\.?",
     re.IGNORECASE | re.ASCII,
 )
 _STATED = re.compile(
     rf"(?:my |the )?(?:confidence|probability)(?: level| score)?(?: is|:)(?: about)? {_NUMERAL}",
     re.IGNORECASE | re.ASCII,
 )
-_LONGEST_CACHED = 20_000
+_LONGEST_CACHED = 20_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """A completion, parsed once.
 
-    reasoning: what stands before the first block that counts, without think tags at its two ends.
-    answer: None where none was committed to.  confidence: in [0, 1], None where none was stated.
-    problems: keys of `PROBLEMS`, in that order.
+    Attributes:
+        reasoning: the text before the first block that counts, without think tags at its ends.
+        answer: None if the model committed to none.
+        confidence: in [0, 1]; None if none was stated.
+        problems: keys of `PROBLEMS`, in that order.
     """
 
     reasoning: str
@@ -142,9 +140,13 @@ class Response:
 
 
 def parse(text: str) -> Response:
-    """Parse one completion by the tables at the head of this module, in time linear in its length.
+    """Parse one completion by the tables at the head of this module, in linear time.
 
-    Never raises on a string.
+    Example:
+        >>> parse("<think>6*7</think><answer>42</answer><confidence>0.7</confidence>").answer
+        '42'
+        >>> parse("I think it is 42").confidence is None
+        True
     """
     return _parse_cached(text) if len(text) <= _LONGEST_CACHED else _parse(text)
 
@@ -166,10 +168,10 @@ def _parse(text: str) -> Response:
     return Response(reasoning, answer, confidence, tuple(p for p in PROBLEMS if p in problems))
 
 
-# three rewards and the log parse the same rollouts
+# Three rewards and the log parse the same rollouts.
 _parse_cached = lru_cache(maxsize=2048)(_parse)
 
-# what explains by itself why the tags are not those of the format
+# Problems that explain why the tags are not those of the format.
 _STRUCTURAL = frozenset(
     p for p in PROBLEMS if p.split("-")[0] in ("missing", "unclosed", "tags", "several", "repeated")
 )
@@ -190,7 +192,7 @@ def _reasoning(text: str) -> str:
 
 
 def _blocks_that_count(text: str, tags: list[re.Match]) -> tuple[list[tuple], set[str]]:
-    """Answer and confidence blocks outside the reasoning, as from `_blocks`, and problems."""
+    """The blocks outside the reasoning, as from `_blocks`, and problems."""
     blocks, problems, outside = [], set(), 0
     stretches, ended = _outside_reasoning(text, tags)
     if not ended:
@@ -201,12 +203,12 @@ def _blocks_that_count(text: str, tags: list[re.Match]) -> tuple[list[tuple], se
         is_open = not ended and number == len(stretches)
         if is_open:  # what comes before the blocks is reasoning
             start = inside[0].start() if inside else end
-        found, is_loose = _blocks(text, inside, start, end)
+        stretch_blocks, is_loose = _blocks(text, inside, start, end)
         if is_open and is_loose:  # the reasoning went on after them: they were not the final word
             continue
         if is_loose:
             problems.add("stray-text")
-        blocks += found
+        blocks += stretch_blocks
         outside += len(inside)
     if outside < sum(tag[2].lower() in ("answer", "confidence") for tag in tags):
         problems.add("tags-in-reasoning")
@@ -214,10 +216,7 @@ def _blocks_that_count(text: str, tags: list[re.Match]) -> tuple[list[tuple], se
 
 
 def _outside_reasoning(text: str, tags: list[re.Match]) -> tuple[list[tuple[int, int]], bool]:
-    """Stretches of text outside the reasoning, and whether it ended.
-
-    If not, the last stretch is what follows the reasoning's last tag.
-    """
+    """Stretches of text outside the reasoning, and whether it ended; if not, the last is open."""
     first = next((tag for tag in tags if tag[2].lower() == "think"), None)
     depth = 1 if first is None or first[1] else 0  # the prompt may have opened the reasoning
     stretches, start = [], 0
@@ -234,7 +233,7 @@ def _outside_reasoning(text: str, tags: list[re.Match]) -> tuple[list[tuple[int,
 def _blocks(text: str, tags: list[re.Match], start: int, end: int) -> tuple[list[tuple], bool]:
     """Blocks of one stretch as (kind, start, body), and whether text lies loose between them.
 
-    The body is None where another tag, or the end, came before the block's own end tag.
+    The body is None if another tag, or the end, came before the block's own end tag.
     """
     blocks, is_loose, opened, position = [], False, None, start
     for tag in tags:
@@ -302,13 +301,12 @@ def _read_confidence(body: str) -> tuple[float | None, str | None]:
 def _read_number(number: re.Match) -> tuple[float | None, str | None]:
     """Value and problem of one number; `_NUMERAL` bounds its length, so `float` cannot be slow."""
     value, problem = float(number["top"]), None
+    is_bare = not (number["sign"] or number["exponent"])
     if number["bottom"]:
         if float(number["bottom"]) == 0:
             return None, "unreadable-confidence"
         value, problem = value / float(number["bottom"]), "fraction-confidence"
-    elif number["percent"] or (
-        10 <= value <= 100 and not number["sign"] and not number["exponent"]
-    ):
+    elif number["percent"] or (is_bare and 10 <= value <= 100):
         value, problem = value / 100, "percent-confidence"
     elif not re.fullmatch(_PLAIN, number[0]):
         problem = "odd-numeral"

@@ -26,7 +26,7 @@ DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
 NOTEBOOK := $(PY) -m corea.paper.execute
 LIBRARY := corea/paper/profiles.py $(wildcard corea/questions/*.py) corea/grpo.py corea/rewards.py $(if $(HUB),corea/questions/hub.py corea/support/hardware.py)
-ASKING := $(wildcard corea/engines/*.py) corea/parser.py corea/grader.py corea/paper/runs.py corea/analysis/sources.py
+ASKING := $(wildcard corea/engines/*.py) corea/parser.py corea/grader.py corea/_algebra.py corea/paper/runs.py corea/analysis/sources.py
 BASE := data/base/slm/model.safetensors data/base/llm/model.safetensors
 
 # One thread a process: the same bytes however many processes run side by side.

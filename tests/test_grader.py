@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corea import _algebra
 from corea import grader as module
 from corea.grader import Grader, grade_one
 from corea.parser import parse
@@ -422,7 +423,23 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(monkeypatch):
 def test_a_worker_cannot_take_all_memory(grader):
     grade(grader, [("2/3", "4/6")])
     limits = Path(f"/proc/{grader._pool[0]._process.pid}/limits").read_text()
-    assert re.search(rf"Max address space\s+{module.MEMORY_LIMIT}\s", limits)
+    assert re.search(rf"Max address space\s+{_algebra.MEMORY_LIMIT}\s", limits)
+
+
+def test_a_worker_starts_anywhere_and_loads_nothing_of_the_package(tmp_path):
+    """Its program is a file that is run by its path, with neither the package nor the caller's folder to import from."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-P", _algebra.__file__, "9"],
+        input='["1/2", "0.5"]\n["1/2", "0.6"]\n',
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.stdout.split() == ["ready", "right", "wrong"]
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "math_verify" in loaded and not {"corea", "pandas", "numpy", "torch"} & loaded
 
 
 SCRIPT = """

@@ -1,6 +1,7 @@
-"""Times short real pieces of the cpu profile for `corea.paper.plan`: `python -m tests.measure` writes data/reference/cpu/measured.json.
+"""Times short real pieces of the cpu profile: `python -m tests.measure` writes `measured.json`.
 
-For maintainers: it takes about two minutes on one thread, and the file is tracked.
+For maintainers, two minutes on one thread.  The speeds it prints belong into the library's
+`paper/assumptions.csv`; the tests of the plan compare its estimates with the rest.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from corea import grpo
 from corea.engines.loading import load_model
 from corea.grader import Grader
 from corea.paper import runs
-from corea.paper.plan import GIB, MEASURED
+from corea.paper.plan import GIB
 from corea.paper.profiles import TRAINED, Profile, load_profile
 from corea.questions.load import load_questions
 from corea.support.files import atomic_write
+from corea.support.models import architecture_of
 
+MEASURED = Path(__file__).with_name("measured.json")
 NOTE = "other work on the other cores"
 
 
@@ -129,6 +132,22 @@ def training(profile: Profile, steps: int, warmup: int = 2) -> dict:
     }
 
 
+def speeds(stages: dict) -> tuple[float, float]:
+    """GFLOPs of a forward pass and GB of keys and values while sampling, a second on one core.
+
+    Both are the SLM's.  What its sampling took beyond the time of its products goes to float32 keys
+    and values, which transformers reads and copies at each token.
+    """
+    arch = architecture_of(load_profile("cpu").slm)
+    forward, sampling = stages["forward SLM"], stages["generate SLM"]
+    flops = 2 * arch.parameters * forward["prompt_tokens"] / forward["seconds"]
+    prompt, completion = sampling["prompt_tokens"], sampling["completion_tokens"]
+    rest = sampling["seconds"] - 2 * arch.parameters * (prompt + completion) / flops
+    before = (prompt + completion / 2) / sampling["completions"]
+    cache = completion * before * 2 * arch.kv_bytes_per_token
+    return flops / 1e9, cache / rest / 1e9
+
+
 class Clock(TrainerCallback):
     """Keeps when each step of training ended."""
 
@@ -141,5 +160,5 @@ class Clock(TrainerCallback):
 
 
 if __name__ == "__main__":
-    measure(load_profile("cpu"), MEASURED)
-    print(f"{MEASURED}: written")
+    gflops, bandwidth = speeds(measure(load_profile("cpu"), MEASURED)["stages"])
+    print(f"{MEASURED}: written; cpu_gflops={gflops:.6g}, cpu_bandwidth={bandwidth:.6g}")

@@ -1,511 +1,277 @@
 """What a run would take, before any money is spent: `make plan PROFILE=paper`.
 
-Tokens, memory, disk, hours and money are worked out from the profile and the sizes of its models; none is loaded.  What has to
-be taken for granted stands in `Assumptions`, each with its reason, and is printed with the result.  For models on the CPU two
-speeds were measured (`python -m tests.measure`), and the estimates are checked against what other stages really took.
+Tokens, time, memory, disk and money follow from the profile, the sizes of its models, `gpus.csv`
+and `assumptions.csv`; no model is loaded.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import itertools
-import json
-import math
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from corea.costs import PriceList
+from corea.grpo import GRPOSettings
 from corea.paper import variants
-from corea.paper.profiles import ROOT, SYSTEMS, TRAINED, Profile, load_profile
+from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
 from corea.questions.base import CALIBRATION, group_of, test_datasets
 from corea.questions.hub import SETS
 from corea.support.hardware import Compute
 from corea.support.models import Architecture, architecture_of
 
-GIB = 2**30
-MEASURED = ROOT / "data" / "reference" / "cpu" / "measured.json"
-WIDTH = 100
+GIB, WIDTH = 2**30, 100
 _BYTES = {"float32": 4, "bfloat16": 2}
-_ADAM = 8  # two float32 moments a trained number
-# TRL 1.16 computes logits in tiles of this many tokens and words, in float32: the tile, its log-softmax, its gradient.
+_ADAM = 8  # bytes a trained number: two float32 moments
+# TRL 1.16 takes logits by float32 tiles: a tile, its log-softmax and its gradient stand at once
 _TILE_TOKENS, _TILE_WORDS, _TILE_COPIES = 4096, 32768, 3
-_LENGTHS = ("prompt_tokens", "completion_tokens", "longest_prompt", "longest_completion")
-_CHECKPOINTS = 3  # the two that are kept, and a third while it is being written
+_CHECKPOINTS = 3  # two that are kept, and one while it is written
+_ADVICE = (
+    "What usually helps, cheapest first: gradient_checkpointing, a smaller micro_batch (probe: "
+    "batch_size), another vllm_memory, rollouts='server', sharding='fsdp2', lora_rank, more GPUs."
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A kind of GPU: peaks of dense bfloat16 FLOPs and of bytes of memory read, a second; price in US dollars an hour."""
-
-    name: str
-    memory_gib: float
-    flops: float
-    bandwidth: float
-    price: float
+def gpu_of(compute: Compute) -> pd.Series:
+    """The smallest kind of GPU that has the memory, or else the largest; its figures by name."""
+    gpus = _csv("gpus.csv")
+    enough = gpus[gpus["memory_gib"] >= compute.memory_gib]
+    return (enough if len(enough) else gpus.tail(1)).iloc[0]
 
 
-GPUS = (
-    Gpu("RTX 4090", 24, 165e12, 1.008e12, 0.40),
-    Gpu("L40S", 48, 362e12, 0.864e12, 0.90),
-    Gpu("H100 SXM", 80, 989e12, 3.35e12, 2.50),
-)  # peaks and bandwidths: the maker's data sheets
+def assumptions_for(profile: Profile, **given: float) -> pd.Series:
+    """The assumptions for a profile by name, with `given` in place of its own.
 
-
-def _assumed(default: float, why: str):
-    return field(default=default, metadata={"why": why})
-
-
-@dataclass(frozen=True, slots=True)
-class Assumptions:
-    """What an estimate takes for granted; each can be given on the command line."""
-
-    prompt_tokens: float = _assumed(250, "mean tokens of a prompt; instruction included")
-    completion_tokens: float = _assumed(
-        717, "mean tokens of a completion; for hub models .35 of max_new_tokens"
-    )
-    longest_prompt: float = _assumed(
-        500, "tokens of the longest prompt among a step's rollouts, to which TRL pads all of them"
-    )
-    longest_completion: float = _assumed(
-        2048, "the same for completions; for hub models max_completion_length: one reaches it"
-    )
-    train_share: float = _assumed(
-        0.35, "of peak FLOPs in training (.42 to .56 in Korthikanti et al. 2022, arXiv 2205.05198)"
-    )
-    prefill_share: float = _assumed(
-        0.4, "of peak FLOPs in reading prompts (.76 at best in Pope et al. 2022, arXiv 2211.05102)"
-    )
-    bandwidth_share: float = _assumed(
-        0.5, "of peak bandwidth while sampling: sequences end at different times"
-    )
-    most_sequences: float = _assumed(256, "sequences that vLLM samples at once at most")
-    transformers_share: float = _assumed(
-        0.25, "speed of sampling by transformers, as a share of vLLM's"
-    )
-    reserve_share: float = _assumed(
-        0.08, "of a GPU for CUDA's context, communication and fragmentation"
-    )
-    vllm_share: float = _assumed(0.9, "of a GPU that vLLM may fill when it is alone there")
-    vllm_work_gib: float = _assumed(1.0, "vLLM's working memory beside weights and cache, GiB")
-    process_gib: float = _assumed(
-        0.6, "a Python process with torch and TRL loaded, before any model, GiB"
-    )
-    record_bytes: float = _assumed(
-        4, "bytes a completion token takes in the records; English text has about 4 a token"
-    )
-    gpu_hour_price: float = _assumed(
-        2.5, "US dollars, by the kind of GPU: a round number, no quote, Nov 2026"
-    )
-    llm_prompt_price: float = _assumed(
-        0.8, "US dollars a million prompt tokens of a served LLM: round, no quote, Nov 2026"
-    )
-    llm_completion_price: float = _assumed(
-        0.8, "the same for completion tokens; the SLM's prices follow by parameter count"
-    )
-    deferral: float = _assumed(0.4, "share of questions that the cascade passes to the LLM")
-
-
-def assumptions_for(profile: Profile, **given: float) -> Assumptions:
-    """The assumptions of a profile; lengths of mini models are read from the SLM's tracked records on the calibration split.
-
-    given: values in place of these.  Raises ValueError for one that is out of range, and where the SLM's records are missing.
+    Raises:
+        ValueError: if a value is out of range.
     """
+    table = _csv("assumptions.csv")
+    values = {**table["value"], **gpu_of(profile.compute).drop("memory_gib")}
     if profile.suite == "mini":
-        found = _recorded("SLM", (CALIBRATION,))
-        lengths = dict(zip(_LENGTHS, [*found.mean(), *found.max().astype(float)], strict=True))
+        values |= table["mini"].dropna()
     else:
-        lengths = {
-            "completion_tokens": 0.35 * profile.max_new_tokens,
-            "longest_completion": profile.grpo.max_completion_length,
-        }
-    assumed = Assumptions(**{"gpu_hour_price": gpu_of(profile.compute).price, **lengths, **given})
-    for name, value in dataclasses.asdict(assumed).items():
-        _check_range(name, value)
-    return assumed
+        values["completion_tokens"] = 0.35 * profile.max_new_tokens
+        values["longest_completion"] = profile.grpo.max_completion_length
+    for name, value in (values := values | given).items():
+        most, may_be_0 = table["most"][name], table["may_be_0"][name]
+        if not 0 <= value <= most or not (value or may_be_0):
+            option = f"--{name}={value:g}".replace("_", "-")
+            low = "0 or more" if may_be_0 else "above 0"
+            raise ValueError(f"{option} must be {low} and at most {most:g}")
+    return pd.Series(values)
 
 
-def _check_range(name: str, value: float) -> None:
-    may_be_0 = name.endswith(("_price", "_gib", "_bytes")) or name in ("deferral", "reserve_share")
-    most = 1 if name.endswith("_share") or name == "deferral" else 1e9
-    if not (0 <= value <= most) or (value == 0 and not may_be_0):
-        least = "0 or more" if may_be_0 else "above 0"
-        raise ValueError(
-            f"--{name.replace('_', '-')}={value:g} must be {least} and at most {most:g}"
-        )
+def _csv(name: str) -> pd.DataFrame:
+    return pd.read_csv(Path(__file__).with_name(name), index_col="name")
 
 
-def _recorded(system: str, datasets: Sequence[str]) -> pd.DataFrame:
-    """Token counts of the tracked records of one system."""
-    paths = [load_profile("cpu").reference().records_path(system, dataset) for dataset in datasets]
-    if missing := [path for path in paths if not path.exists()]:
-        raise ValueError(
-            f"no tracked records at {missing[0]}; restore data/reference, or run `make paper` and `make reference`"
-        )
-    return pd.concat(
-        [pd.read_parquet(path, columns=["prompt_tokens", "completion_tokens"]) for path in paths]
-    )
+# --- stages and time
 
 
-# --- questions and tokens
+def stages(profile: Profile, assumed: pd.Series) -> pd.DataFrame:
+    """The stages of `make paper` in their order, then what `make ablations` adds.
 
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of a run, or several alike.  Tokens are totals; seconds on `gpus` GPUs; the CPU counts as one."""
-
-    name: str
-    questions: int
-    completions: int
-    prompt_tokens: float
-    completion_tokens: float
-    gpus: int
-    seconds: float
-
-
-def stages(profile: Profile, assumed: Assumptions) -> list[Stage]:
-    """The stages of `make paper`, in their order: every training run, every system's answers, the ablations it has."""
-    trained = [_training(profile, assumed, f"train {system}", profile.grpo) for system in TRAINED]
-    models = {system: profile.llm if system == "LLM" else profile.slm for system in SYSTEMS}
-    answered = [
-        _answers(profile, assumed, f"generate {system}", model, profile.samples)
-        for system, model in models.items()
+    Returns:
+        Columns command ("paper" or "ablations"), stage, gpus (the CPU counts as one), questions,
+        completions, seconds on all gpus together, and totals prompt_tokens and completion_tokens.
+    """
+    models = {name: profile.llm if name == "LLM" else profile.slm for name in SYSTEMS}
+    names = variants.variants_of(profile)
+    more = [name for name in names if name not in variants.IN_PAPER]
+    rows = [
+        *(("paper", f"train {s}", *_training(profile, assumed, profile.grpo)) for s in TRAINED),
+        *(("paper", f"generate {s}", *_answers(profile, assumed, m)) for s, m in models.items()),
+        *_ablations(profile, assumed, "paper", variants.IN_PAPER, "ablations"),
+        *_ablations(profile, assumed, "ablations", more, "more ablations"),
     ]
-    return [*trained, *answered, *_ablations(profile, assumed, variants.IN_PAPER, "ablations")]
+    columns = ["command", "stage", "gpus", "questions", "completions", "seconds"]
+    table = pd.DataFrame(rows, columns=columns).groupby(columns[:3], sort=False).sum().reset_index()
+    for tokens in ("prompt_tokens", "completion_tokens"):
+        table[tokens] = table["completions"] * assumed[tokens]
+    return table
 
 
-def other_ablations(profile: Profile, assumed: Assumptions) -> list[Stage]:
-    """The stages that `make ablations` adds to those of `make paper`; the pretraining of other mini bases is not counted."""
-    rest = [name for name in variants.variants_of(profile) if name not in variants.IN_PAPER]
-    return _ablations(profile, assumed, rest, "more ablations")
-
-
-def _ablations(
-    profile: Profile, assumed: Assumptions, names: Sequence[str], label: str
-) -> list[Stage]:
-    trained, answered = [], []
-    for name in names:
-        chosen = variants.variant(profile, name)
-        own = profile.replace(slm=chosen.base) if chosen.base in profile.backbones else profile
-        trained.append(_training(own, assumed, name, chosen.settings(profile)))
-        samples = profile.samples if chosen.full else min(variants.SAMPLES, profile.samples)
-        answered += [_answers(own, assumed, name, own.slm, samples)] * (
-            2 if chosen.base else 1
-        )  # its base is asked too
-    return [
-        _sum(f"train {len(names)} {label}", trained),
-        _sum(f"generate {len(names)} {label}", answered),
-    ]
-
-
-def _sum(name: str, parts: Sequence[Stage]) -> Stage:
-    counted = ("questions", "completions", "prompt_tokens", "completion_tokens", "seconds")
-    return Stage(
-        name,
-        gpus=parts[0].gpus,
-        **{column: sum(getattr(part, column) for part in parts) for column in counted},
-    )
+def _ablations(profile: Profile, assumed: pd.Series, command: str, names, what: str) -> Iterator:
+    """Rows of `stages` for several variants; a base SLM that only one of them has answers too."""
+    for variant in (variants.variant(profile, name) for name in names):
+        base = variant.base if variant.base in profile.backbones else profile.slm
+        samples = profile.samples if variant.full else min(variants.SAMPLES, profile.samples)
+        changed = profile.replace(slm=base, samples=samples)
+        training = _training(changed, assumed, variant.settings(profile))
+        yield command, f"train {len(names)} {what}", *training
+        for _ in range(2 if variant.base else 1):
+            yield command, f"generate {len(names)} {what}", *_answers(changed, assumed, base)
 
 
 def evaluation_sizes(profile: Profile) -> dict[str, int]:
-    """Number of questions of the calibration split and of each test set of the profile's suite."""
+    """How many questions the calibration split and each test set have."""
     sizes = {CALIBRATION: profile.calibration_size}
     for dataset in test_datasets(profile.suite):
         size = profile.in_domain_size if group_of(dataset) == "in-domain" else profile.ood_size
-        held = sys.maxsize if profile.suite == "mini" else SETS[dataset].rows
-        sizes[dataset] = min(size or sys.maxsize, held)
+        available = sys.maxsize if profile.suite == "mini" else SETS[dataset].rows
+        sizes[dataset] = min(size or sys.maxsize, available)
     return sizes
 
 
-def _training(profile: Profile, assumed: Assumptions, name: str, settings) -> Stage:
-    """One GRPO run of the SLM."""
-    asked = settings.steps * settings.questions_per_step
-    counts = _counts(assumed, asked, asked * settings.num_generations)
+def _training(profile: Profile, assumed: pd.Series, settings: GRPOSettings) -> tuple:
+    """GPUs, questions, completions and seconds of one GRPO run of the SLM."""
     arch, compute = architecture_of(profile.slm), profile.compute
-    padded = counts["completions"] * (assumed.longest_prompt + assumed.longest_completion)
-    flops = arch.parameters * flops_per_token(compute, settings.beta) * padded
+    rollouts = settings.questions_per_step * settings.num_generations
+    questions, completions = settings.steps * settings.questions_per_step, settings.steps * rollouts
+    padded = completions * (assumed.longest_prompt + assumed.longest_completion)
+    flops = padded * arch.parameters * flops_per_token(compute, settings.beta)
     if compute.use_cpu:
-        return Stage(name, **counts, gpus=1, seconds=_cpu_seconds(arch, flops, counts))
-    server = compute.rollouts == "server"
-    engines = 1 if server else compute.gpus
-    wanted = -(-settings.questions_per_step * settings.num_generations // engines)
-    seconds = (
-        _sampling_seconds(arch, compute, assumed, counts, wanted, _rollouts(profile, assumed)[-1])
-        / engines
-    )
-    seconds += flops / (gpu_of(compute).flops * assumed.train_share * compute.gpus)
-    return Stage(name, **counts, gpus=compute.gpus + server, seconds=seconds)
+        seconds = _cpu_seconds(arch, assumed, completions) + flops / (assumed.cpu_gflops * 1e9)
+        return 1, questions, completions, seconds
+    server = int(compute.rollouts == "server")
+    engines = server or compute.gpus
+    room = _vllm(profile, assumed, profile.slm, training=True)["room"]
+    sampling = _gpu_seconds(arch, assumed, completions, -(-rollouts // engines), room) / engines
+    update = flops / (assumed.gpu_tflops * 1e12 * assumed.train_share * compute.gpus)
+    return compute.gpus + server, questions, completions, sampling + update
 
 
-def _answers(profile: Profile, assumed: Assumptions, name: str, model: str, samples: int) -> Stage:
-    """A model's answers to every evaluation question."""
-    asked = sum(evaluation_sizes(profile).values())
-    counts = _counts(assumed, asked, asked * samples)
-    arch, compute = architecture_of(model), profile.compute
-    if compute.use_cpu:
-        return Stage(name, **counts, gpus=1, seconds=_cpu_seconds(arch, 0.0, counts))
-    gpus, memory = compute.gpus_for(model), _answering(profile, assumed, name, model)
-    seconds = _sampling_seconds(arch, compute, assumed, counts, counts["completions"], memory, gpus)
-    return Stage(name, **counts, gpus=gpus, seconds=seconds)
-
-
-def _counts(assumed: Assumptions, questions: int, completions: int) -> dict:
-    return {"questions": questions, "completions": completions, "prompt_tokens": completions * assumed.prompt_tokens,
-            "completion_tokens": completions * assumed.completion_tokens}  # fmt: skip
-
-
-# --- time
+def _answers(profile: Profile, assumed: pd.Series, model: str) -> tuple:
+    """GPUs, questions, completions and seconds of a model's answers to the evaluation questions."""
+    arch, questions = architecture_of(model), sum(evaluation_sizes(profile).values())
+    completions = questions * profile.samples
+    if profile.compute.use_cpu:
+        return 1, questions, completions, _cpu_seconds(arch, assumed, completions)
+    room, gpus = _vllm(profile, assumed, model)["room"], profile.compute.gpus_for(model)
+    seconds = _gpu_seconds(arch, assumed, completions, completions, room, gpus)
+    return gpus, questions, completions, seconds
 
 
 def flops_per_token(compute: Compute, beta: float) -> float:
-    """FLOPs of a training step for each token and parameter, its sampling left out.
+    """FLOPs of a training step per token and parameter, without its sampling.
 
-    2 forward and 4 backward (Kaplan et al. 2020, arXiv 2001.08361), of which an adapter saves the frozen weights' 2; 2 to
-    recompute activations; 2 for the reference model; 2 to score again what vLLM sampled, as TRL does.  Attention's own
-    products are left out: under 5% at these lengths.
+    2 forward and 4 backward (Kaplan et al. 2020, arXiv 2001.08361), of which an adapter saves the
+    frozen weights' 2; 2 each to recompute activations, for the reference model, and to score what
+    vLLM sampled.  Attention's own products are left out: under 5% at these lengths.
     """
-    backward = 2 if compute.lora_rank else 4
-    return (
-        2
-        + backward
-        + 2 * compute.gradient_checkpointing
-        + 2 * (beta > 0)
-        + 2 * (compute.rollouts != "transformers")
-    )
+    more = compute.gradient_checkpointing + (beta > 0) + (compute.rollouts != "transformers")
+    return 2 + (2 if compute.lora_rank else 4) + 2 * more
 
 
-def gpu_of(compute: Compute) -> Gpu:
-    """The smallest kind of GPU in `GPUS` with the memory asked for, or else the largest."""
-    return next((gpu for gpu in GPUS if gpu.memory_gib >= compute.memory_gib), GPUS[-1])
+def _gpu_seconds(arch: Architecture, assumed, completions, at_once, room, gpus=1) -> float:
+    """Seconds of one vLLM engine on `gpus` GPUs; it samples what has room, `at_once` at most.
 
-
-def _sampling_seconds(
-    arch: Architecture,
-    compute: Compute,
-    assumed: Assumptions,
-    counts: dict,
-    wanted: int,
-    memory: Memory,
-    gpus: int = 1,
-) -> float:
-    """Seconds in which one engine of `gpus` GPUs reads the prompts and samples the completions of `counts`.
-
-    wanted: sequences that could be sampled at once; memory: of a GPU meanwhile.  A step of sampling reads the weights once
-    and the keys and values of each sequence, or is held up by 2 FLOPs a parameter and token (Pope et al. 2022, arXiv
-    2211.05102).
+    A step reads the weights once and each sequence's keys and values, or is held up by 2 FLOPs a
+    parameter and token (Pope et al. 2022, arXiv 2211.05102).
     """
-    gpu, length = gpu_of(compute), assumed.prompt_tokens + assumed.completion_tokens
-    at_once = max(
-        1,
-        min(
-            wanted,
-            assumed.most_sequences,
-            memory.room * GIB * gpus // (length * arch.kv_bytes_per_token),
-        ),
-    )
-    products = 2 * arch.parameters / (gpus * gpu.flops * assumed.prefill_share)
-    read = 2 * arch.parameters + at_once * length * arch.kv_bytes_per_token
-    step = max(read / (gpus * gpu.bandwidth * assumed.bandwidth_share), at_once * products)
-    slow = assumed.transformers_share if "transformers" in (compute.rollouts, compute.engine) else 1
-    return counts["prompt_tokens"] * products + counts["completion_tokens"] * step / at_once / slow
+    cache = (assumed.prompt_tokens + assumed.completion_tokens) * arch.kv_bytes_per_token
+    at_once = max(1, min(at_once, assumed.most_sequences, room * gpus // cache))
+    products = 2 * arch.parameters / (gpus * assumed.gpu_tflops * 1e12 * assumed.prefill_share)
+    bandwidth = gpus * assumed.gpu_bandwidth * 1e12 * assumed.bandwidth_share
+    step = max((2 * arch.parameters + at_once * cache) / bandwidth, at_once * products)
+    per_completion = assumed.prompt_tokens * products + assumed.completion_tokens * step / at_once
+    return completions * per_completion
 
 
-def cpu_speeds() -> tuple[float, float]:
-    """(FLOPs a second of a forward pass, bytes of keys and values a second while sampling) on one core, both of the mini SLM.
-
-    What its sampling took in `MEASURED` beyond the products' time goes to keys and values, which transformers reads and copies
-    at each token.
-    """
-    arch, measured = architecture_of(load_profile("cpu").slm), load_measured()["stages"]
-    forward, sampling = (measured[name] for name in ("forward SLM", "generate SLM"))
-    speed = 2 * arch.parameters * forward["prompt_tokens"] / forward["seconds"]
-    rest = (
-        sampling["seconds"]
-        - 2 * arch.parameters * (sampling["prompt_tokens"] + sampling["completion_tokens"]) / speed
-    )
-    if rest <= 0:
-        raise ValueError(
-            f"{MEASURED}: sampling took no longer than a forward pass; measure again (`python -m tests.measure`)"
-        )
-    return speed, _cache_bytes(arch, sampling) / rest
-
-
-def _cache_bytes(arch: Architecture, counts: dict) -> float:
-    """Bytes of float32 keys and values that stand before each sampled token, summed over tokens."""
-    before = (counts["prompt_tokens"] + counts["completion_tokens"] / 2) / counts["completions"]
-    return counts["completion_tokens"] * before * 2 * arch.kv_bytes_per_token
-
-
-def _cpu_seconds(arch: Architecture, training_flops: float, counts: dict) -> float:
-    """Seconds on one core: sampling, and training if any."""
-    speed, cache = cpu_speeds()
-    sampled = 2 * arch.parameters * (counts["prompt_tokens"] + counts["completion_tokens"])
-    return (sampled + training_flops) / speed + _cache_bytes(arch, counts) / cache
-
-
-def load_measured() -> dict:
-    """The contents of `MEASURED`.  Raises ValueError where it is missing."""
-    if not MEASURED.exists():
-        raise ValueError(
-            f"no measured run at {MEASURED}; make one (`python -m tests.measure`, two minutes)"
-        )
-    return json.loads(MEASURED.read_text())
+def _cpu_seconds(arch: Architecture, assumed: pd.Series, completions: int) -> float:
+    """Seconds in which one core samples; at each token it reads float32 keys and values."""
+    prompt, completion = assumed.prompt_tokens, assumed.completion_tokens
+    products = 2 * arch.parameters * (prompt + completion) / (assumed.cpu_gflops * 1e9)
+    cache = completion * (prompt + completion / 2) * 2 * arch.kv_bytes_per_token
+    return completions * (products + cache / (assumed.cpu_bandwidth * 1e9))
 
 
 # --- memory
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What stands in memory at one moment, GiB by part, against the limit; None is no limit.
+def memory(profile: Profile, assumed: pd.Series) -> pd.DataFrame:
+    """GiB of one GPU (on the CPU: of the process) at each moment that could be the fullest.
 
-    each: GiB of keys and values of one longest sequence, where as many are sampled at once as there is room for.
+    Returns:
+        A column per moment, a row per part, then total; on GPUs also limit, and sequences: how many
+        of the longest vLLM has room for (NaN if the moment does not fit).
     """
-
-    name: str
-    parts: dict[str, float]
-    limit: float | None
-    each: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """All parts, GiB."""
-        return sum(self.parts.values())
-
-    @property
-    def fits(self) -> bool:
-        """Whether they stand within the limit."""
-        return self.limit is None or self.total <= self.limit
-
-    @property
-    def room(self) -> float:
-        """GiB for keys and values; without end where those of all sequences are among the parts."""
-        return (
-            math.inf if self.limit is None or not self.each else self.limit - self.total + self.each
-        )
-
-    @property
-    def sequences(self) -> int | None:
-        """How many longest sequences there is room for at once; None where that is not asked."""
-        return int(self.room / self.each) if self.each and self.fits else None
-
-
-def memories(profile: Profile, assumed: Assumptions) -> list[Memory]:
-    """Memory of one GPU (of the process, on the CPU) at each moment that could be the fullest."""
-    answering = [
-        _answering(profile, assumed, name, model)
-        for name, model in (("SLM", profile.slm), ("LLM", profile.llm))
-    ]
-    if profile.compute.use_cpu:
-        return [_updating(profile, assumed), *answering]
-    return [
-        _updating(profile, assumed),
-        *_rollouts(profile, assumed),
-        *answering,
-        _probing(profile, assumed),
-    ]
-
-
-def _of_process(
-    compute: Compute, assumed: Assumptions, name: str, bytes_: dict[str, float]
-) -> Memory:
-    """Memory of a process of torch alone."""
+    compute, models = profile.compute, {"SLM": profile.slm, "LLM": profile.llm}
+    standing, update = _training_parts(profile, assumed)
+    moments = {"update": standing | update}
+    if not compute.use_cpu:
+        share = compute.vllm_memory * (compute.rollouts == "colocate")
+        moments["rollouts"] = standing | {"vLLM": share * compute.memory_gib * GIB}
+        moments["vLLM rollouts"] = _vllm(profile, assumed, profile.slm, training=True)
+    answering = _cpu_answers if compute.use_cpu else _vllm
+    for name, model in models.items():
+        moments[f"{name} answers"] = answering(profile, assumed, model)
     if compute.use_cpu:
-        return Memory(name, _gib(bytes_) | {"process": assumed.process_gib}, None)
-    return Memory(name, _gib(bytes_), compute.memory_gib * (1 - assumed.reserve_share))
-
-
-def _of_vllm(
-    assumed: Assumptions, name: str, arch: Architecture, length: float, limit: float, gpus: int = 1
-) -> Memory:
-    """Memory of vLLM on each of the GPUs that share a model; length: tokens of the longest sequence."""
-    one = length * arch.kv_bytes_per_token / gpus
-    parts = _gib({"weights": 2 * arch.parameters / gpus, "keys and values of one": one}) | {
-        "work": assumed.vllm_work_gib
-    }
-    return Memory(name, parts, limit, one / GIB)
-
-
-def _gib(bytes_: dict[str, float]) -> dict[str, float]:
-    return {name: value / GIB for name, value in bytes_.items() if value}
+        table = pd.DataFrame(moments) / GIB
+        table.loc["process"] = assumed.process_gib
+        table.loc["total"] = table.sum()
+        return table
+    table = pd.DataFrame(moments | {"probe": _probe(profile, assumed)}) / GIB
+    limit, room = table.loc["limit"], table.loc["room"]
+    table = table.drop(["limit", "room"])
+    table.loc["total"] = table.sum()
+    table.loc["limit"] = limit.fillna(compute.memory_gib * (1 - assumed.reserve_share))
+    fits = table.loc["total"] <= table.loc["limit"]
+    table.loc["sequences"] = (room // table.loc["longest sequence"]).where(fits)
+    return table
 
 
 def trained_parameters(profile: Profile) -> int:
-    """Numbers that the optimizer changes: all of the SLM's, or its adapter's."""
-    arch = architecture_of(profile.slm)
-    return (
-        arch.lora_parameters(profile.compute.lora_rank)
-        if profile.compute.lora_rank
-        else arch.parameters
-    )
+    """How many numbers the optimizer changes: all of the SLM's, or its adapter's."""
+    arch, rank = architecture_of(profile.slm), profile.compute.lora_rank
+    return arch.lora_parameters(rank) if rank else arch.parameters
 
 
-def _standing(profile: Profile) -> dict[str, float]:
-    """Bytes on each GPU that stay through training: weights, optimizer, reference model."""
+def _training_parts(profile: Profile, assumed: pd.Series) -> tuple[dict, dict]:
+    """Bytes on each GPU that stay through training, and those of a backward pass beside them."""
     arch, compute, trained = (
         architecture_of(profile.slm),
         profile.compute,
         trained_parameters(profile),
     )
+    shards = 1 if compute.sharding == "none" else compute.training_processes
     frozen = _BYTES[compute.dtype] * arch.parameters if compute.lora_rank else 0
-    reference = 4 * arch.parameters if profile.grpo.beta > 0 and not compute.lora_rank else 0
-    whole = {
-        "weights": frozen + 4 * trained,
-        "optimizer": _ADAM * trained,
-        "reference model": reference,
+    has_reference = profile.grpo.beta > 0 and not compute.lora_rank
+    standing = {
+        "weights": (frozen + 4 * trained) / shards,
+        "optimizer": _ADAM * trained / shards,
+        "reference model": 4 * arch.parameters * has_reference / shards,
     }
-    return {name: value / _parts(compute) for name, value in whole.items()}
-
-
-def _parts(compute: Compute) -> int:
-    """Over how many processes weights are spread."""
-    return compute.training_processes if compute.sharding != "none" else 1
-
-
-def _updating(profile: Profile, assumed: Assumptions) -> Memory:
-    """The backward pass."""
-    arch, compute = architecture_of(profile.slm), profile.compute
-    rollouts = compute.batch(profile.grpo.questions_per_step * profile.grpo.num_generations)[0]
+    rollouts, _ = compute.batch(profile.grpo.questions_per_step * profile.grpo.num_generations)
     tokens = rollouts * (assumed.longest_prompt + profile.grpo.max_completion_length)
-    bytes_ = {
-        "gradients": 4 * trained_parameters(profile) / _parts(compute),
-        "copies of weights": _copies(profile),
+    tile = min(tokens, _TILE_TOKENS) * min(arch.vocab_size, _TILE_WORDS)
+    update = {
+        "gradients": 4 * trained / shards,
+        "copies of weights": _copies(arch, compute, trained),
         "activations": tokens * activation_bytes(arch, compute),
-        "logits": _TILE_COPIES * 4 * min(tokens, _TILE_TOKENS) * min(arch.vocab_size, _TILE_WORDS),
+        "logits": _TILE_COPIES * 4 * tile,
     }
-    return _of_process(compute, assumed, "train: update", _standing(profile) | bytes_)
+    return standing, update
 
 
-def _copies(profile: Profile) -> float:
-    """Bytes of weights that stand twice while they are used, and of the output layer's gradient while tiles add to it.
+def _copies(arch: Architecture, compute: Compute, trained: int) -> float:
+    """Bytes of weights that stand twice in use, and of the output layer's summed gradient.
 
-    Sharded, two layers and both embeddings are gathered in 16 bits and TRL gathers the output layer in float32; otherwise mixed
-    precision keeps a 16-bit copy of what is trained, and several processes keep the gradients once more in buckets to be sent.
+    Sharded: two layers and both embeddings gathered in 16 bits, the output layer in float32.
+    Otherwise: what mixed precision trains in 16 bits, several processes' gradients to be sent.
     """
-    arch, compute = architecture_of(profile.slm), profile.compute
     embedding = arch.vocab_size * arch.hidden_size
-    own = arch.parameters - embedding * (1 if arch.tied else 2)
     head = 0 if compute.lora_rank else 4 * embedding
     if compute.sharding != "none":
-        return 2 * (2 * own / arch.layers + 2 * embedding) + 4 * embedding + head
-    trained = trained_parameters(profile)
-    mixed = 2 * trained if compute.dtype == "bfloat16" else 0
-    return mixed + head + (4 * trained if compute.training_processes > 1 else 0)
+        layers = arch.parameters - embedding * (1 if arch.tied else 2)
+        return 2 * (2 * layers / arch.layers + 2 * embedding) + 4 * embedding + head
+    return head + trained * (
+        2 * (compute.dtype == "bfloat16") + 4 * (compute.training_processes > 1)
+    )
 
 
 def activation_bytes(arch: Architecture, compute: Compute) -> float:
-    """Bytes of activations kept for the backward pass, for each token.
+    """Bytes of activations per token that are kept for the backward pass.
 
-    After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), for grouped queries and a gated feed-forward layer, without
-    dropout and without the matrix of attention, which fused kernels do not keep.  A layer keeps six vectors of the hidden size
-    around its two norms (two of them in float32), queries, keys and values before and after rotation, what attention gives, and
-    four vectors of the feed-forward layer; where float32 weights are trained in mixed precision, also what the norms give in
-    float32.  With checkpointing: each layer's input, and one whole layer that is computed again.
+    After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), for grouped queries and a gated
+    feed-forward layer, without dropout and the attention matrix, which fused kernels do not keep.
+    A layer keeps six hidden vectors around its two norms (two in float32); queries, keys and values
+    before and after rotation; what attention gives; four vectors of the feed-forward layer; and, if
+    float32 weights are trained in mixed precision, what the norms give in float32.  With
+    checkpointing: each layer's input, and one whole layer that is computed again.
     """
     size, h, kv = _BYTES[compute.dtype], arch.hidden_size, arch.kv_heads * arch.head_size
     layer = 2 * 4 * h + size * (4 * h + 3 * h + 3 * kv + 4 * arch.intermediate_size)
@@ -516,363 +282,146 @@ def activation_bytes(arch: Architecture, compute: Compute) -> float:
     return arch.layers * h * (size if compute.lora_rank else 4) + layer
 
 
-def _rollouts(profile: Profile, assumed: Assumptions) -> list[Memory]:
-    """Sampling for training: last what samples, before it what stands beside it on the same GPU."""
-    arch, compute, standing = architecture_of(profile.slm), profile.compute, _standing(profile)
-    length = assumed.longest_prompt + profile.grpo.max_completion_length
-    if compute.rollouts == "transformers":
-        own = (
-            profile.grpo.questions_per_step
-            * profile.grpo.num_generations
-            // compute.training_processes
-        )
-        bytes_ = {
-            "keys and values": own * length * arch.kv_bytes_per_token,
-            "copies of weights": _copies(profile),
-        }
-        return [_of_process(compute, assumed, "train: rollouts", standing | bytes_)]
-    if compute.rollouts == "server":
-        return [
-            _of_vllm(
-                assumed, "train: vLLM server", arch, length, assumed.vllm_share * compute.memory_gib
-            )
-        ]
-    share = compute.vllm_memory * compute.memory_gib
-    beside = _of_process(compute, assumed, "train: rollouts", standing | {"vLLM": share * GIB})
-    return [beside, _of_vllm(assumed, "train: vLLM's share", arch, length, share)]
-
-
-def _answering(profile: Profile, assumed: Assumptions, name: str, model: str) -> Memory:
-    """Answering evaluation questions."""
+def _vllm(profile: Profile, assumed: pd.Series, model: str, training: bool = False) -> dict:
+    """Bytes of vLLM on each GPU that shares a model, its limit, and its room for sequences."""
     arch, compute = architecture_of(model), profile.compute
-    length = assumed.longest_prompt + profile.max_new_tokens
-    if compute.use_cpu:
-        bytes_ = {
-            "weights": 4 * arch.parameters,
-            "keys and values": profile.batch_size * length * 2 * arch.kv_bytes_per_token,
-        }
-        return _of_process(compute, assumed, f"generate {name}", bytes_)
-    gpus = compute.gpus_for(model)
-    name = f"generate {name} ({gpus} GPU{'s' * (gpus > 1)})"
-    return _of_vllm(assumed, name, arch, length, assumed.vllm_share * compute.memory_gib, gpus)
+    if "transformers" in (compute.engine, compute.rollouts):
+        raise ValueError("a plan for GPUs needs engine='vllm', rollouts='colocate' or 'server'")
+    gpus = 1 if training else compute.gpus_for(model)
+    longest = profile.grpo.max_completion_length if training else profile.max_new_tokens
+    beside = training and compute.rollouts == "colocate"
+    limit = (compute.vllm_memory if beside else assumed.vllm_share) * compute.memory_gib * GIB
+    parts = {"weights": 2 * arch.parameters / gpus, "vLLM's work": assumed.vllm_work_gib * GIB}
+    one = (assumed.longest_prompt + longest) * arch.kv_bytes_per_token / gpus
+    room = limit - sum(parts.values())
+    return {**parts, "longest sequence": one, "limit": limit, "room": room}
 
 
-def _probing(profile: Profile, assumed: Assumptions) -> Memory:
-    """The SLM's hidden states for its probe, read by transformers in batches.
-
-    A batch holds every layer's states while it runs.  Beside them stand three vectors of the feed-forward layer at work; there
-    are no logits.
-    """
-    arch, compute = architecture_of(profile.slm), profile.compute
-    size, tokens = (
-        _BYTES[compute.dtype],
-        profile.batch_size * (assumed.longest_prompt + profile.max_new_tokens),
-    )
-    bytes_ = {
-        "weights": size * arch.parameters,
-        "hidden states of a batch": size * tokens * (arch.layers + 1) * arch.hidden_size,
-        "a layer at work": 3 * size * tokens * arch.intermediate_size,
-    }
-    return _of_process(compute, assumed, "probe SLM", bytes_)
+def _cpu_answers(profile: Profile, assumed: pd.Series, model: str) -> dict[str, float]:
+    """Bytes of a batch of answers."""
+    arch, length = architecture_of(model), assumed.longest_prompt + profile.max_new_tokens
+    cache = profile.batch_size * length * 2 * arch.kv_bytes_per_token
+    return {"weights": 4 * arch.parameters, "keys and values": cache}
 
 
-# --- what would make it fit
-
-
-def advice(profile: Profile, assumed: Assumptions) -> dict | None:
-    """The fewest changed settings, three at most, that make everything fit, found by trying; {} where it fits, None for none.
-
-    Keys are fields of `Compute`, or of `Profile` (batch_size): see `changed`.
-    """
-    choices = _choices(profile)
-    for names in itertools.chain.from_iterable(
-        itertools.combinations(choices, number) for number in range(4)
-    ):
-        for values in itertools.product(*(choices[name] for name in names)):
-            if _would_fit(profile, assumed, changes := dict(zip(names, values, strict=True))):
-                return changes
-    return None
-
-
-def changed(profile: Profile, changes: dict) -> Profile:
-    """The profile with the changes of an advice made."""
-    own = {name: value for name, value in changes.items() if name == "batch_size"}
-    rest = {name: value for name, value in changes.items() if name not in own}
-    return profile.replace(compute=dataclasses.replace(profile.compute, **rest), **own)
-
-
-def _would_fit(profile: Profile, assumed: Assumptions, changes: dict) -> bool:
-    try:
-        return all(memory.fits for memory in memories(changed(profile, changes), assumed))
-    except ValueError:  # rollouts that cannot be dealt out so
-        return False
-
-
-def _choices(profile: Profile) -> dict[str, Sequence]:
-    """Settings that save memory and values to try, the cheapest first."""
-    rollouts = profile.compute.batch(
-        profile.grpo.questions_per_step * profile.grpo.num_generations
-    )[0]
+def _probe(profile: Profile, assumed: pd.Series) -> dict[str, float]:
+    """Bytes while a batch's hidden states are read: of all layers, one at work, no logits."""
+    arch, size = architecture_of(profile.slm), _BYTES[profile.compute.dtype]
+    batch = size * profile.batch_size * (assumed.longest_prompt + profile.max_new_tokens)
     return {
-        "gradient_checkpointing": [True],
-        "micro_batch": [rollouts // 2**k for k in range(1, rollouts.bit_length())],
-        "batch_size": [
-            profile.batch_size // 2**k for k in range(1, profile.batch_size.bit_length())
-        ],
-        "vllm_memory": [0.2, 0.3, 0.4, 0.5, 0.6],
-        "rollouts": ["server"],
-        "sharding": ["fsdp2"],
-        "lora_rank": [32],
-        "gpus": [profile.compute.gpus * more for more in (2, 4, 8)],
+        "weights": size * arch.parameters,
+        "hidden states": batch * (arch.layers + 1) * arch.hidden_size,
+        "a layer at work": 3 * batch * arch.intermediate_size,
     }
 
 
 # --- disk and money
 
 
-def disk(profile: Profile, assumed: Assumptions) -> dict[str, float]:
-    """GiB on disk after `make paper`: models of the hub, checkpoints of one run at a time, models of finished runs, records."""
+def disk(profile: Profile, assumed: pd.Series) -> pd.Series:
+    """GiB on disk after `make paper`, with the checkpoints of one run at a time."""
     slm, llm = (architecture_of(model).parameters for model in (profile.slm, profile.llm))
     trained, runs = trained_parameters(profile), len(TRAINED) + len(variants.IN_PAPER)
-    shipped = (
-        {"shipped models": 4 * (slm + llm)}
-        if profile.suite == "mini"
-        else {"models of the hub": 2 * (slm + llm)}
-    )
-    finished = (
-        _BYTES[profile.compute.dtype] * slm + 4 * trained if profile.compute.lora_rank else 4 * slm
-    )
-    recorded = sum(
-        part.completion_tokens
-        for part in stages(profile, assumed)
-        if part.name.startswith("generate")
-    )
-    return _gib(shipped | {
+    compute, is_mini = profile.compute, profile.suite == "mini"
+    run = _BYTES[compute.dtype] * slm + 4 * trained if compute.lora_rank else 4 * slm
+    answers = stages(profile, assumed).query("command == 'paper' and stage.str.startswith('gen')")
+    sizes = {
+        "shipped models" if is_mini else "models of the hub": (4 if is_mini else 2) * (slm + llm),
         "checkpoints of a run while it lasts": _CHECKPOINTS * (4 + _ADAM) * trained,
-        f"models of {runs} finished runs": runs * finished,
-        "records": recorded * assumed.record_bytes,
-    })  # fmt: skip
-
-
-def money(profile: Profile, assumed: Assumptions, parts: Sequence[Stage]) -> dict[str, float]:
-    """US dollars: the machine, rented whole for all stages in turn; and a service's bill for the evaluation questions."""
-    name, gpus = (
-        gpu_of(profile.compute).name,
-        max(profile.compute.gpus, *(part.gpus for part in parts)),
-    )
-    asked = next(part for part in parts if part.name == "generate LLM")
-    llm = (
-        asked.prompt_tokens * assumed.llm_prompt_price
-        + asked.completion_tokens * assumed.llm_completion_price
-    ) / 1e6
-    ratio = PriceList.from_parameters(
-        *(architecture_of(m).parameters for m in (profile.slm, profile.llm))
-    ).slm.prompt
-    return {
-        f"{gpus} x {name}, {assumed.gpu_hour_price:.2f} an hour each, all stages": _hours(parts)
-        * gpus
-        * assumed.gpu_hour_price,
-        "the evaluation's questions, LLM alone, from a service": llm,
-        f"the same by the cascade, {assumed.deferral:.0%} of them deferred": llm
-        * (ratio + assumed.deferral),
+        f"models of {runs} finished runs": runs * run,
+        "records": answers["completion_tokens"].sum() * assumed.record_bytes,
     }
+    return pd.Series(sizes) / GIB
 
 
-def _hours(parts: Sequence[Stage]) -> float:
-    return sum(part.seconds for part in parts) / 3600
-
-
-# --- the estimate against a measured run
-
-
-def check(assumed: Assumptions) -> pd.DataFrame:
-    """Estimates for the `cpu` profile beside what was measured; columns what, unit, estimated, measured, ratio.
-
-    What the speeds were taken from is not among the rows: it would agree by construction.  Fewer steps or questions were timed
-    than the stage has; here time is in proportion to completions.
-    """
-    profile, measured, rows = load_profile("cpu"), load_measured()["stages"], []
-    estimated = {stage.name: stage for stage in stages(profile, assumed)}
-    memory = {memory.name: memory.total for memory in memories(profile, assumed)}
-    for name, moment in (("train L1-SLM", "train: update"), ("generate LLM", "generate LLM")):
-        stage, real = estimated[name], measured[name]
-        seconds = stage.seconds * real["completions"] / stage.completions
-        rows.append((f"{name}, {real['completions']:,} completions", "s", seconds, real["seconds"]))
-        rows.append((f"{name}, memory", "GiB", memory[moment], real["memory_gib"]))
-    for system in SYSTEMS:
-        stage = estimated[f"generate {system}"]
-        recorded = _recorded(system, (CALIBRATION, *test_datasets(profile.suite))).sum().sum()
-        rows.append(
-            (
-                f"{stage.name}, tokens",
-                "k",
-                (stage.prompt_tokens + stage.completion_tokens) / 1e3,
-                recorded / 1e3,
-            )
-        )
-    found = pd.DataFrame(rows, columns=["what", "unit", "estimated", "measured"])
-    return found.assign(ratio=found["estimated"] / found["measured"])
+def money(profile: Profile, assumed: pd.Series) -> pd.Series:
+    """US dollars: of the machine for all stages in turn; of a service for the questions."""
+    table = stages(profile, assumed).query("command == 'paper'").set_index("stage")
+    gpus = max(profile.compute.gpus, table["gpus"].max())
+    machine = f"{gpus} x {gpu_of(profile.compute).name}, {assumed.gpu_hour_price:.2f} an hour each"
+    asked = table.loc["generate LLM"]
+    llm = asked["prompt_tokens"] * assumed.llm_prompt_price / 1e6
+    llm += asked["completion_tokens"] * assumed.llm_completion_price / 1e6
+    sizes = (architecture_of(model).parameters for model in (profile.slm, profile.llm))
+    cascade = PriceList.from_parameters(*sizes).slm.prompt + assumed.deferral
+    bills = {
+        f"{machine}, all stages": table["seconds"].sum() / 3600 * gpus * assumed.gpu_hour_price,
+        "the evaluation's questions, LLM only, from a service": llm,
+        f"the same by the cascade, {assumed.deferral:.0%} of them deferred": llm * cascade,
+    }
+    return pd.Series(bills)
 
 
 # --- printing
 
 
-def text(profile: Profile, assumed: Assumptions) -> str:
+def text(profile: Profile, assumed: pd.Series) -> str:
     """The whole plan, at most `WIDTH` columns wide."""
-    parts, on_cpu = stages(profile, assumed), profile.compute.use_cpu
+    compute, on_cpu = profile.compute, profile.compute.use_cpu
+    gpus = f"{compute.gpus} x {compute.memory_gib:g} GB, taken for {gpu_of(compute).name}"
+    slm, llm = (Path(model).name if on_cpu else model for model in (profile.slm, profile.llm))
     sections = {
-        _title(profile): [
-            "From sizes and assumptions; no model was loaded. A real run may take half of it, or twice."
-        ],
-        "Stages": _stage_lines(parts, other_ablations(profile, assumed), on_cpu),
-        f"Memory of {'the process' if on_cpu else 'a GPU'}": _memory_lines(profile, assumed),
-        "Disk": _amounts(disk(profile, assumed), "GiB"),
+        f"Plan of PROFILE={profile.name}": f"SLM {slm}, LLM {llm}, {'CPU' if on_cpu else gpus}\n"
+        "By sizes and assumptions; no model was loaded. A real run may take half of it, or twice.",
+        "Stages": _stages_text(stages(profile, assumed), on_cpu),
+        f"GiB of {'the process' if on_cpu else 'a GPU'}": _memory_text(memory(profile, assumed)),
+        "GiB on disk": _numbers(disk(profile, assumed)),
     }
-    if on_cpu:
-        sections["The cpu profile, estimated against measured (ratio 1 is right)"] = _check_lines(
-            assumed
-        )
-    else:
-        sections["Money"] = _amounts(money(profile, assumed, parts), "USD")
-    sections["Assumed (each has its option, --prompt-tokens 300)"] = list(
-        _assumption_lines(profile, assumed)
+    if not on_cpu:
+        sections["US dollars"] = _numbers(money(profile, assumed))
+    reasons = "\n".join(_reasons(assumed, on_cpu))
+    sections["Assumed (each has its option, --prompt-tokens 300)"] = reasons
+    return "\n\n".join(f"{head}\n{'-' * len(head)}\n{body}" for head, body in sections.items())
+
+
+def _numbers(table: pd.DataFrame | pd.Series) -> str:
+    return table.to_string(float_format="{:,.2f}".format, na_rep="")
+
+
+def _stages_text(table: pd.DataFrame, on_cpu: bool) -> str:
+    """By thousands of tokens and minutes on the CPU, by millions and hours on GPUs."""
+    paper, more = table.groupby("command", sort=False)["seconds"].sum() / 3600
+    tokens, time, scale = ("k", "min", [1e3, 1e3, 60]) if on_cpu else ("M", "h", [1e6, 1e6, 3600])
+    shown = table.set_index("stage").rename_axis(None)
+    shown = shown[["questions", "completions"]].map("{:,}".format).assign(gpus=shown["gpus"])
+    columns = [f"{tokens} prompt", f"{tokens} compl.", time]
+    shown[columns] = table[["prompt_tokens", "completion_tokens", "seconds"]].to_numpy() / scale
+    shown[f"{time} x gpus"] = shown[time] * shown["gpus"]
+    return (
+        f"{_numbers(shown)}\nmake paper: {paper:,.2f} h, one stage after the other; "
+        f"make ablations: {more:,.2f} h more.\n"
+        "Not counted: start-up, grading, probes, sending weights to vLLM."
     )
-    blocks = [
-        [*textwrap.wrap(head, WIDTH), "-" * min(WIDTH, len(head)), *lines]
-        for head, lines in sections.items()
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks)
 
 
-def _title(profile: Profile) -> str:
-    slm, llm = (
-        f"mini ({architecture_of(model).parameters / 1e6:.2f} M)"
-        if Path(model).is_absolute()
-        else model
-        for model in (profile.slm, profile.llm)
-    )
-    compute = profile.compute
-    machine = f"{compute.gpus} x {compute.memory_gib:g} GB, taken for {gpu_of(compute).name}"
-    return f"Plan of PROFILE={profile.name}: SLM {slm}, LLM {llm}, {'on the CPU' if compute.use_cpu else machine}"
+def _memory_text(table: pd.DataFrame) -> str:
+    """The table and, on GPUs, whether all moments fit."""
+    if "limit" not in table.index:
+        return _numbers(table)
+    over = table.columns[table.loc["total"] > table.loc["limit"]]
+    answer = f"DOES NOT FIT: {', '.join(over)}. {_ADVICE}" if len(over) else "All of it fits."
+    return "\n".join([_numbers(table), *textwrap.wrap(answer, WIDTH)])
 
 
-def _stage_lines(parts: Sequence[Stage], more: Sequence[Stage], on_cpu: bool) -> list[str]:
-    """A table: thousands of tokens and minutes on the CPU, millions and hours on GPUs."""
-    unit, time, seconds, tokens, many = (
-        ("core", "min", 60, "ktok", 1e3) if on_cpu else ("GPU", "h", 3600, "Mtok", 1e6)
-    )
-    head = [
-        "stage",
-        "questions",
-        "completions",
-        f"prompt {tokens}",
-        f"compl. {tokens}",
-        f"{unit}s",
-        time,
-        f"{unit}-{time}",
-    ]
-    rows = [
-        [
-            part.name, f"{part.questions:,}", f"{part.completions:,}", f"{part.prompt_tokens / many:,.1f}",
-            f"{part.completion_tokens / many:,.1f}", str(part.gpus), f"{part.seconds / seconds:,.2f}",
-            f"{part.gpus * part.seconds / seconds:,.2f}",
-        ]
-        for part in (*parts, *more)
-    ]  # fmt: skip
-    idle = "On fewer GPUs the others are idle, and charged (`make shard` can use them)."
-    return [
-        *_table([head, *rows]),
-        f"make paper: {_hours(parts):,.2f} h one stage after the other; make ablations: {_hours(more):,.2f} h more",
-        "Not counted: start-up, grading, probes, sending weights to vLLM. Each rollout reads its prompt.",
-        *([idle] if len({part.gpus for part in parts}) > 1 else []),
-    ]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, its first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        " ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-
-
-def _memory_lines(profile: Profile, assumed: Assumptions) -> list[str]:
-    """Each moment's total against its limit, and its parts; then what would make it fit."""
-    lines = []
-    for memory in memories(profile, assumed):
-        limit = (
-            ""
-            if memory.limit is None
-            else f" of {memory.limit:.1f}   {'fits' if memory.fits else 'DOES NOT FIT'}"
-        )
-        lines.append(f"{memory.name:<28}{memory.total:8.2f} GiB{limit}")
-        parts = ", ".join(
-            f"{name} {value:.2f}" for name, value in memory.parts.items() if value >= 0.005
-        )
-        parts += f"; room for {memory.sequences:,} sequences" if memory.sequences else ""
-        lines += textwrap.wrap(parts, WIDTH - 4, initial_indent="    ", subsequent_indent="    ")
-    changes = advice(profile, assumed)
-    if changes is None:
-        return [*lines, "Nothing that was tried makes it fit: take larger GPUs or a smaller model."]
-    said = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-    return [*lines, f"It fits with {said}."] if changes else lines
-
-
-def _amounts(found: dict[str, float], unit: str) -> list[str]:
-    return [f"{name:<56}{value:10,.2f} {unit}" for name, value in found.items()]
-
-
-def _check_lines(assumed: Assumptions) -> list[str]:
-    shown, measured = check(assumed), load_measured()
-    rows = [
-        [what, unit, *(f"{value:,.2f}" for value in values)]
-        for what, unit, *values in shown.itertuples(index=False)
-    ]
-    speed, cache = cpu_speeds()
-    note = (
-        f"Speeds from the SLM alone: {speed / 1e9:.1f} GFLOP/s in a forward pass, {cache / 1e9:.2f} GB/s of keys and values "
-        f"while sampling; lengths from its calibration split. Measured {measured['date']} on {measured['machine']}, one thread, "
-        f"{measured['note']}."
-    )
-    return [*_table([list(shown.columns), *rows]), *textwrap.wrap(note, WIDTH)]
-
-
-def _assumption_lines(profile: Profile, assumed: Assumptions) -> Iterator[str]:
-    """Each assumption that this plan used, with its value and reason."""
-    for part in dataclasses.fields(Assumptions):
-        on_cpu = part.name in (*_LENGTHS, "process_gib", "record_bytes")
-        if not (on_cpu if profile.compute.use_cpu else part.name != "process_gib"):
-            continue
-        why = part.metadata["why"]
-        if profile.suite == "mini" and part.name in _LENGTHS:
-            why = f"{why.split(';')[0]}; of the SLM's tracked records on the calibration split"
-        start = f"{part.name:<22}{getattr(assumed, part.name):>8.4g}  "
-        yield from textwrap.wrap(why, WIDTH, initial_indent=start, subsequent_indent=" " * 32)
+def _reasons(assumed: pd.Series, on_cpu: bool) -> Iterator[str]:
+    """Lines of the assumptions that a plan uses, with values and reasons."""
+    table = _csv("assumptions.csv")
+    for row in table[table["machine"] != ("gpu" if on_cpu else "cpu")].itertuples():
+        start = f"{row.Index:<22}{assumed[row.Index]:>8.4g}  "
+        yield from textwrap.wrap(row.why, WIDTH, initial_indent=start, subsequent_indent=" " * 32)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m corea.paper.plan --profile NAME`; one clear line and exit status 1 where something is wrong."""
-    cli = argparse.ArgumentParser(
-        prog="corea.paper.plan", description="What a run would take.", allow_abbrev=False
-    )
+    """`python -m corea.paper.plan --profile NAME`; one clear line and exit status 1 on an error."""
+    cli = argparse.ArgumentParser(prog="corea.paper.plan", allow_abbrev=False)
     cli.add_argument("--profile", default="cpu")
-    for part in dataclasses.fields(Assumptions):
-        cli.add_argument(
-            f"--{part.name.replace('_', '-')}",
-            type=float,
-            help=part.metadata["why"].replace("%", "%%"),
-        )
+    for name, why in _csv("assumptions.csv")["why"].items():
+        option = f"--{name}".replace("_", "-")
+        cli.add_argument(option, type=float, default=argparse.SUPPRESS, help=why.replace("%", "%%"))
     given = vars(cli.parse_args(arguments))
     try:
         profile = load_profile(given.pop("profile"))
-        print(
-            text(
-                profile,
-                assumptions_for(
-                    profile, **{name: value for name, value in given.items() if value is not None}
-                ),
-            )
-        )
+        print(text(profile, assumptions_for(profile, **given)))
     except (ValueError, OSError) as error:
         print(f"corea.paper.plan: {error}", file=sys.stderr)
         return 1

@@ -331,7 +331,7 @@ def _evaluate(given: argparse.Namespace) -> None:
             given.no_instruction,
         ]
     )
-    if evaluation.settings_of(given.out) != settings:
+    if not evaluation.are_kept(given.out, settings, questions):
         rows = evaluation.evaluate(
             _own_engine(given, name), questions=questions, samples=given.samples, seed=given.seed
         )

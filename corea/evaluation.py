@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from corea import metrics
 from corea.grader import Grader
 from corea.parser import Response, parse
-from corea.questions.base import Question, with_distinct_ids
+from corea.questions.base import Question, content_id, with_distinct_ids
 from corea.questions.load import load_jsonl
-from corea.records import read_records
+from corea.records import read_records, typed, write_records
 from corea.support.files import git_commit, settings_hash
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def evaluate(
                     profile="own", system=engine.name, run="own", seed=seed, settings=settings
                 )
             )
-    return pd.concat(frames, ignore_index=True).assign(commit=git_commit()[0])
+    return typed(pd.concat(frames, ignore_index=True).assign(commit=git_commit()[0]))
 
 
 def answer_records(
@@ -151,6 +151,8 @@ def _of_question(question: Question, dataset: str | None, group: str) -> dict:
         "dataset": dataset or question.dataset,
         "group": group,
         "question_id": question.id,
+        "content_id": content_id(question.text),
+        "question": question.text,
         "family": question.family,
         "level": question.level,
         "gold": question.gold,
@@ -221,6 +223,20 @@ def settings_of(path: Path) -> str | None:
         return None
     column = pq.read_table(path, columns=["settings"])["settings"]
     return column[0].as_py() if len(column) else None
+
+
+def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
+    """Whether records of these settings lie there; those of an older corea are given the questions that they lack.
+
+    That is safe: the hash of the settings is made of the questions too.
+    """
+    if settings_of(path) != settings:
+        return False
+    if "question" not in pq.read_schema(path).names:
+        rows = pd.read_parquet(path)
+        question = rows["question_id"].map({q.id: q.text for q in questions})
+        write_records(rows.assign(question=question, content_id=question.map(content_id)), path)
+    return True
 
 
 def measure(records: str | Path | pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:

@@ -5,9 +5,10 @@ Its columns are written down once, in `SCHEMA`, and checked on write and on read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,8 @@ SCHEMA = pa.schema(
         _required("dataset", pa.string()),
         _required("group", pa.string()),
         _required("question_id", pa.string()),
+        _required("content_id", pa.string()),  # `questions.base.content_id` of the next
+        _required("question", pa.string()),  # its text
         _required("family", pa.string()),
         _required("level", pa.int16()),
         _required("sample", pa.int16()),
@@ -62,6 +65,7 @@ _ALLOWED = {
 }
 _PROBABILITIES = ("confidence", "mean_probability", "answer_probability")
 _NOT_NEGATIVE = ("sample", "prompt_tokens", "completion_tokens")
+_CASTS = {"O": "O", "b": "b", "i": "iu", "f": "fiu"}  # NumPy's kinds: Arrow would cast "1" to 1 too
 
 
 class RecordsError(ValueError):
@@ -69,71 +73,39 @@ class RecordsError(ValueError):
 
 
 def write_records(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write records as parquet; equal rows, in any order, give equal bytes.
+    """Write records as parquet, sorted; equal rows, in any order, give equal bytes.
 
-    Rows are sorted by dataset, question, sample and system.  Raises RecordsError for a column that
-    is missing, unknown or of the wrong type, a null or a value that is not allowed, and a doubled
-    (system, dataset, question_id, sample); OSError where the file cannot be written.
+    Raises:
+        RecordsError: a column is missing, unknown or of the wrong type, holds a null or a value that is not allowed, two rows
+            have one `KEY`, or two rows of one question have different texts.
+        OSError: the file cannot be written.
     """
     table = _table(frame, path)
-    _check_values(table.to_pandas(), path)
+    _check_rows(table.to_pandas(), path)
     table = table.sort_by([(name, "ascending") for name in _ORDER])
     with atomic_write(path, "wb") as stream:
-        pq.write_table(table, stream, compression="zstd")
+        pq.write_table(table, stream, compression="zstd", compression_level=15)
 
 
 def read_records(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Read one file of records, or several as one frame, in the order given.
+    """Read one file of records, or several as one frame, in the order given; what is missing reads as NaN.
 
-    A missing answer or confidence reads as NaN.  Raises RecordsError as `write_records` does, also
-    for a file that is not parquet and for a row that two of the files hold.
+    Raises:
+        RecordsError: as for `write_records`, also among rows of several files; a file is not parquet.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise RecordsError("no files of records to read")
-    frames = {}
-    for path in paths:
-        frames[str(path)] = _read_table(path).to_pandas()
-        _check_values(frames[str(path)], path)
+    frames = {str(path): _read(path) for path in paths}
     together = pd.concat(frames)
-    doubled = together[together.duplicated(list(KEY))]
-    if len(doubled):
-        file = doubled.index[0][0]
-        raise RecordsError(f"{file}: {_row(doubled)} is also in another of the files read with it")
+    if doubled := _doubled(together):
+        file = together.index[together.duplicated(list(KEY))][0][0]
+        raise RecordsError(f"{file}: {doubled} is also in another of the files read with it")
+    _refuse_two_texts(together, f"{len(paths)} files read together")
     return together.reset_index(drop=True)
 
 
-def _table(frame: pd.DataFrame, path: str | Path) -> pa.Table:
-    """The columns of SCHEMA, in its order, without pandas' metadata (which names versions)."""
-    _check_names(list(frame.columns), path)
-    columns = []
-    for field in SCHEMA:
-        try:
-            found = pa.array(frame[field.name], from_pandas=True)
-            if not _fits(found.type, field.type):
-                raise TypeError(f"it holds {found.type}")
-            columns.append(found.cast(field.type))
-        except (ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise RecordsError(
-                f"{path}: column {field.name!r} must be {field.type}: {reason}"
-            ) from error
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
-
-
-def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether values may be cast; Arrow alone would make any number a bool, and "0.5" a number."""
-    is_ = pa.types
-    if is_.is_null(found):
-        return True
-    if is_.is_floating(wanted):
-        return is_.is_floating(found) or is_.is_integer(found)
-    if is_.is_string(wanted):
-        return is_.is_string(found) or is_.is_large_string(found)
-    return is_.is_integer(found) if is_.is_integer(wanted) else found == wanted
-
-
-def _read_table(path: str | Path) -> pa.Table:
+def _read(path: str | Path) -> pd.DataFrame:
     try:
         with open(path, "rb") as stream:
             table = pq.ParquetFile(stream).read()
@@ -141,15 +113,47 @@ def _read_table(path: str | Path) -> pa.Table:
         raise RecordsError(f"{path}: not a parquet file, or a damaged one") from error
     _check_names(table.column_names, path)
     for field in SCHEMA:
-        found = table.schema.field(field.name).type
-        if found != field.type:
+        held = table.schema.field(field.name).type
+        if held != field.type:
             raise RecordsError(
-                f"{path}: column {field.name!r} has type {found}; it must be {field.type}"
+                f"{path}: column {field.name!r} has type {held}; it must be {field.type}"
             )
-    return table.select(SCHEMA.names)
+    rows = table.select(SCHEMA.names).to_pandas()
+    _check_rows(rows, path)
+    return rows
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the columns and types of `SCHEMA`, as `read_records` gives them."""
+    return _table(frame, "these records").to_pandas()
+
+
+def _table(frame: pd.DataFrame, path: str | Path) -> pa.Table:
+    """Without pandas' metadata, which names versions."""
+    _check_names(list(frame.columns), path)
+    return pa.Table.from_arrays([_column(frame, field, path) for field in SCHEMA], schema=SCHEMA)
+
+
+def _column(frame: pd.DataFrame, field: pa.Field, path: str | Path) -> pa.Array:
+    try:
+        values = pa.array(frame[field.name], from_pandas=True)
+        kind, wanted = (np.dtype(t.to_pandas_dtype()).kind for t in (values.type, field.type))
+        if not pa.types.is_null(values.type) and kind not in _CASTS[wanted]:
+            raise TypeError(f"it holds {values.type}")
+        return values.cast(field.type)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecordsError(
+            f"{path}: column {field.name!r} must be {field.type}: {reason}"
+        ) from error
 
 
 def _check_names(names: Sequence[str], path: str | Path) -> None:
+    if "question" not in names and set(SCHEMA.names) - set(names) == {"question", "content_id"}:
+        raise RecordsError(
+            f"{path}: column 'question' is missing: an older corea wrote these records; the command that made them "
+            "adds the questions, without asking a model again"
+        )
     for name in SCHEMA.names:
         if name not in names:
             raise RecordsError(f"{path}: column {name!r} is missing; see corea.records.SCHEMA")
@@ -158,32 +162,49 @@ def _check_names(names: Sequence[str], path: str | Path) -> None:
             raise RecordsError(f"{path}: column {name!r} is unknown or doubled")
 
 
-def _check_values(rows: pd.DataFrame, path: str | Path) -> None:
+def _check_rows(rows: pd.DataFrame, path: str | Path) -> None:
+    for column, rule, wrong in _rules(rows):
+        if wrong.any():
+            raise RecordsError(
+                f"{path}: column {column!r} {rule}; {wrong.sum()} rows break this, first "
+                f"{rows.loc[wrong, column].iloc[0]!r}"
+            )
+    if doubled := _doubled(rows):
+        raise RecordsError(f"{path}: columns {', '.join(KEY)}: {doubled} is there twice")
+    _refuse_two_texts(rows, path)
+
+
+def _rules(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
+    """Each rule for the values of a column, and which rows break it."""
     for field in SCHEMA:
         if not field.nullable:
-            _refuse(rows, rows[field.name].isna(), path, field.name, "must not be null")
-    ungraded = rows["correct"].isna() != rows["gold"].isna()
-    _refuse(rows, ungraded, path, "correct", "must be null exactly if 'gold' is")
+            yield field.name, "must not be null", rows[field.name].isna()
     for name in _PROBABILITIES:
-        stated = rows[name].dropna()
-        _refuse(stated.to_frame(), ~stated.between(0, 1), path, name, "must be in [0, 1] or null")
+        yield name, "must be in [0, 1] or null", ~rows[name].fillna(0).between(0, 1)
     for name in _NOT_NEGATIVE:
-        _refuse(rows, rows[name] < 0, path, name, "must be at least 0")
+        yield name, "must be at least 0", rows[name] < 0
     for name, allowed in _ALLOWED.items():
-        _refuse(rows, ~rows[name].isin(allowed), path, name, f"must be one of {', '.join(allowed)}")
+        yield name, f"must be one of {', '.join(allowed)}", ~rows[name].isin(allowed)
+    ungraded = rows["correct"].isna() != rows["gold"].isna()
+    yield "correct", "must be null exactly if 'gold' is", ungraded
+
+
+def _doubled(rows: pd.DataFrame) -> str:
+    """The first row whose key another row has, in words; empty if there is none."""
     doubled = rows[rows.duplicated(list(KEY))]
-    if len(doubled):
-        raise RecordsError(f"{path}: columns {', '.join(KEY)}: {_row(doubled)} is there twice")
-
-
-def _refuse(rows: pd.DataFrame, wrong: pd.Series, path, column: str, rule: str) -> None:
-    if wrong.any():
-        value = rows.loc[wrong, column].iloc[0]
-        raise RecordsError(
-            f"{path}: column {column!r} {rule}; {wrong.sum()} rows break this, first {value!r}"
-        )
-
-
-def _row(rows: pd.DataFrame) -> str:
-    system, dataset, question, sample = rows[list(KEY)].iloc[0]
+    if doubled.empty:
+        return ""
+    system, dataset, question, sample = doubled[list(KEY)].iloc[0]
     return f"{system}'s answer to {question!r} of {dataset!r}, sample {sample},"
+
+
+def _refuse_two_texts(rows: pd.DataFrame, where: str | Path) -> None:
+    """Refuse rows that give one question two texts: their systems were not asked the same."""
+    texts = rows[["dataset", "question_id", "question"]].drop_duplicates()
+    second = texts[texts.duplicated(["dataset", "question_id"])]
+    if len(second):
+        dataset, question_id, text = second.iloc[0]
+        raise RecordsError(
+            f"{where}: question {question_id!r} of {dataset!r} has two texts, one of them {text[:60]!r}; "
+            "records of one question must agree on it"
+        )

@@ -45,6 +45,8 @@ def fake_records(questions: int = 40, samples: int = 4, seed: int = 0) -> pd.Dat
                 "profile": "test", "system": system, "run": "base", "dataset": dataset,
                 "group": group,
                 "question_id": np.repeat([f"{dataset}/{n}" for n in range(questions)], samples),
+                "content_id": np.repeat([f"{dataset}/{n}" for n in range(questions)], samples),
+                "question": "",
                 "family": dataset, "level": 1, "sample": np.tile(np.arange(samples), questions),
                 "answer": "1", "gold": "1", "answer_type": "math",
                 "correct": rng.random(len(ease)) < ease,
@@ -53,12 +55,9 @@ def fake_records(questions: int = 40, samples: int = 4, seed: int = 0) -> pd.Dat
                 **sign_of(ease, rng),
                 "seed": seed, "settings": "0" * 12, "commit": "unknown",
             }))  # fmt: skip
-    return pd.concat(parts, ignore_index=True)
-
-
-def fake_texts(records: pd.DataFrame) -> dict[str, str]:
-    """A question for each id."""
-    return {
+    records = pd.concat(parts, ignore_index=True)
+    texts = {
         q: f"{len(q) * 7 % 90 + n % 9}+{n % 13}=?"
         for n, q in enumerate(records["question_id"].unique())
     }
+    return records.assign(question=records["question_id"].map(texts))

@@ -142,7 +142,7 @@ def expected():
 
     @functools.cache
     def curve(group: str, slm: str, source: str, ratio: float):
-        rows = systems.rows_of(systems.System(f"{slm}-{source}", slm, source), records, {})
+        rows = systems.rows_of(systems.System(f"{slm}-{source}", slm, source), records)
         parts = [part[part["group"] == group] for part in (rows, llm)]
         return report.mean_curve(
             *parts, PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test"), 0.5

@@ -105,7 +105,7 @@ def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
     options = {"resamples": PROFILE.resamples, "seed": PROFILE.seed}
     calibration = records[(records["group"] == runs.CALIBRATION) & (records["system"] == "LLM")]
     threshold = cascade.llm_pass1(calibration)
-    compared = systems.compare(records, runs.question_texts(PROFILE), runs.prices_of(PROFILE))
+    compared = systems.compare(records, runs.prices_of(PROFILE))
     by_name = dict(tuple(variants.load_records(REFERENCE).groupby("system")))
     evidence = claims.Evidence(compared, by_name, **options)
     tables = {

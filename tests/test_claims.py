@@ -10,7 +10,7 @@ import pytest
 
 from corea.analysis import systems
 from corea.paper import claims
-from tests.fakes import PRICES, fake_records, fake_texts
+from tests.fakes import PRICES, fake_records
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_rule(low, high, bound, above, expected):
 
 def evidence(records: pd.DataFrame, ablations: dict | None = None) -> claims.Evidence:
     probe = records["answer_probability"].where(records["system"] != "LLM")
-    compared = systems.compare(records.assign(probe=probe), fake_texts(records), PRICES)
+    compared = systems.compare(records.assign(probe=probe), PRICES)
     return claims.Evidence(compared, ablations or {}, resamples=60)
 
 

@@ -119,7 +119,7 @@ def test_an_estimator():
     with pytest.raises(
         ValueError, match=r"unknown source of confidence 'Length'; use one of Verb, .*, Brevity"
     ):
-        systems.rows_of(systems.System("L1-SLM-Length", "L1-SLM", "Length"), records, {})
+        systems.rows_of(systems.System("L1-SLM-Length", "L1-SLM", "Length"), records)
 
 
 def test_a_system_down_to_the_tables():
@@ -130,7 +130,7 @@ def test_a_system_down_to_the_tables():
     records, profile = found["records"], found["profile"]
     few = records[records["question_id"].str[-5:].astype(int) < 40]
     corea = next(system for system in systems.PAPER if system.name == systems.COREA)
-    compared = systems.compare(few, {}, runs.prices_of(profile), [corea, found["mine"]])
+    compared = systems.compare(few, runs.prices_of(profile), [corea, found["mine"]])
     assert set(compared.rows) == {systems.COREA, found["mine"].name, systems.COREA_PLUS}
     sources = comparisons.table_sources(compared.rows, scores=compared.scores, resamples=10)
     assert found["mine"].name in set(sources["system"])

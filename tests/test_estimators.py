@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from corea import evaluation
 from corea.analysis import sources
-from tests.fakes import fake_records, fake_texts
+from tests.fakes import fake_records
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_a_probe_of_other_rows_is_one_clear_line(slm):
         sources.fit_probe(np.zeros((3, 1, 2)), [1, 0], ["a", "b"])
 
 
-def routed() -> tuple[pd.DataFrame, dict[str, str]]:
+def routed() -> pd.DataFrame:
     """Questions with an x are always right, those with a y never: in a calibration split and in a test set."""
     rows = [
         (group, f"{group}/{n}", sample, n % 2 == 0)
@@ -186,15 +186,16 @@ def routed() -> tuple[pd.DataFrame, dict[str, str]]:
     ]  # fmt: skip
     records = pd.DataFrame(rows, columns=["group", "question_id", "sample", "correct"])
     number = {q: int(q.split("/")[1]) for q in records["question_id"]}
-    return records, {q: f"{'xy'[n % 2]}{n}+{n * 3}=?" for q, n in number.items()}
+    texts = {q: f"{'xy'[n % 2]}{n}+{n * 3}=?" for q, n in number.items()}
+    return records.assign(question=records["question_id"].map(texts))
 
 
 def test_the_router_learns_from_calibration_questions_alone():
-    records, texts = routed()
-    found = sources.router_confidences(texts, records, "calibration")
+    records = routed()
+    found = sources.router_confidences(records, "calibration")
     assert roc_auc_score(records["correct"], found) > 0.95
     swapped = records.assign(correct=records["correct"] ^ (records["group"] == "ood-math"))
-    pd.testing.assert_series_equal(found, sources.router_confidences(texts, swapped, "calibration"))
+    pd.testing.assert_series_equal(found, sources.router_confidences(swapped, "calibration"))
     assert found.groupby(records["question_id"]).nunique().eq(1).all(), (
         "a router sees the question, not the answer"
     )
@@ -292,5 +293,5 @@ def test_random_confidence_knows_nothing_and_is_the_same_each_time(slm):
     assert abs(roc_auc_score(slm["correct"], found) - 0.5) < 0.08
 
 
-def test_fake_texts_cover_every_question(records):
-    assert set(fake_texts(records)) == set(records["question_id"])
+def test_fake_records_hold_every_question(records):
+    assert records["question"].str.len().gt(0).all()

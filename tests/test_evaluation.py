@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
-from corea import evaluation
+from corea import evaluation, metrics
+from corea.analysis import systems
 from corea.engines.base import Completion
-from corea.evaluation import evaluate, judge, measure
+from corea.evaluation import are_kept, evaluate, judge, measure
 from corea.grader import Grader
+from corea.paper import runs
+from corea.paper.profiles import load_profile
 from corea.prompts import response_text
+from corea.questions import generated
 from corea.questions.base import Question, content_id
+from corea.questions.generated import Sketch
 from corea.records import SCHEMA, RecordsError, read_records, write_records
 
 
@@ -78,6 +84,35 @@ def test_records_without_gold_are_kept_and_not_measured(tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(RecordsError, match="'correct' must be null exactly if 'gold' is"):
         write_records(rows.assign(correct=True), tmp_path / "graded.parquet")
+
+
+def test_records_of_an_older_corea_are_told_and_given_their_questions(tmp_path):
+    path, questions = tmp_path / "old.parquet", [Question("2+2=?", "4", id="a/1")]
+    whole = evaluate(Constant(), questions=questions)
+    settings = whole["settings"].iloc[0]
+    whole.drop(columns=["question", "content_id"]).to_parquet(path)
+    with pytest.raises(
+        RecordsError, match=r"old\.parquet: column 'question' is missing: an older"
+    ) as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value)
+    assert not are_kept(path, "of other settings", questions)
+    assert are_kept(path, settings, questions)
+    pd.testing.assert_frame_equal(read_records(path), whole)
+
+
+def test_what_is_drawn_from_records_does_not_move_with_the_generator(monkeypatch):
+    """The Router alone reads questions; it finds what the tracked table says, whatever the families make today."""
+    for family in generated.FAMILIES:
+        monkeypatch.setitem(generated.FAMILIES, family, lambda rng, level: Sketch("edited", "", ""))
+    profile = load_profile("cpu").reference()
+    records = runs.load_records(profile, ("RLVR-SLM", "LLM"))
+    router = systems.rows_of(systems.System("Router+RLVR-SLM", "RLVR-SLM", "Router"), records)
+    found = metrics.evaluate_sets(router[router["group"] == "in-domain"], resamples=0)
+    drawn = pd.read_csv(profile.figures / "table_sources.csv").set_index(["system", "group"])
+    assert found["mean"]["auroc"].value == pytest.approx(
+        drawn["auroc"]["Router+RLVR-SLM", "in-domain"], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("engines", [(), (Constant(), Constant())])

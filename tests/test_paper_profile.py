@@ -126,7 +126,9 @@ def test_records_hold_every_set_of_the_paper_in_its_group(whole):
     assert counts.between(10, 12).all()
 
 
-def test_every_table_and_figure_is_drawn_from_them(whole):
+def test_every_table_and_figure_is_drawn_from_them_and_nothing_else(whole, monkeypatch):
+    """The hub, or the files in its place, is not read again: records hold their questions."""
+    monkeypatch.setattr(hub, "read", lambda name: pytest.fail(f"{name} was read to draw"))
     for name in DRAWN:
         run_notebook(name, profile="paper")
     made = {path.name for path in whole.figures.iterdir()}

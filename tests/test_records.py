@@ -21,7 +21,8 @@ def toy(rows: int = 4, **columns) -> pd.DataFrame:
     """Records of one system: two questions, `rows` / 2 samples each."""
     frame = pd.DataFrame({
         "profile": "test", "system": "SLM", "run": "base", "dataset": "drill", "group": "in-domain",
-        "question_id": [f"q{n % 2}" for n in range(rows)], "family": "sum", "level": 1,
+        "question_id": [f"q{n % 2}" for n in range(rows)], "content_id": "0" * 12, "question": "1+0=?",
+        "family": "sum", "level": 1,
         "sample": [n // 2 for n in range(rows)], "answer": ["1", None] * (rows // 2), "gold": "1",
         "answer_type": "math", "correct": [True, False] * (rows // 2),
         "confidence": [0.9, None] * (rows // 2), "well_formed": True, "problems": "",
@@ -156,6 +157,20 @@ def test_damaged_doubled_and_absent_files_are_clear_errors(tmp_path):
         read_records([])
     with pytest.raises(FileNotFoundError):
         read_records(tmp_path / "absent.parquet")
+
+
+def test_systems_that_were_asked_two_texts_under_one_id_are_not_compared(tmp_path):
+    write_records(toy(), tmp_path / "a.parquet")
+    write_records(toy(system="LLM", question="1+9=?"), tmp_path / "b.parquet")
+    message = "2 files read together: question 'q0' of 'drill' has two texts, one of them '1.9=.'; records of one question"
+    with pytest.raises(RecordsError, match=message) as caught:
+        read_records([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RecordsError, match=r"c\.parquet: question 'q0' of 'drill' has two texts"):
+        write_records(
+            toy(question=["1+0=?"] * 3 + ["1+9=?"], question_id="q0", sample=range(4)),
+            tmp_path / "c.parquet",
+        )
 
 
 # --- writing when things go wrong -----------------------------------------------------------------

@@ -38,7 +38,7 @@ def records() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def data(records) -> dict:
     profile = load_profile("cpu").reference()
-    return explorer.explorer_data(records, runs.question_texts(profile), runs.prices_of(profile))
+    return explorer.explorer_data(records, runs.prices_of(profile))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def node(data, tmp_path_factory):
 
 
 def rows_of(records: pd.DataFrame, slm: str, source: str) -> pd.DataFrame:
-    return systems.rows_of(systems.System(f"{slm}-{source}", slm, source), records, {})
+    return systems.rows_of(systems.System(f"{slm}-{source}", slm, source), records)
 
 
 def unpacked(text: str) -> np.ndarray:
@@ -129,7 +129,7 @@ def test_ece_and_auroc_are_those_of_the_table(data, records):
 
 def test_an_example_is_the_row_it_names(data, records):
     given = records[records["sample"] == 0].set_index(["system", "question_id"])
-    texts = {text: question for question, text in runs.question_texts(load_profile("cpu")).items()}
+    texts = dict(zip(records["question"], records["question_id"], strict=True))
     for example in (e for found in data["examples"].values() for e in found[::10]):
         outcomes = unpacked(data["datasets"][example["dataset"]]["slms"]["L1-SLM"]["outcome"])
         row = given.loc[("L1-SLM", texts[example["question"]])]

@@ -10,7 +10,7 @@ import pytest
 
 from corea import cascade
 from corea.analysis import comparisons, report, sources, systems
-from tests.fakes import PRICES, fake_records, fake_texts
+from tests.fakes import PRICES, fake_records
 
 PAPERS_NAMES = ("SLM-Verb", "RLVR-SLM-Verb", "RLVR-SLM-AvgProb", "RLVR-SLM-Probe", "Router+RLVR-SLM", "Brier-SLM-Verb",
                 "L1-SLM-Verb")  # fmt: skip
@@ -26,7 +26,7 @@ def records() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def compared(records) -> systems.Comparison:
-    return systems.compare(records, fake_texts(records), PRICES)
+    return systems.compare(records, PRICES)
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,14 @@ def test_every_system_answers_every_question_once(compared, records):
 
 def test_a_system_without_its_slm_is_one_clear_line(records):
     with pytest.raises(ValueError, match="L1-SLM-Verb needs records of L1-SLM, and there are none"):
-        systems.rows_of(systems.PAPER[-1], records[records["system"] != "L1-SLM"], {})
+        systems.rows_of(systems.PAPER[-1], records[records["system"] != "L1-SLM"])
 
 
 def test_nothing_is_decided_on_a_test_set(records, compared):
     """All outcomes of the test sets turned around: thresholds, choices and confidences stay what they were."""
     is_test = records["group"] != systems.CALIBRATION
     turned = records.assign(correct=records["correct"] ^ is_test)
-    other = systems.compare(turned, fake_texts(records), PRICES)
+    other = systems.compare(turned, PRICES)
     for rule, thresholds in compared.rules.thresholds.items():
         assert other.rules.thresholds[rule] == pytest.approx(thresholds, nan_ok=True)
     assert (other.rules.budget, other.rules.pass1) == (compared.rules.budget, compared.rules.pass1)

@@ -1,6 +1,6 @@
 """Confidence from elsewhere than the stated numeral.
 
-Each estimator maps records (with activations or question texts where it needs them) to a column of confidences in [0, 1], NaN
+Each estimator maps records (with activations where it needs them) to a column of confidences in [0, 1], NaN
 where it has none.  What is fitted is fitted on the calibration split alone; its confidences on that very split are
 out-of-fold by question, so that a threshold chosen there is not chosen on what the estimator has seen.
 """
@@ -197,16 +197,14 @@ def probe_confidences(
     return probe, found
 
 
-def router_confidences(
-    texts: Mapping[str, str], records: pd.DataFrame, calibration: str, *, seed: int = 0
-) -> pd.Series:
+def router_confidences(records: pd.DataFrame, calibration: str, *, seed: int = 0) -> pd.Series:
     """P(the SLM is right) from the question alone, before the SLM is asked.
 
-    texts: the question of each id.  Logistic regression on counts of character 1- to 3-grams, its strength chosen on held-out
+    Logistic regression on counts of character 1- to 3-grams, its strength chosen on held-out
     questions; fitted on the records of group `calibration`, out-of-fold there.
     """
     is_known = (records["group"] == calibration).to_numpy()
-    asked = np.array([texts[question] for question in records["question_id"]], dtype=object)
+    asked = records["question"].to_numpy(dtype=object)
     known, correct = asked[is_known], records.loc[is_known, "correct"].to_numpy().astype(int)
     if len(np.unique(correct)) < 2:
         raise ValueError(

@@ -105,9 +105,7 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
     ),
     "Digits": lambda slm, **_: slm.assign(confidence=sources.digit_expectation(slm)["digits"]),
     "Probe": _replaced("probe"),
-    "Router": lambda slm, *, texts, **_: slm.assign(
-        confidence=sources.router_confidences(texts, slm, CALIBRATION)
-    ),
+    "Router": lambda slm, **_: slm.assign(confidence=sources.router_confidences(slm, CALIBRATION)),
     "Gain": lambda slm, *, llm, **_: slm.assign(
         confidence=sources.deferral_gain(slm, llm, CALIBRATION)
     ),
@@ -117,10 +115,10 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
 }
 
 
-def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> pd.DataFrame:
+def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
     """The records of a system's SLM, its confidence in the column `confidence`; fitted on group `calibration` alone.
 
-    records: of its SLM and, for the oracle, the LLM, with the calibration split; texts: the question of each id.  Raises
+    records: of its SLM and, for the oracle, the LLM, with the calibration split.  Raises
     ValueError where the SLM has no records, and for a source that is not in `SOURCES`.
     """
     if system.source not in SOURCES:
@@ -130,7 +128,7 @@ def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> 
     slm = records[records["system"] == system.slm]
     if slm.empty:
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
-    found = SOURCES[system.source](slm, texts=texts, llm=records[records["system"] == "LLM"])
+    found = SOURCES[system.source](slm, llm=records[records["system"] == "LLM"])
     if system.recalibrated is not None:
         found = found.assign(
             confidence=sources.recalibrated(system.recalibrated, found, CALIBRATION)
@@ -139,10 +137,10 @@ def rows_of(system: System, records: pd.DataFrame, texts: Mapping[str, str]) -> 
 
 
 def all_rows(
-    records: pd.DataFrame, texts: Mapping[str, str], systems: Sequence[System] = (*PAPER, *OURS)
+    records: pd.DataFrame, systems: Sequence[System] = (*PAPER, *OURS)
 ) -> dict[str, pd.DataFrame]:
     """`rows_of` for each system, by name."""
-    return {system.name: rows_of(system, records, texts) for system in systems}
+    return {system.name: rows_of(system, records) for system in systems}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,14 +223,11 @@ def choose_plus(
 
 
 def with_plus(
-    rows: Mapping[str, pd.DataFrame],
-    records: pd.DataFrame,
-    texts: Mapping[str, str],
-    prices: PriceList,
+    rows: Mapping[str, pd.DataFrame], records: pd.DataFrame, prices: PriceList
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The rows with `COREA_PLUS` among them, and the table by which it was chosen."""
     candidates = {
-        s.name: rows[s.name] if s.name in rows else rows_of(s, records, texts) for s in CANDIDATES
+        s.name: rows[s.name] if s.name in rows else rows_of(s, records) for s in CANDIDATES
     }
     chosen = choose_plus(candidates, records[records["system"] == "LLM"], prices)
     plus = candidates[chosen["system"].iloc[0]].assign(system=COREA_PLUS)
@@ -295,15 +290,12 @@ class Comparison:
 
 
 def compare(
-    records: pd.DataFrame,
-    texts: Mapping[str, str],
-    prices: PriceList,
-    systems: Sequence[System] = (*PAPER, *OURS),
+    records: pd.DataFrame, prices: PriceList, systems: Sequence[System] = (*PAPER, *OURS)
 ) -> Comparison:
     """The systems, COREA among them, and COREA+, with thresholds from the calibration split."""
     llm = records[records["system"] == "LLM"]
     routers = tuple(system.name for system in systems if system.before_generation)
-    rows, chosen = with_plus(all_rows(records, texts, systems), records, texts, prices)
+    rows, chosen = with_plus(all_rows(records, systems), records, prices)
     is_score = {system.name: system.is_score for system in (*systems, *CANDIDATES)}
     is_score[COREA_PLUS] = is_score[chosen["system"].iloc[0]]
     scores = tuple(name for name in rows if is_score[name])

@@ -23,7 +23,7 @@ from corea.costs import PriceList
 from corea.engines.base import Engine, ModelEngine
 from corea.engines.loading import model_engine
 from corea.engines.local import TransformersEngine
-from corea.evaluation import answer_records, settings_of
+from corea.evaluation import answer_records, are_kept, settings_of
 from corea.grader import Grader
 from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
 from corea.paper.shards import WHOLE, Shard, merge_shards
@@ -158,7 +158,7 @@ def answer_sets(
                                       profile.instruction, profile.seed, "log-probabilities"])  # fmt: skip
             path = shard.path(whole)
             written.append(path)
-            if settings_of(path) == settings:
+            if are_kept(path, settings, shard.part(questions)):
                 print(f"{engine.name} {dataset}: records of these settings are there, kept")
                 continue
             if shard == WHOLE and merge_shards(
@@ -200,10 +200,8 @@ def probe_system(profile: Profile, engine: ModelEngine, system: str) -> Path:
         return path
     states, engine = {}, _with_states(profile, engine, system)
     for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
-        asked = {question.id: question for question in evaluation_questions(profile, dataset)}
-        states[dataset] = engine.hidden_states(
-            [asked[q] for q in frame["question_id"]], list(frame["text"])
-        )
+        questions = [Question(text) for text in frame["question"]]
+        states[dataset] = engine.hidden_states(questions, list(frame["text"]))
     probe, found = sources.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
     rows = pd.concat(
         [records[d][list(KEY)].assign(probe=np.round(found[d], 6)) for d in sets], ignore_index=True
@@ -284,16 +282,6 @@ def _probe(profile: Profile, system: str, records: pd.DataFrame) -> pd.DataFrame
             f"{probe_path(profile, system)} is the probe of other records; make it again (`make paper`)"
         )
     return found[[*KEY, "probe"]]
-
-
-def question_texts(profile: Profile) -> dict[str, str]:
-    """The text of every evaluation question, by its id."""
-    sets = all_sets(profile)
-    return {
-        question.id: question.text
-        for dataset in sets
-        for question in evaluation_questions(profile, dataset)
-    }
 
 
 def load_logs(profile: Profile) -> pd.DataFrame:

@@ -36,11 +36,10 @@ _TOKENS = PriceList(
 )
 
 
-def explorer_data(records: pd.DataFrame, texts: Mapping[str, str], prices: PriceList) -> dict:
+def explorer_data(records: pd.DataFrame, prices: PriceList) -> dict:
     """Everything the page needs, as plain JSON values.
 
-    records: of `SYSTEMS` with the calibration split, as from `runs.load_records`; texts: the question of each id; prices: of
-    the run, whose ratio the page starts at.  Raises ValueError where the two models did not answer the same questions.
+    records: of `SYSTEMS` with the calibration split, as from `runs.load_records`; prices: of the run, whose ratio the page starts at.  Raises ValueError where the two models did not answer the same questions.
     """
     llm = records[(records["system"] == "LLM") & (records["group"] != CALIBRATION)]
     columns = {
@@ -57,9 +56,7 @@ def explorer_data(records: pd.DataFrame, texts: Mapping[str, str], prices: Price
         "groups": groups,
         "datasets": {name: _packed(columns, name) for names in groups.values() for name in names},
         "calibration": {group: _calibration(columns, names) for group, names in groups.items()},
-        "examples": {
-            group: _examples(records, columns, names, texts) for group, names in groups.items()
-        },
+        "examples": {group: _examples(records, columns, names) for group, names in groups.items()},
     }
 
 
@@ -86,7 +83,7 @@ def pack(values: Sequence[int] | np.ndarray) -> str:
 def _rows(records: pd.DataFrame, llm: pd.DataFrame, slm: str, source: str) -> pd.DataFrame:
     """The rows of `cascade.replay` with token counts for costs, in the order of their keys."""
     system = systems.System(f"{slm}-{source}", slm, source)
-    found = systems.rows_of(system, records, {})
+    found = systems.rows_of(system, records)
     found = found[found["group"] != CALIBRATION].sort_values(cascade.KEY)
     return cascade.replay(found, llm, cascade.DEFER_ALL, _TOKENS).reset_index(drop=True)
 
@@ -127,10 +124,7 @@ def _calibration(columns: Mapping[tuple[str, str], pd.DataFrame], datasets: Sequ
 
 
 def _examples(
-    records: pd.DataFrame,
-    columns: Mapping[tuple[str, str], pd.DataFrame],
-    datasets: Sequence[str],
-    texts: Mapping[str, str],
+    records: pd.DataFrame, columns: Mapping[tuple[str, str], pd.DataFrame], datasets: Sequence[str]
 ) -> list[dict]:
     """Questions spread evenly over the datasets, with the first sample's answers; `row` finds the rest in the dataset."""
     chosen = []
@@ -145,7 +139,7 @@ def _examples(
             question = rows["question_id"][row]
             answers = {system: given.loc[(system, question), "answer"] for system in SYSTEMS}
             chosen.append({
-                "dataset": dataset, "row": int(row), "question": texts[question], "gold": given.loc[("LLM", question), "gold"],
+                "dataset": dataset, "row": int(row), "question": given.loc[("LLM", question), "question"], "gold": given.loc[("LLM", question), "gold"],
                 "answers": {system: None if pd.isna(answer) else answer for system, answer in answers.items()},
             })  # fmt: skip
     return chosen
@@ -169,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = cli.parse_args(arguments)
     profile = load_profile("cpu").reference()
     records = runs.load_records(profile, SYSTEMS)
-    write(explorer_data(records, runs.question_texts(profile), runs.prices_of(profile)), given.out)
+    write(explorer_data(records, runs.prices_of(profile)), given.out)
 
 
 if __name__ == "__main__":

@@ -259,9 +259,9 @@ def _prices(given: argparse.Namespace) -> PriceList | None:
 
 
 def _engine(given: argparse.Namespace, side: str, **options):
-    from corea.serving.client import ServerEngine
+    from corea.serving.client import Server
 
-    return ServerEngine(
+    return Server(
         getattr(given, side), getattr(given, f"{side}_model"), name=side, max_new_tokens=given.max_new_tokens,
         temperature=given.temperature, concurrency=given.concurrency, timeout=given.timeout,
         api_key=os.environ.get(f"COREA_{side.upper()}_KEY"), instruction=_instruction(given), **options,
@@ -356,13 +356,13 @@ def _own_engine(given: argparse.Namespace, name: str):
         "instruction": _instruction(given),
     }
     if given.server:
-        from corea.serving.client import Budget, ServerEngine
+        from corea.serving.client import Budget, Server
 
         if math.isfinite(given.budget) and given.price is None:
             raise ValueError("--budget needs --price")
-        return ServerEngine(
+        return Server(
             given.server, given.model, journal=given.out.with_name(f"{given.out.name}.journal"), concurrency=given.concurrency,
-            timeout=given.timeout, budget=Budget(given.budget), price=Price(*given.price) if given.price else None, **options,
+            timeout=given.timeout, budget=Budget(given.budget), price=Price(*given.price) if given.price else Price(0.0, 0.0), **options,
         )  # fmt: skip
     compute = Compute(gpus=given.gpus, engine=given.engine, dtype=_dtype(given))
     return model_engine(
@@ -382,7 +382,7 @@ def _answer(given: argparse.Namespace) -> None:
     questions, prices, budget = load_jsonl(given.questions), _prices(given), Budget(given.budget)
     slm, llm = (
         _Shown(_engine(given, side, journal=given.out.with_name(f"{given.out.name}.{side}.journal"), budget=budget,
-                       price=getattr(prices, side, None)), tqdm)
+                       price=getattr(prices, side, Price(0.0, 0.0))), tqdm)
         for side in ("slm", "llm")
     )  # fmt: skip
     answers = Cascade(slm, llm, given.threshold, prices).answer(questions)

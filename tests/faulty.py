@@ -14,9 +14,10 @@ RESPONSE = "<think>{0}</think><answer>{0}</answer><confidence>0.7</confidence>"
 class FaultyServer:
     """Answers every question with a response that names it; `faults` says what goes wrong first.
 
-    faults: called as faults(question, nth try of it), gives None (answer well), an HTTP status, "apart" (well, reasoning set apart),
-    "unfinished" (reasoning set apart and cut off by the limit), "uncounted" (well, without usage), "malformed", "cut", "stalled"
-    or "empty".  asked counts the tries of each question, paid the answers that left whole.
+    faults: called as faults(question, nth try of it), gives None (answer well), an HTTP status, a pair of it and its
+    `Retry-After`, "apart" (well, reasoning set apart),
+    "unfinished" (reasoning set apart and cut off by the limit), "uncounted" (well, without usage), "malformed", "cut", "stalled",
+    "empty" or "used up".  asked counts the tries of each question, paid the answers that left whole.
     """
 
     def __init__(
@@ -79,8 +80,12 @@ class FaultyServer:
             return send(handler, 200, b'{"choices": [{"mess')
         if fault == "empty":
             return send(handler, 200, {"choices": []})
-        if isinstance(fault, int):
-            return send(handler, fault, {"error": {"message": f"fault {fault}"}})
+        status, *wait = fault if isinstance(fault, tuple) else (fault,)
+        if status == "used up":
+            error = {"message": "no money left", "code": "insufficient_quota"}
+            return send(handler, 429, {"error": error})
+        if isinstance(status, int):
+            return send(handler, status, {"error": {"message": f"fault {status}"}}, *wait)
         time.sleep(0.005)
         with self.lock:
             self.paid[question] += 1
@@ -124,10 +129,14 @@ def body(request: dict, question: str, fault: str | None = None) -> dict:
     }
 
 
-def send(handler: BaseHTTPRequestHandler, status: int, content: dict | bytes) -> None:
+def send(
+    handler: BaseHTTPRequestHandler, status: int, content: dict | bytes, wait: object = None
+) -> None:
     payload = content if isinstance(content, bytes) else json.dumps(content).encode()
     handler.send_response(status)
     handler.send_header("Content-Type", "application/json")
+    if wait is not None:
+        handler.send_header("Retry-After", str(wait))
     handler.send_header("Content-Length", str(len(payload)))
     handler.end_headers()
     handler.wfile.write(payload)

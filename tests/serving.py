@@ -34,7 +34,7 @@ from corea.paper import runs
 from corea.paper.profiles import load_profile
 from corea.parser import parse
 from corea.questions.load import load_questions
-from corea.serving.client import ServerEngine
+from corea.serving.client import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVING = ROOT / os.environ.get("COREA_SERVING", ".venv-serving")
@@ -134,8 +134,8 @@ def transformers_serve(tmp_path_factory):
         yield url
 
 
-def server(url: str, model: str, **options) -> ServerEngine:
-    return ServerEngine(
+def server(url: str, model: str, **options) -> Server:
+    return Server(
         url,
         model,
         name=model,

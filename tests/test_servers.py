@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from corea import parser
 from corea.costs import Price
 from corea.questions.load import load_questions
-from corea.serving.client import Budget, BudgetError, ServerEngine, ServerError
+from corea.serving import client
+from corea.serving.client import Budget, BudgetError, Server, ServerError
 from tests.faulty import FaultyServer
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """The client's first pause before it tries again is half a second: less here."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +30,15 @@ def questions():
     return load_questions("drill", "test", size=12)
 
 
-def engine(server: FaultyServer, **options) -> ServerEngine:
+def engine(server: FaultyServer, **options) -> Server:
     options = {
         "name": "tiny",
         "max_new_tokens": 40,
-        "pause": 0.01,
         "timeout": 1.0,
         "concurrency": 4,
         "instruction": None,
     } | options
-    return ServerEngine(server.url, options.pop("model", "tiny"), **options)
+    return Server(server.url, options.pop("model", "tiny"), **options)
 
 
 def test_completions_come_in_order_with_the_servers_own_token_counts(questions):
@@ -103,13 +114,13 @@ def test_a_server_that_never_answers_is_one_line(questions):
         FaultyServer(lambda *_: 503) as server,
         pytest.raises(ServerError, match="no answer in 2 tries, last: HTTP 503; is the server up"),
     ):
-        engine(server, tries=2).complete(questions[:1])
+        engine(server, max_retries=1).complete(questions[:1])
 
 
 def test_no_server_is_one_line(questions):
     with FaultyServer() as server:
         url = server.url
-    client = ServerEngine(url, "tiny", name="tiny", max_new_tokens=4, tries=2, pause=0)
+    client = Server(url, "tiny", name="tiny", max_new_tokens=4, max_retries=1)
     with pytest.raises(ServerError, match=r"gave no answer in 2 tries, last: Connection error"):
         client.complete(questions[:1])
 
@@ -180,6 +191,130 @@ def test_the_budget_is_never_passed_and_nothing_is_lost(questions, tmp_path, con
         )
 
 
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The waits of `Server` itself, which take no time here; those of the client are its own."""
+    seconds = []
+    monkeypatch.setattr(client, "_wait", lambda stop, wait: seconds.append(wait))
+    return seconds
+
+
+def test_a_short_retry_after_is_kept_to(questions):
+    """By the client: one wait, one more request."""
+    begun = time.monotonic()
+    with FaultyServer(lambda question, nth: (429, 1) if nth == 1 else None) as server:
+        engine(server, max_retries=1).complete(questions[:2])
+    assert time.monotonic() - begun >= 1 and server.asked.total() == 4
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_retry_after_that_the_client_gives_up_on_is_waited_out(questions, waits, status, capsys):
+    """The client waits two minutes at the most; half an hour is waited here, and shown once."""
+    with FaultyServer(lambda question, nth: (status, 1800) if nth == 1 else None) as server:
+        engine(server).complete(questions)
+    assert waits == [1800.0] * 12 and max(server.asked.values()) == 2
+    shown = capsys.readouterr().err
+    assert f"{server.url} has a limit: waiting 30 min, until " in shown
+    assert len(shown.splitlines()) <= 2, "told by every thread; twice if the minute changed"
+
+
+def test_a_retry_after_may_be_a_date(questions, waits):
+    date = formatdate(time.time() + 600, usegmt=True)
+    with FaultyServer(lambda question, nth: (429, date) if nth == 1 else None) as server:
+        engine(server).complete(questions[:1])
+    assert waits == [pytest.approx(600, abs=5)]
+
+
+def test_an_hourly_limit_without_a_word_of_its_length_is_survived(questions, waits, capsys):
+    """A server that refuses all for an hour and does not say so: the waits grow."""
+    with FaultyServer(lambda *_: 429 if sum(waits) < 3600 else None) as server:
+        engine(server, max_retries=1, concurrency=1).complete(questions)
+    assert waits[:4] == [60, 120, 240, 480] and 3600 <= sum(waits) < 7200
+    assert "has a limit: waiting 60 s" in capsys.readouterr().err and server.paid.total() == 12
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ((429, 9000), "has a limit and asks to wait 150 min; patience is 120 min in all"),
+        ("used up", r"refused the request \(HTTP 429\): .*no money left"),
+    ],
+)
+def test_what_no_patience_helps_is_one_line(questions, waits, fault, says):
+    with FaultyServer(lambda *_: fault) as server, pytest.raises(ServerError, match=says) as caught:
+        engine(server).complete(questions[:1])
+    assert "\n" not in str(caught.value) and waits == []
+
+
+def test_a_failure_ends_the_waits_of_other_requests(questions, monkeypatch):
+    faults = {questions[0].text: (429, 1800), questions[1].text: 400}
+    begun = time.monotonic()
+    with (
+        FaultyServer(lambda question, nth: faults.get(question)) as server,
+        pytest.raises(ServerError, match="HTTP 400"),
+    ):
+        engine(server, concurrency=2).complete(questions[:2])
+    assert time.monotonic() - begun < 20
+
+
+def test_what_the_journal_holds_is_booked_once(questions, tmp_path):
+    budget = Budget(10.0)
+    with FaultyServer() as server:
+        asked = engine(
+            server, journal=tmp_path / "j.jsonl", budget=budget, price=Price(1000.0, 1000.0)
+        )
+        for _ in range(3):
+            asked.complete(questions)
+    assert budget.spent == pytest.approx(0.05 * 12)
+
+
+def test_many_threads_share_a_budget():
+    """Reserved and settled at once by eight threads: nothing is lost, and the cap holds."""
+    budget, refused = Budget(100.0), []
+
+    def pay(_) -> None:
+        try:
+            budget.reserve(0.5)
+            budget.settle(0.5, 0.25)
+        except BudgetError:
+            refused.append(True)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(pay, range(4000)))
+    assert budget.reserved == pytest.approx(0) and budget.spent <= 100
+    assert budget.spent == pytest.approx(0.25 * (4000 - len(refused)))
+
+
+def test_plain_texts_are_questions(tmp_path):
+    with FaultyServer() as server:
+        ((found,),) = engine(server).complete(["2+2"])
+    assert parser.parse(found.text).answer == "2+2"
+
+
+KERNEL = """
+from corea.cascade import Cascade
+from corea.questions.base import Question
+from corea.serving.client import Server
+small, large = (Server(url, "tiny", name=name, concurrency=4) for name, url in {places})
+questions = [Question(f"{{n}}+1", id=str(n)) for n in range(8)]
+print([(a.source, a.answer) for a in Cascade(small, large, 0.8).answer(questions)])
+"""
+
+
+def test_the_cascade_runs_in_a_notebook():
+    """In a real kernel, whose event loop is running: `asyncio.run` is refused there."""
+    with FaultyServer() as small, FaultyServer() as large:
+        places = [("small", small.url), ("large", large.url)]
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(KERNEL.format(places=places))],
+            metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
+        )
+        NotebookClient(notebook, timeout=120).execute()
+    (output,) = [o for o in notebook.cells[0].outputs if o.get("name") == "stdout"]
+    assert output["text"].strip() == str([("llm", f"{n}+1") for n in range(8)])
+    assert small.asked.total() == large.asked.total() == 8
+
+
 def test_reasoning_that_a_server_sets_apart_is_put_back(questions):
     with FaultyServer(lambda *_: "apart") as apart, FaultyServer() as plain:
         assert engine(apart).complete(questions) == engine(plain).complete(questions)
@@ -236,10 +371,14 @@ def test_the_cascade_runs_over_two_servers(questions):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"concurrency": 0}, {"tries": 0}, {"timeout": 0}, {"temperature": -1}, {"max_new_tokens": 0}],
+    [
+        {"concurrency": 0},
+        {"max_retries": -1},
+        {"timeout": 0},
+        {"temperature": -1},
+        {"max_new_tokens": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
-        ServerEngine(
-            "http://127.0.0.1:1/v1", "tiny", **({"name": "tiny", "max_new_tokens": 4} | wrong)
-        )
+        Server("http://127.0.0.1:1/v1", "tiny", **({"name": "tiny", "max_new_tokens": 4} | wrong))

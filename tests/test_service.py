@@ -19,16 +19,14 @@ import uvicorn
 from corea import cli
 from corea.costs import Price, PriceList
 from corea.serving import app
-from corea.serving.client import Budget, ServerEngine
+from corea.serving.client import Budget, Server
 from tests.faulty import FaultyServer
 
 PRICES = PriceList(Price(1.0, 1.0), Price(5.0, 5.0), "test")
 
 
-def engine(server: FaultyServer, name: str, **options) -> ServerEngine:
-    return ServerEngine(
-        server.url, "tiny", name=name, max_new_tokens=40, pause=0.01, timeout=2.0, **options
-    )
+def engine(server: FaultyServer, name: str, **options) -> Server:
+    return Server(server.url, "tiny", name=name, max_new_tokens=40, timeout=2.0, **options)
 
 
 class Running:

@@ -86,12 +86,10 @@ class ModelEngine:
         keep_logprobs: bool = False,
         top_logprobs: int = 20,
     ):
-        check_settings(
-            name, temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size
-        )
         self.tokenizer, self.name, self.instruction = tokenizer, name, instruction
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.batch_size, self.top_logprobs = batch_size, top_logprobs if keep_logprobs else 0
+        check_settings(self, temperature=0, max_new_tokens=1, batch_size=1)
 
     def complete(
         self, questions: Questions, *, samples: int = 1, seed: int = 0, progress: Progress = None
@@ -153,13 +151,11 @@ def as_questions(questions: Questions) -> list[Question]:
     return [Question(q) if isinstance(q, str) else q for q in questions]
 
 
-def check_settings(name: str, *, temperature: float, **counts: int) -> None:
-    """Raise ValueError unless the temperature is at least 0 and each count at least 1."""
-    if temperature < 0:
-        raise ValueError(f"engine {name!r}: temperature={temperature} must be >= 0")
-    for setting, value in counts.items():
-        if value < 1:
-            raise ValueError(f"engine {name!r}: {setting}={value} must be >= 1")
+def check_settings(engine: Engine, **least: float) -> None:
+    """Raise ValueError unless each of these settings of an engine is at least so large."""
+    for setting, low in least.items():
+        if (value := getattr(engine, setting)) < low:
+            raise ValueError(f"engine {engine.name!r}: {setting}={value} must be >= {low}")
 
 
 def with_estimates(

@@ -1,16 +1,17 @@
 """The cascade as a service: an OpenAI-compatible `/v1/chat/completions` in front of two servers.
 
-The SLM is asked first; its answer is kept where it states a confidence of at least the threshold, and the LLM is asked where
-not.  A response is the API's own, its content the answer alone, with `reasoning_content` beside it and a field `corea`:
+The SLM is asked first; its answer is kept if it states a confidence of at least the threshold, and
+the LLM is asked if not. A response is the API's own. Its content is the answer without the
+reasoning, which stands beside it as `reasoning_content`, and it has a field `corea`:
 
 | field | |
 |---|---|
 | source | "slm" or "llm": who answered |
-| confidence | the SLM's, null where it stated none |
+| confidence | the SLM's, null if it stated none |
 | threshold | what it was held against |
-| answer_found | false where the text held no answer; the content is then the whole text |
+| answer_found | false if the text held no answer; the content is then the whole text |
 | cost | in units of the price list, null without one |
-| slm_usage, llm_usage | tokens of each; null for the LLM where it was not asked |
+| slm_usage, llm_usage | tokens of each; null for the LLM if it was not asked |
 | ignored | parameters of the request that this service does not pass on |
 
 Streaming is refused: who answers is known only when the SLM has ended.
@@ -18,22 +19,19 @@ Streaming is refused: who answers is known only when the SLM has ended.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import secrets
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from corea.cascade import keeps
 from corea.costs import PriceList
 from corea.engines.base import Completion
 from corea.parser import parse
-from corea.serving.client import BudgetError, ServerEngine, ServerError
+from corea.serving.client import BudgetError, Server, ServerError
 
-MODEL = "corea"
+_MODEL = "corea"
 _ROLES = ("system", "user", "assistant")
 _READ = {"model", "messages", "stream", "seed", "n"}
 _LONGEST_BODY = 2**20  # bytes
@@ -42,26 +40,14 @@ _LONGEST_BODY = 2**20  # bytes
 class RequestError(ValueError):
     """A request that cannot be served; becomes the API's error object."""
 
-    def __init__(
-        self,
-        message: str,
-        param: str | None = None,
-        status: int = 400,
-        kind: str = "invalid_request_error",
-    ):
+    def __init__(self, message: str, param: str | None = None, status: int = 400, kind: str = ""):
         super().__init__(message)
-        self.param, self.status, self.kind = param, status, kind
-
-    def body(self) -> dict:
-        """The API's error object."""
-        return {
-            "error": {"message": str(self), "type": self.kind, "param": self.param, "code": None}
-        }
+        self.param, self.status, self.kind = param, status, kind or "invalid_request_error"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is read of a request, checked."""
+    """What is read of a request, checked; `key` makes the seed."""
 
     messages: list[dict]
     key: str
@@ -69,52 +55,49 @@ class Request:
 
 
 def read_request(body: object) -> Request:
-    """A request's JSON body, checked.  Raises RequestError with the name of the parameter that is wrong."""
+    """Check a request's JSON body.
+
+    Raises:
+        RequestError: with the name of the parameter that is wrong.
+    """
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
-    if body.get("model", MODEL) != MODEL:
-        raise RequestError(
-            f"no model {str(body['model'])[:80]!r} here; use {MODEL!r}", "model", 404
-        )
+    if (model := body.get("model", _MODEL)) != _MODEL:
+        raise RequestError(f"no model {str(model)[:80]!r} here; use {_MODEL!r}", "model", 404)
     if body.get("stream"):
-        raise RequestError(
-            "streaming is not offered: who answers is known only when the small model has ended",
-            "stream",
-        )
+        reason = "who answers is known only when the small model has ended"
+        raise RequestError(f"streaming is not offered: {reason}", "stream")
     if body.get("n", 1) not in (1, None):
         raise RequestError("n must be 1", "n")
     seed = body.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise RequestError("seed must be a whole number", "seed")
     key = secrets.token_hex(6) if seed is None else f"{seed % 2**31:x}"
-    return Request(_messages(body.get("messages")), key, sorted(set(body) - _READ))
-
-
-def _messages(given: object) -> list[dict]:
-    if not isinstance(given, list) or not given:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
         raise RequestError("messages must be a list of at least one message", "messages")
-    found = []
-    for n, message in enumerate(given):
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in _ROLES:
-            raise RequestError(
-                f"messages[{n}] needs a role, one of {', '.join(_ROLES)}", "messages"
-            )
-        found.append({"role": role, "content": _content(message.get("content"), n)})
-    if found[-1]["role"] != "user":
+    messages = [_message(message, n) for n, message in enumerate(messages)]
+    if messages[-1]["role"] != "user":
         raise RequestError("the last message must be the user's", "messages")
-    return found
+    return Request(messages, key, sorted(set(body) - _READ))
 
 
-def _content(content: Any, n: int) -> str:
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    is_text = isinstance(parts, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+def _message(message: object, n: int) -> dict:
+    if not isinstance(message, dict) or message.get("role") not in _ROLES:
+        roles = ", ".join(_ROLES)
+        raise RequestError(f"messages[{n}] needs a role, one of {roles}", "messages")
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts: list[str] = [
+        part["text"]
         for part in parts
-    )
-    if not is_text or not any(part["text"].strip() for part in parts):
+        if isinstance(part, dict)
+        and part.get("type") == "text"
+        and isinstance(part.get("text"), str)
+    ]
+    if len(texts) < len(parts) or not "".join(texts).strip():
         raise RequestError(f"messages[{n}].content must be text", "messages")
-    return "".join(part["text"] for part in parts)
+    return {"role": message["role"], "content": "".join(texts)}
 
 
 def response(
@@ -125,32 +108,36 @@ def response(
     prices: PriceList | None,
 ) -> dict:
     """The API's response, with the field `corea`."""
-    stated, used = parse(attempt.text), attempt if rescue is None else rescue
-    said = parse(used.text)
-    both = [c for c in (attempt, rescue) if c is not None]
-    asked, written = sum(c.prompt_tokens for c in both), sum(c.completion_tokens for c in both)
-    message = {"role": "assistant", "content": used.text if said.answer is None else said.answer}
+    used = attempt if rescue is None else rescue
+    parsed, usages = parse(used.text), [_usage(c) for c in (attempt, rescue) if c is not None]
+    totals = {name: sum(usage[name] for usage in usages) for name in usages[0]}
+    message = {
+        "role": "assistant",
+        "content": used.text if parsed.answer is None else parsed.answer,
+        "reasoning_content": parsed.reasoning,
+    }
+    choice = {"index": 0, "message": message, "finish_reason": used.finish, "logprobs": None}
     return {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": MODEL,
-        "choices": [{"index": 0, "message": message | {"reasoning_content": said.reasoning}, "finish_reason": used.finish, "logprobs": None}],
-        "usage": {"prompt_tokens": asked, "completion_tokens": written, "total_tokens": asked + written},
+        "model": _MODEL,
+        "choices": [choice],
+        "usage": totals | {"total_tokens": sum(totals.values())},
         "corea": {
             "source": "slm" if rescue is None else "llm",
-            "confidence": stated.confidence,
+            "confidence": parse(attempt.text).confidence,
             "threshold": threshold,
-            "answer_found": said.answer is not None,
+            "answer_found": parsed.answer is not None,
             "cost": None if prices is None else prices.cascade_cost(attempt, rescue),
-            "slm_usage": _usage(attempt),
-            "llm_usage": None if rescue is None else _usage(rescue),
+            "slm_usage": usages[0],
+            "llm_usage": None if rescue is None else usages[1],
             "ignored": request.ignored,
         },
-    }  # fmt: skip
+    }
 
 
-def _usage(completion: Completion) -> dict:
+def _usage(completion: Completion) -> dict[str, int]:
     return {
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
@@ -158,17 +145,22 @@ def _usage(completion: Completion) -> dict:
 
 
 def build_app(
-    slm: ServerEngine,
-    llm: ServerEngine,
+    slm: Server,
+    llm: Server,
     threshold: float,
     *,
     prices: PriceList | None = None,
     api_key: str | None = None,
 ):
-    """The service as a Starlette (ASGI) application, for uvicorn.
+    """Make the service as a Starlette (ASGI) application, for uvicorn.
 
-    slm, llm: the servers; each engine's `concurrency` bounds what is under way there.  threshold: in [0, 1].  api_key: what
-    clients must send as bearer token; None lets everyone in.  Raises ValueError for another threshold.
+    Args:
+        slm, llm: the `concurrency` of each bounds what is under way there.
+        threshold: in [0, 1].
+        api_key: what clients must send as bearer token; None lets everyone in.
+
+    Raises:
+        ValueError: if the threshold is out of range.
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -176,95 +168,58 @@ def build_app(
 
     if isinstance(threshold, bool) or not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold!r} is not in [0, 1]")
-    service = _Service(slm, llm, threshold, prices, api_key)
+    ask_slm, ask_llm = _asker(slm), _asker(llm)
+
+    async def models(request):
+        _check_key(request, api_key)
+        model = {"id": _MODEL, "object": "model", "created": 0, "owned_by": "corea"}
+        return _reply({"object": "list", "data": [model]})
+
+    async def complete(http_request):
+        _check_key(http_request, api_key)
+        request = read_request(await _json(http_request))
+        attempt, rescue = await ask_slm(request), None
+        if not keeps(parse(attempt.text).confidence, threshold):
+            rescue = await ask_llm(request)
+        return _reply(response(request, attempt, rescue, threshold, prices))
+
     return Starlette(
         routes=[
-            Route("/v1/models", service.models),
-            Route("/v1/chat/completions", service.complete, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/chat/completions", complete, methods=["POST"]),
         ],
         exception_handlers={RequestError: _refused, HTTPException: _no_such_route},
-        lifespan=service.lifespan,
     )
 
 
-class _Service:
-    """The two endpoints, and what they share between requests."""
+def _asker(server: Server):
+    """A function that asks a server in a thread, so many at once as its `concurrency`."""
+    from anyio import CapacityLimiter, to_thread
 
-    def __init__(self, slm, llm, threshold, prices, api_key):
-        self.slm, self.llm, self.threshold, self.prices, self.api_key = (
-            slm,
-            llm,
-            threshold,
-            prices,
-            api_key,
-        )
-        self.open: dict[str, tuple] = {}  # client and places of each engine, while the service runs
+    limiter = CapacityLimiter(server.concurrency)
+    system = [{"role": "system", "content": server.instruction}] if server.instruction else []
 
-    @asynccontextmanager
-    async def lifespan(self, _):
-        for side, engine in (("slm", self.slm), ("llm", self.llm)):
-            self.open[side] = engine, engine.client(), asyncio.Semaphore(engine.concurrency)
-        yield
-        for _, client, _ in self.open.values():
-            await client.close()
-
-    async def models(self, request):
-        self._check_key(request)
-        return _reply(
-            {
-                "object": "list",
-                "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "corea"}],
-            }
-        )
-
-    async def complete(self, request):
-        self._check_key(request)
-        asked = read_request(await _json(request))
+    async def ask(request: Request) -> Completion:
+        messages = system + request.messages
         try:
-            attempt, rescue = await self._ask("slm", asked), None
-            if not keeps(parse(attempt.text).confidence, self.threshold):
-                rescue = await self._ask("llm", asked)
+            return await to_thread.run_sync(server.ask, messages, request.key, limiter=limiter)
         except BudgetError as error:
             raise RequestError(str(error), status=429, kind="insufficient_quota") from error
         except ServerError as error:
             raise RequestError(str(error), status=502, kind="server_error") from error
-        return _reply(response(asked, attempt, rescue, self.threshold, self.prices))
 
-    async def _ask(self, side: str, request: Request) -> Completion:
-        engine, client, places = self.open[side]
-        system = [{"role": "system", "content": engine.instruction}] if engine.instruction else []
-        async with places:
-            return await engine.ask(client, system + request.messages, request.key)
-
-    def _check_key(self, request) -> None:
-        sent = request.headers.get("authorization", "").encode()
-        if self.api_key is not None and not hmac.compare_digest(
-            sent, f"Bearer {self.api_key}".encode()
-        ):
-            raise RequestError(
-                "wrong or missing API key: send it as a bearer token",
-                status=401,
-                kind="authentication_error",
-            )
+    return ask
 
 
-def _reply(body: dict, status: int = 200):
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(body, status_code=status)
-
-
-async def _refused(_, error: RequestError):
-    return _reply(error.body(), error.status)
-
-
-async def _no_such_route(request, error):
-    what = f"{request.method} {request.url.path}: {error.detail}; there are GET /v1/models and POST /v1/chat/completions"
-    return _reply(RequestError(what).body(), error.status_code)
+def _check_key(request, api_key: str | None) -> None:
+    sent = request.headers.get("authorization", "").encode()
+    if api_key is not None and not hmac.compare_digest(sent, f"Bearer {api_key}".encode()):
+        reason = "wrong or missing API key: send it as a bearer token"
+        raise RequestError(reason, status=401, kind="authentication_error")
 
 
 async def _json(request) -> object:
-    """The body as JSON, refused where it is too long, no JSON, or no UTF-8."""
+    """The body as JSON; RequestError if it is too long, no JSON, or no UTF-8."""
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -274,3 +229,20 @@ async def _json(request) -> object:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError("the body is not JSON") from error
+
+
+def _reply(body: dict, status: int = 200):
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(body, status_code=status)
+
+
+async def _refused(_, error: RequestError):
+    what = {"message": str(error), "type": error.kind, "param": error.param, "code": None}
+    return _reply({"error": what}, error.status)
+
+
+async def _no_such_route(request, error):
+    offered = "there are GET /v1/models and POST /v1/chat/completions"
+    what = f"{request.method} {request.url.path}: {error.detail}; {offered}"
+    return await _refused(request, RequestError(what, status=error.status_code))

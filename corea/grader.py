@@ -138,7 +138,8 @@ class Grader:
 
 
 @lru_cache(maxsize=1)
-def _shared_grader() -> Grader:
+def shared_grader() -> Grader:
+    """The grader that all calls of this process share, made when it is first needed."""
     return Grader()
 
 
@@ -149,7 +150,7 @@ def grade_one(answer: str | None, gold: str | None, answer_type: str = "math") -
         >>> grade_one("3/4", "0.75")
         True
     """
-    return _shared_grader().grade([answer], [gold], [answer_type])[0]
+    return shared_grader().grade([answer], [gold], [answer_type])[0]
 
 
 class _Worker:

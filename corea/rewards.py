@@ -1,13 +1,8 @@
 """Correctness, format and confidence as TRL reward functions, and named ways to weigh them.
 
-A reward function here is a small callable object: it can be pickled, TRL logs it under its
-`__name__`, and it is called as `f(prompts=, completions=, question_id=, gold=, answer_type=, ...)`
-with one row a rollout, completions being strings or chat messages.  It returns one finite float a
-row.  TRL hands over the rows of one process, does not say how many make a group, and sums over NaN,
-so groups, lengths and finiteness are checked here; a group that is spread over several processes is
-put together again.
-
-Weights, and the penalty for a missing confidence, are our choice: the paper's are not known.
+Hand them to `trl.GRPOTrainer` or name them to `trl grpo`; `functools.partial` binds their settings.
+They read the training set's columns: the right answer is `gold`, else `solution`, else `answer`;
+`answer_type` is optional; rows of one question share `question_id`, else their prompt.
 """
 
 from __future__ import annotations
@@ -17,179 +12,143 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from functools import partial
 
+from corea.grader import shared_grader
 from corea.parser import Response, parse
 from corea.support import processes
 
-if TYPE_CHECKING:
-    from corea.grader import Grader
-
 RewardFunction = Callable[..., list[float]]
-WORST = -1.0  # what a missing confidence earns: were it any better, silence would be the safe bid
-KL_EPSILON = 0.01
+_SILENCE = -1.0  # what no confidence earns: were it any better, silence would be the safe bid
+_EPSILON = 0.01  # "kl" and "log" clip confidences to [_EPSILON, 1 - _EPSILON]
 
 
-# --- distances between a stated confidence c and an estimate t of P(correct), all in [0, 1] -------
+def _l1(c: float, t: float) -> float:
+    """|c - t|, COREA's distance. Its best c is the median of t."""
+    return abs(c - t)
 
 
-def l1(confidence: float, target: float) -> float:
-    """|c - t|, COREA's distance.  Its best c is the median of t."""
-    return abs(confidence - target)
+def _l2(c: float, t: float) -> float:
+    """(c - t)^2, RLCR's Brier score if t is the rollout's own 0 or 1. Its best c is t's mean."""
+    return (c - t) ** 2
 
 
-def l2(confidence: float, target: float) -> float:
-    """(c - t)^2, RLCR's Brier score where t is the rollout's own 0/1.  Its best c is t's mean."""
-    return (confidence - target) ** 2
+def _kl(c: float, t: float) -> float:
+    """Bernoulli KL(t || c) over its largest value, log(1 / _EPSILON). Its best c is t's mean."""
+    c = min(max(c, _EPSILON), 1 - _EPSILON)
+    divergence = sum(p * math.log(p / q) for p, q in ((t, c), (1 - t, 1 - c)) if p > 0)
+    return min(1.0, max(0.0, divergence / math.log(1 / _EPSILON)))
 
 
-def kl(confidence: float, target: float) -> float:
-    """Bernoulli KL(t || c) over its largest value.  Its best c is the mean of t.
+def _log(c: float, t: float) -> float:
+    """Cross-entropy of t and c, scaled as KL, whose advantages it shares if a group has one t."""
+    c = min(max(c, _EPSILON), 1 - _EPSILON)
+    return min(1.0, -(t * math.log(c) + (1 - t) * math.log(1 - c)) / math.log(1 / _EPSILON))
 
-    c is clipped to [KL_EPSILON, 1 - KL_EPSILON], where KL is at most log(1 / KL_EPSILON); that
-    divides it.  A c of exactly 0 or 1 is therefore a hair (.002) off even where t is the same.
+
+# From a stated confidence c to an estimate t of P(correct), all in [0, 1].
+DISTANCES = {"l1": _l1, "l2": _l2, "kl": _kl, "log": _log}
+
+
+def correctness_reward(completions, gold=None, *, grader=None, **columns) -> list[float]:
+    """Reward 1 for a right answer, 0 for a wrong or missing one; arguments as `confidence_reward`.
+
+    Example:
+        >>> correctness_reward(["<answer>1/2</answer>", "2"], solution=["0.5", "2"])
+        [1.0, 0.0]
     """
-    c = min(max(confidence, KL_EPSILON), 1 - KL_EPSILON)
-    pairs = ((target, c), (1 - target, 1 - c))
-    divergence = sum(t * math.log(t / q) for t, q in pairs if t > 0)
-    return min(1.0, max(0.0, divergence / math.log(1 / KL_EPSILON)))
+    return [float(right) for _, right in graded(completions, gold, columns, grader)]
 
 
-def log(confidence: float, target: float) -> float:
-    """Cross-entropy of t and c over its largest value: the logarithmic score where t is the rollout's own 0/1.
+def format_reward(completions, **columns) -> list[float]:
+    """Reward 1 for a well-formed completion (`Response.well_formed`), 0 for any other.
 
-    Clipped and scaled as `kl`, from which it differs by the entropy of t: within a group with one target the two give the
-    same advantages, so "log" says something new with target "sample" or a mix only.  Its best c is the mean of t.
+    Example:
+        >>> format_reward(["<think></think><answer>4</answer><confidence>1</confidence>", "4"])
+        [1.0, 0.0]
     """
-    c = min(max(confidence, KL_EPSILON), 1 - KL_EPSILON)
-    entropy = -(target * math.log(c) + (1 - target) * math.log(1 - c))
-    return min(1.0, entropy / math.log(1 / KL_EPSILON))
-
-
-DISTANCES = {"l1": l1, "l2": l2, "kl": kl, "log": log}
-
-
-# --- the three rewards ----------------------------------------------------------------------------
-
-
-def correctness_reward(*, grader: Grader) -> RewardFunction:
-    """Reward 1 for a right answer, 0 for a wrong or missing one.
-
-    Reads columns gold and answer_type.
-    """
-    return _Correctness(grader)
-
-
-def format_reward() -> RewardFunction:
-    """Reward 1 for a well-formed completion (`Response.well_formed`), 0 for any other."""
-    return _Format()
+    return [float(parse(text_of(completion)).well_formed) for completion in completions]
 
 
 def confidence_reward(
-    distance: str = "l1", target: str | float = "group", *, num_generations: int, grader: Grader
-) -> RewardFunction:
-    """Reward minus the distance between stated confidence and an estimate of P(correct): [-1, 0].
+    completions, gold=None, *, distance="l1", target="group", grader=None, **columns
+) -> list[float]:
+    """Reward a stated confidence for being near the chance of being right.
 
-    distance: a name of `DISTANCES`.  target: "group" (mean correctness of all rollouts of the question
-    in the call), "sample" (this rollout's own 0/1) or a float in [0, 1], the weight of sample in a
-    mix of both.  A missing confidence earns -1.  Reads columns gold, answer_type and question_id;
-    without the last, rows with the same prompt are of one question.
+    Args:
+        completions: TRL's completions, text or chat messages.
+        gold: the right answers; column `solution` or `answer` is read if it is missing.
+        distance: "l1", "l2", "kl" or "log".
+        target: "group" (share of the question's rollouts that are right, over all processes),
+            "sample" (the rollout's own 0 or 1), or the weight of "sample" in a mix, in [0, 1].
+        grader: a `corea.Grader`, by default the one that all calls of this process share.
+        **columns: the training set's other columns, and TRL's `prompts`.
 
-    Where several processes train together, each calls with its own rows and the mean is taken over all
-    of them: the same number, to the last bit, as in one process.
+    Returns:
+        Minus the distance, in [-1, 0], per completion; -1 if no confidence was stated.
 
-    Raises ValueError for unknown settings, and in a call where a question's rows are not a multiple
-    of num_generations: a mean over a part of a group is another target.  "sample" needs no groups.
+    Raises:
+        ValueError: for an unknown setting, a missing column, or rows that make no whole groups.
+
+    Example:
+        >>> rollouts = [f"<answer>{a}</answer><confidence>.75</confidence>" for a in (4, 5)]
+        >>> confidence_reward(rollouts, gold=["4", "4"], question_id=["q", "q"])
+        [-0.25, -0.25]
     """
-    weight = _sample_weight(target)
-    _check_distance(distance)
-    if type(num_generations) is not int or num_generations < 1:
-        raise ValueError(f"num_generations={num_generations!r} is not a whole number of 1 or more")
-    return _Confidence(distance, weight, num_generations, grader)
+    weight = _checked(distance, target)
+    rows = graded(completions, gold, columns, grader)
+    targets = [float(right) for _, right in rows]
+    if weight < 1:
+        means = _group_means(columns, [right for _, right in rows])
+        targets = [weight * t + (1 - weight) * m for t, m in zip(targets, means, strict=True)]
+    return [
+        _SILENCE if r.confidence is None else 0.0 - DISTANCES[distance](r.confidence, t)
+        for (r, _), t in zip(rows, targets, strict=True)
+    ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Correctness:
-    __name__ = "correctness_reward"
-    grader: Grader
-
-    def __call__(self, *, completions, gold=None, answer_type=None, **_) -> list[float]:
-        return [float(r) for r in _grades(self.grader, _parsed(completions), gold, answer_type)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    __name__ = "format_reward"
-
-    def __call__(self, *, completions, **_) -> list[float]:
-        return [float(response.well_formed) for response in _parsed(completions)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Confidence:
-    __name__ = "confidence_reward"
-    distance: str
-    sample_weight: float
-    num_generations: int
-    grader: Grader
-
-    def __call__(
-        self, *, completions, prompts=None, gold=None, answer_type=None, question_id=None, **_
-    ) -> list[float]:
-        responses = _parsed(completions)
-        right = _grades(self.grader, responses, gold, answer_type)
-        targets = [float(own) for own in right]
-        if self.sample_weight < 1:
-            questions = _questions(question_id, prompts, len(right))
-            means = _group_means(questions, right, self.num_generations)
-            w = self.sample_weight
-            targets = [w * own + (1 - w) * mean for own, mean in zip(targets, means, strict=True)]
-        distance = DISTANCES[self.distance]
-        return [
-            WORST if response.confidence is None else 0.0 - distance(response.confidence, target)
-            for response, target in zip(responses, targets, strict=True)
-        ]
+def graded(completions, gold, columns: dict, grader=None) -> list[tuple[Response, int]]:
+    """Each completion parsed, and 1 if its answer is right, else 0."""
+    responses = [parse(text_of(completion)) for completion in completions]
+    count = len(responses)
+    named = {"gold": gold, **columns}
+    name = next((n for n in ("gold", "solution", "answer") if named.get(n) is not None), None)
+    if name is None:
+        raise ValueError(
+            "the training set has no column 'gold', 'solution' or 'answer' to grade by"
+        )
+    answers, golds = [response.answer for response in responses], _column(name, named, count)
+    types = _column("answer_type", {"answer_type": ["math"] * count} | columns, count)
+    grades = (grader or shared_grader()).grade(answers, golds, types)
+    if len(grades) != count or any(grade not in (True, False) for grade in grades):
+        raise ValueError(f"{count} answers need as many grades, True or False; got {grades[:20]}")
+    return list(zip(responses, map(int, grades), strict=True))
 
 
-def _group_means(questions: list[Hashable], right: list[int], size: int) -> list[float]:
-    """Mean correctness of each row's question over all processes: a ratio of whole numbers, the same in any order."""
+def _group_means(columns: dict, right: list[int]) -> list[float]:
+    """Mean correctness of each row's question over all processes, a ratio of whole numbers."""
+    key = "prompts" if columns.get("question_id") is None else "question_id"
+    questions = [
+        json.dumps(value) if isinstance(value, list) else value
+        for value in _column(key, columns, len(right))
+    ]
     rows, wins = Counter[Hashable](), Counter[Hashable]()
     for question, won in processes.gathered(list(zip(questions, right, strict=True))):
         rows[question] += 1
         wins[question] += won
-    for question, count in rows.items():
-        if count % size:
-            raise ValueError(
-                f"question {str(question)[:80]!r} has {count} rows in this call, not a multiple of "
-                f"num_generations={size}; per_device_train_batch_size x processes x steps_per_generation "
-                f"must be a multiple of num_generations so that groups stay whole"
-            )
+    # Groups have one size, 2 or more, and a question may be drawn twice: so counts share a factor.
+    if rows and math.gcd(*rows.values()) < 2:
+        question, count = min(rows.items(), key=lambda row: row[1])
+        raise ValueError(
+            f"question {str(question)[:80]!r} has {count} rows in this call, another "
+            f"{max(rows.values())}: no whole groups; per_device_train_batch_size x processes x "
+            "steps_per_generation must be a multiple of num_generations, 2 or more"
+        )
     return [wins[question] / rows[question] for question in questions]
 
 
-def _questions(question_id, prompts, count: int) -> list[Hashable]:
-    """What tells each row's question: its id or, where the dataset has no ids, its prompt."""
-    if question_id is not None:
-        return _column("question_id", question_id, count)
-    prompts = _column("prompts", prompts, count)
-    return [prompt if isinstance(prompt, str) else json.dumps(prompt) for prompt in prompts]
-
-
-def _parsed(completions) -> list[Response]:
-    return [parse(text_of(completion)) for completion in completions]
-
-
-def _grades(grader: Grader, responses: list[Response], gold, answer_type) -> list[int]:
-    """1 or 0 a row, from one call of the grader."""
-    count = len(responses)
-    gold, types = _column("gold", gold, count), _column("answer_type", answer_type, count)
-    grades = list(grader.grade([response.answer for response in responses], gold, types))
-    if len(grades) != count or any(grade not in (True, False) for grade in grades):
-        raise ValueError(f"{count} answers need as many grades, True or False; got {grades[:20]}")
-    return [int(grade) for grade in grades]
-
-
-def _column(name: str, values: Sequence | None, count: int) -> list:
+def _column(name: str, columns: dict, count: int) -> list:
+    values = columns.get(name)
     if values is None:
         raise ValueError(f"rewards read a column {name!r}, which the training set does not have")
     if len(values) != count:
@@ -200,10 +159,7 @@ def _column(name: str, values: Sequence | None, count: int) -> list:
 
 
 def text_of(completion: str | Sequence[dict]) -> str:
-    """The text of a completion as TRL hands it over: a string, or chat messages.
-
-    The last message counts; its content is a string, None (no text) or a list of parts with "text".
-    """
+    """The text of a completion: a string, or the last chat message's text, None or parts."""
     if isinstance(completion, str):
         return completion
     content = completion[-1].get("content") if completion else None
@@ -212,15 +168,15 @@ def text_of(completion: str | Sequence[dict]) -> str:
     return "".join(part.get("text") or "" for part in content)
 
 
-# --- a whole reward as settings -------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class RewardSpec:
     """Which reward a run trains with: correctness + format + confidence, weighted.
 
-    distance and target: as for `confidence_reward`; a distance of None leaves the confidence reward
-    out.  Weights: finite, 0 or more.  Raises ValueError otherwise.
+    Args:
+        distance: as for `confidence_reward`; None leaves the confidence reward out.
+        target: as for `confidence_reward`.
+        correctness_weight: finite, 0 or more, as the other weights. All are our choice: the paper's
+            are not known.
     """
 
     distance: str | None = "l1"
@@ -230,23 +186,21 @@ class RewardSpec:
     confidence_weight: float = 1.0
 
     def __post_init__(self):
-        _sample_weight(self.target)
-        if self.distance is not None:
-            _check_distance(self.distance)
+        _checked("l1" if self.distance is None else self.distance, self.target)
         for name in ("correctness_weight", "format_weight", "confidence_weight"):
             weight = getattr(self, name)
-            if not _is_number(weight) or not 0 <= weight < math.inf:
+            if type(weight) not in (int, float) or not 0 <= weight < math.inf:
                 raise ValueError(f"{name}={weight!r} is not a finite number of 0 or more")
 
-    def functions(self, num_generations: int, grader: Grader) -> list[RewardFunction]:
-        """The TRL reward functions, for groups of `num_generations` rollouts."""
-        functions = [correctness_reward(grader=grader), format_reward()]
-        if self.distance is None:
-            return functions
-        confidence = confidence_reward(
-            self.distance, self.target, num_generations=num_generations, grader=grader
-        )
-        return [*functions, confidence]
+    def hashed(self) -> dict:
+        """What a run's hash is made from: a field that comes later must not change it."""
+        names = ("distance", "target", "correctness_weight", "format_weight", "confidence_weight")
+        return {name: getattr(self, name) for name in names}
+
+    def functions(self) -> list[RewardFunction]:
+        """The TRL reward functions."""
+        confidence = partial(confidence_reward, distance=self.distance, target=self.target)
+        return [correctness_reward, format_reward, confidence][: len(self.weights)]
 
     @property
     def weights(self) -> list[float]:
@@ -255,22 +209,15 @@ class RewardSpec:
         return weights[:2] if self.distance is None else weights
 
 
-def _check_distance(distance: str) -> None:
+def _checked(distance: str, target: str | float) -> float:
+    """The weight of the rollout's own 0 or 1 in the target; the rest is the group's."""
     if distance not in DISTANCES:
         raise ValueError(f"distance={distance!r} is not one of {', '.join(DISTANCES)}")
-
-
-def _sample_weight(target: str | float) -> float:
-    """The weight of the rollout's own 0/1 in the target; the rest is the group's."""
-    if isinstance(target, str) and target in ("group", "sample"):
+    if target in ("group", "sample"):
         return float(target == "sample")
-    if not _is_number(target) or not 0 <= target <= 1:
+    if type(target) not in (int, float) or not 0 <= float(target) <= 1:
         raise ValueError(f"target={target!r} is not 'group', 'sample' or a weight in [0, 1]")
     return float(target)
-
-
-def _is_number(value) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 REWARDS = {

@@ -1,6 +1,6 @@
-"""What watches a training run from inside: marks on whole checkpoints, a progress bar, the alarm for a collapse.
+"""What watches a run from inside: marks on whole checkpoints, progress bar, the alarm for a collapse.
 
-Apart from `grpo`, since these derive from a class of transformers, which takes seconds to import.
+Apart from `grpo`: these derive from a class of transformers, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ class MarkWhole(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         processes.wait()
-        if processes.rank() != 0:
-            return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        with atomic_write(folder / COMPLETE) as file:
-            json.dump({"step": state.global_step}, file)
+        if processes.rank() == 0:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            with atomic_write(folder / COMPLETE) as file:
+                json.dump({"step": state.global_step}, file)
 
 
 class Watch(TrainerCallback):
@@ -36,10 +35,8 @@ class Watch(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self.bar.update(state.global_step - self.bar.n)
-        self.bar.set_postfix({
-            label: f"{logs[key]:.2f}" for key, label in METRICS.items()
-            if key in logs and label in ("accuracy", "mean confidence")
-        })  # fmt: skip
+        shown = {METRICS[key]: value for key, value in logs.items() if key in METRICS}
+        self.bar.set_postfix({name: shown.get(name) for name in ("accuracy", "mean confidence")})
         if (reason := collapse(tidy_log(state.log_history, "run"))) is not None:
             raise CollapseError(f"stopped at step {state.global_step}: {reason}")
 

@@ -1,13 +1,17 @@
-"""The training log: TRL's history under the names of this package, and the alarm for a collapse."""
+"""The training log: what is measured, under which names, and the alarm for a collapse."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 
-# Written last: a checkpoint or a run without it was cut off while being written.
-COMPLETE = "complete.json"
+from corea.rewards import graded
+from corea.support import processes
+
+COMPLETE = "complete.json"  # written last: a run or checkpoint without it was cut off
 METRICS = {
     "rewards/correctness_reward/mean": "accuracy",
     "rewards/format_reward/mean": "format",
@@ -23,10 +27,22 @@ METRICS = {
 
 
 class CollapseError(RuntimeError):
-    """Accuracy fell to nothing while the confidence reward rose.
+    """Accuracy fell to nothing while the confidence reward rose: it fails with confidence 0."""
 
-    The model has learnt to fail with confidence 0.
-    """
+
+def log_rollouts(completions, gold=None, *, question_id, log_metric=None, **columns) -> list[float]:
+    """A reward of weight zero, which logs what TRL does not over the rollouts of every process."""
+    rows = zip(question_id, graded(completions, gold, columns), strict=True)
+    judged = processes.gathered([(q, right, r.confidence) for q, (r, right) in rows])
+    stated = [confidence for _, _, confidence in judged if confidence is not None]
+    if log_metric is not None:
+        solved = {q for q, right, _ in judged if right}
+        # The share of questions that a rollout got right: the others give no correctness signal.
+        log_metric("group_accuracy", len(solved) / len({q for q, _, _ in judged}))
+        log_metric("confidence/mean", sum(stated) / max(1, len(stated)))
+        shares = [count / len(stated) for count in Counter(stated).values()]
+        log_metric("confidence/entropy", -sum(p * math.log(p) for p in shares))  # in nats
+    return [0.0] * len(completions)
 
 
 def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
@@ -41,21 +57,20 @@ def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
 
 
 def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
-    """Say why a training log shows a collapse, or None.
+    """Why a training log shows a collapse, or None.
 
-    A collapse: over the last `window` steps accuracy is under a fifth of what it was over the first
-    `window`, while the confidence reward has risen. Both at once, since "every answer wrong,
-    confidence 0" earns a perfect confidence reward.
+    In its last `window` steps accuracy is under a fifth of that in the first `window`, and the
+    confidence reward rose: "all wrong, confidence 0" earns it in full.
     """
     steps = log.pivot(index="step", columns="metric", values="value")
     if len(steps) < 2 * window or "confidence reward" not in steps:
         return None
     first, last = steps.iloc[:window].mean(), steps.iloc[-window:].mean()
-    failing = last["accuracy"] < first["accuracy"] / 5
-    if not (failing and last["confidence reward"] > first["confidence reward"]):
+    accuracy, final_accuracy = first["accuracy"], last["accuracy"]
+    reward, final_reward = first["confidence reward"], last["confidence reward"]
+    if final_accuracy >= accuracy / 5 or final_reward <= reward:
         return None
     return (
-        f"accuracy fell from {first['accuracy']:.2f} to {last['accuracy']:.2f} while the confidence "
-        f"reward rose from {first['confidence reward']:.2f} to {last['confidence reward']:.2f}; "
-        "lower learning_rate or raise beta"
+        f"accuracy fell from {accuracy:.2f} to {final_accuracy:.2f} while the confidence reward rose "
+        f"from {reward:.2f} to {final_reward:.2f}; lower learning_rate or raise beta"
     )

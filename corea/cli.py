@@ -281,7 +281,6 @@ def _dtype(given: argparse.Namespace) -> str:
 def _train(given: argparse.Namespace) -> None:
     """RLCC on the questions of a file; launched again in several processes where there are several GPUs."""
     from corea import grpo
-    from corea.questions.load import load_jsonl
     from corea.rewards import REWARDS
     from corea.support import processes
     from corea.support.hardware import Compute
@@ -299,8 +298,8 @@ def _train(given: argparse.Namespace) -> None:
         save_steps=given.save_steps, seed=given.seed,
     )  # fmt: skip
     run = grpo.train(
-        given.model, REWARDS[given.reward], load_jsonl(given.questions), settings, given.out, name=given.out.name,
-        compute=compute, instruction=_instruction(given),
+        given.model, given.questions, given.out, reward=REWARDS[given.reward], settings=settings,
+        name=given.out.name, compute=compute, instruction=_instruction(given),
     )  # fmt: skip
     if processes.rank() == 0:
         steps = run.log().pivot(index="step", columns="metric", values="value")

@@ -18,7 +18,6 @@ from corea.grader import shared_grader
 from corea.parser import Response, parse
 from corea.support import processes
 
-RewardFunction = Callable[..., list[float]]
 _SILENCE = -1.0  # what no confidence earns: were it any better, silence would be the safe bid
 _EPSILON = 0.01  # "kl" and "log" clip confidences to [_EPSILON, 1 - _EPSILON]
 
@@ -159,7 +158,7 @@ def _column(name: str, columns: dict, count: int) -> list:
 
 
 def text_of(completion: str | Sequence[dict]) -> str:
-    """The text of a completion: a string, or the last chat message's text, None or parts."""
+    """The text of a completion: a string, or the last chat message's text or parts."""
     if isinstance(completion, str):
         return completion
     content = completion[-1].get("content") if completion else None
@@ -175,8 +174,7 @@ class RewardSpec:
     Args:
         distance: as for `confidence_reward`; None leaves the confidence reward out.
         target: as for `confidence_reward`.
-        correctness_weight: finite, 0 or more, as the other weights. All are our choice: the paper's
-            are not known.
+        correctness_weight: finite, 0 or more, as the others; the paper's weights are not known.
     """
 
     distance: str | None = "l1"
@@ -197,10 +195,12 @@ class RewardSpec:
         names = ("distance", "target", "correctness_weight", "format_weight", "confidence_weight")
         return {name: getattr(self, name) for name in names}
 
-    def functions(self) -> list[RewardFunction]:
+    def functions(self) -> list[Callable[..., list[float]]]:
         """The TRL reward functions."""
+        if self.distance is None:
+            return [correctness_reward, format_reward]
         confidence = partial(confidence_reward, distance=self.distance, target=self.target)
-        return [correctness_reward, format_reward, confidence][: len(self.weights)]
+        return [correctness_reward, format_reward, confidence]
 
     @property
     def weights(self) -> list[float]:

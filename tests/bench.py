@@ -19,7 +19,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from corea import _callbacks, cascade, grpo, parser, prompts
 from corea.engines.loading import load_model
-from corea.grader import Grader
+from corea.grader import Grader, grade_one
 from corea.paper import runs
 from corea.paper.profiles import TRAINED, load_profile
 from corea.questions.load import load_questions
@@ -41,12 +41,12 @@ def grpo_step() -> None:
     profile = load_profile("cpu")
     settings = dataclasses.replace(profile.grpo, steps=STEPS, save_steps=10 * STEPS)
     questions = load_questions("drill", "train", size=settings.questions_per_step * STEPS)
-    with tempfile.TemporaryDirectory() as folder, Grader() as grader:
-        grader.grade(["1/2"], ["0.5"], ["math"])  # a run starts its worker once
+    with tempfile.TemporaryDirectory() as folder:
+        grade_one("1/2", "0.5", "math")  # a run starts its worker once
 
         def ours():
             trainer = grpo.build_trainer(
-                profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader
+                profile.slm, questions, folder, TRAINED["L1-SLM"], settings, Compute(), None
             )
             trainer.add_callback(_callbacks.Watch("ours", STEPS, False))
             return trainer
@@ -78,7 +78,7 @@ def bare_trainer(base: str, questions, settings: grpo.GRPOSettings, folder: Path
         processing_class=prompts.load_tokenizer(base),
         reward_funcs=[constant_reward],
         args=grpo._arguments(settings, [1.0], folder, Compute()),
-        train_dataset=grpo.training_set(questions),
+        train_dataset=grpo.training_set(questions, None),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

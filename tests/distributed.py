@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from corea import grpo
+from corea import _training_log, grpo
 from corea.grader import Grader
 from corea.paper.profiles import load_profile
 from corea.prompts import response_text
@@ -62,13 +62,11 @@ def rewards(folder: Path, rows: list[dict]) -> None:
         found = [
             [
                 x.hex()
-                for x in confidence_reward(distance, target, num_generations=GROUP, grader=grader)(
-                    **given
-                )
+                for x in confidence_reward(**given, distance=distance, target=target, grader=grader)
             ]
             for distance, target in (("l1", "group"), ("l2", 0.25), ("kl", "group"))
         ]
-        grpo.RolloutWatch(grader)(
+        _training_log.log_rollouts(
             **given, log_metric=lambda name, value: logged.update({name: float(value).hex()})
         )
     write(folder, {"rewards": found, "logged": logged})
@@ -97,14 +95,21 @@ def train(folder: Path, compute: Compute) -> None:
             return found
 
     class Spec(type(REWARDS["L1"])):
-        def functions(self, num_generations, grader):
-            *others, confidence = super().functions(num_generations, grader)
+        def functions(self):
+            *others, confidence = super().functions()
             return [*others, Kept(confidence)]
 
     base = load_profile("cpu").slm
     questions = load_questions("drill", "train", size=12)
     grpo.train(
-        base, Spec(), questions, SETTINGS, folder / "run", compute=compute, show_progress=False
+        base,
+        questions,
+        folder / "run",
+        reward=Spec(),
+        settings=SETTINGS,
+        compute=compute,
+        instruction=None,
+        show_progress=False,
     )
     write(folder, kept)
 
@@ -114,6 +119,6 @@ if __name__ == "__main__":
     if what == "rewards":
         rewards(where, rollouts())
     elif what == "broken":
-        rewards(where, rollouts()[:-2])
+        rewards(where, rollouts()[:-1] + rollouts()[:1])
     elif what == "train":
         train(where, Compute(processes=processes.launched(), micro_batch=int(sys.argv[3])))

@@ -30,11 +30,11 @@ def setting_hashes() -> dict[str, str]:
     for name in sorted(PROFILES):
         profile = load_profile(name)
         for system, reward in TRAINED.items():
-            found[f"{name}/{system}"] = settings_hash([reward, profile.grpo.made_of()])
+            found[f"{name}/{system}"] = settings_hash([reward.hashed(), profile.grpo.hashed()])
         for variant in variants.variants_of(profile):
             chosen = variants.VARIANTS[variant]
             found[f"{name}/{variant}"] = settings_hash(
-                [chosen.reward, chosen.settings(profile).made_of()]
+                [chosen.reward.hashed(), chosen.settings(profile).hashed()]
             )
     return found
 

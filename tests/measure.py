@@ -23,13 +23,13 @@ from transformers import TrainerCallback
 
 from corea import grpo
 from corea.engines.loading import load_model
-from corea.grader import Grader
 from corea.paper import runs
 from corea.paper.plan import GIB
 from corea.paper.profiles import TRAINED, Profile, load_profile
 from corea.questions.load import load_questions
 from corea.support.files import atomic_write
 from corea.support.models import architecture_of
+from corea.support.hardware import Compute
 
 MEASURED = Path(__file__).with_name("measured.json")
 NOTE = "other work on the other cores"
@@ -116,9 +116,9 @@ def training(profile: Profile, steps: int, warmup: int = 2) -> dict:
         "drill", "train", size=settings.questions_per_step * settings.steps, seed=profile.seed
     )
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder, Grader() as grader:
+    with tempfile.TemporaryDirectory() as folder:
         trainer = grpo.build_trainer(
-            profile.slm, TRAINED["L1-SLM"], questions, settings, Path(folder), grader
+            profile.slm, questions, folder, TRAINED["L1-SLM"], settings, Compute(), None
         )
         trainer.add_callback(clock)
         trainer.train()

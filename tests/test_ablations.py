@@ -49,7 +49,7 @@ def test_a_variant_differs_from_the_anchor_in_what_it_names_alone():
 def test_no_two_variants_are_the_same_run():
     cpu = load_profile("cpu")
     made_of = [
-        (v.reward, tuple(v.settings(cpu).made_of().items()), v.base)
+        (v.reward, tuple(v.settings(cpu).hashed().items()), v.base)
         for v in variants.VARIANTS.values()
     ]
     assert len(set(made_of)) == len(made_of)
@@ -173,9 +173,9 @@ def test_a_smaller_slm_is_a_cheaper_one():
 def test_a_setting_that_came_later_does_not_make_finished_runs_strangers():
     """The hash of the main runs is the one they were trained under, before rewards could be normalised apart."""
     settings = load_profile("cpu").grpo
-    assert "aggregation" not in settings.made_of()
+    assert "aggregation" not in settings.hashed()
     assert (
-        dataclasses.replace(settings, aggregation="normalize_then_sum").made_of()["aggregation"]
+        dataclasses.replace(settings, aggregation="normalize_then_sum").hashed()["aggregation"]
         == "normalize_then_sum"
     )
     assert runs.CALIBRATION == "calibration"

@@ -48,12 +48,13 @@ def train_tiny(base: Path, folder: Path, compute: Compute | None = None, **chang
     settings = dataclasses.replace(SETTINGS, **changes)
     return grpo.train(
         base,
-        REWARDS["L1"],
         questions,
-        settings,
         folder,
+        reward=REWARDS["L1"],
+        settings=settings,
         name="tiny",
         compute=compute,
+        instruction=None,
         show_progress=False,
     )
 

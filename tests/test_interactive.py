@@ -33,15 +33,13 @@ def test_the_reward_drawn_is_the_mean_of_the_real_one_over_all_groups(distance, 
     p, stated = 0.3, 0.7
     expected = 0.0
     with Grader() as grader:
-        reward = confidence_reward(distance, share, num_generations=3, grader=grader)
         for right in itertools.product((True, False), repeat=3):
             texts = [
                 f"<answer>{'1' if r else '2'}</answer><confidence>{stated}</confidence>"
                 for r in right
             ]
-            found = reward(
-                completions=texts, question_id=["q"] * 3, gold=["1"] * 3, answer_type=["math"] * 3
-            )
+            columns = {"gold": ["1"] * 3, "question_id": ["q"] * 3, "grader": grader}
+            found = confidence_reward(texts, distance=distance, target=share, **columns)
             expected += np.prod([p if r else 1 - p for r in right]) * np.mean(found)
     _, drawn = widgets.reward_shape(distance, share, p, rollouts=3)
     assert drawn.set_index(drawn["confidence"].round(2)).loc[stated, "reward"] == pytest.approx(

@@ -71,7 +71,7 @@ from corea.paper import profiles
 from corea.questions import hub
 from corea.support import files, hardware
 assert parser.parse("<answer>4</answer><confidence>0.9</confidence>").confidence == 0.9
-assert rewards.format_reward()(completions=["x"]) == [0.0]
+assert rewards.format_reward(["x"]) == [0.0]
 assert cascade.keeps(0.9, 0.5)
 assert files.checkout() is None and files.git_commit() == ("unknown", False)
 assert profiles.load_profile("paper").data == Path.cwd() / "data" / "paper"

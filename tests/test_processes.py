@@ -5,6 +5,7 @@ Real processes that speak over gloo on the CPU.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -74,9 +75,7 @@ def test_rewards_of_several_processes_are_those_of_one_to_the_last_bit(number, a
 
 def test_rewards_of_one_process_are_those_without_any(alone):
     with Grader() as grader:
-        found = confidence_reward("l1", num_generations=4, grader=grader)(
-            **distributed.columns(distributed.rollouts())
-        )
+        found = confidence_reward(**distributed.columns(distributed.rollouts()), grader=grader)
     assert [x.hex() for x in found] == alone["rewards"][0] and len(set(found)) > 3
 
 
@@ -84,7 +83,7 @@ def test_groups_that_are_not_whole_over_all_processes_are_refused_in_each(tmp_pa
     errors = in_processes(2, "broken", tmp_path / "parts")
     assert len(errors) == 2
     for error in errors:
-        assert "'q2' has 2 rows in this call, not a multiple of num_generations=4" in error
+        assert "'q2' has 3 rows in this call, another 5: no whole groups" in error
         assert "per_device_train_batch_size x processes x steps_per_generation" in error
 
 
@@ -105,7 +104,7 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
     parts = written(tmp_path)
     assert len(parts) == number
     with Grader() as grader:
-        reward = confidence_reward("l1", num_generations=4, grader=grader)
+        reward = functools.partial(confidence_reward, grader=grader)
         for step in zip(*parts, strict=True):
             names = ("question_id", "gold", "answer_type", "texts", "found")
             rows = {name: [x for part in step for x in part[name]] for name in names}

@@ -41,10 +41,10 @@ def train_system(profile: Profile, system: str) -> grpo.Run:
         raise ValueError(f"system {system!r} is not trained; use one of {', '.join(TRAINED)}")
     return train_in_processes(profile, "corea.paper.runs", system) or grpo.train(
         profile.slm,
-        TRAINED[system],
         training_questions(profile),
-        profile.grpo,
         profile.run_folder(system),
+        reward=TRAINED[system],
+        settings=profile.grpo,
         name=system,
         compute=profile.compute,
         instruction=profile.instruction,

@@ -170,10 +170,10 @@ def train(profile: Profile, name: str, *, show_progress: bool = True) -> grpo.Ru
     base = make_base(profile, chosen.base) if chosen.base else profile.slm
     return runs.train_in_processes(profile, "corea.paper.variants", name) or grpo.train(
         base,
-        chosen.reward,
         runs.training_questions(profile),
-        chosen.settings(profile),
         run_folder(profile, name),
+        reward=chosen.reward,
+        settings=chosen.settings(profile),
         name=name,
         compute=profile.compute,
         instruction=profile.instruction,

@@ -28,8 +28,8 @@ from corea.paper.plan import GIB
 from corea.paper.profiles import TRAINED, Profile, load_profile
 from corea.questions.load import load_questions
 from corea.support.files import atomic_write
-from corea.support.models import architecture_of
 from corea.support.hardware import Compute
+from corea.support.models import architecture_of
 
 MEASURED = Path(__file__).with_name("measured.json")
 NOTE = "other work on the other cores"

@@ -1,0 +1,70 @@
+"""Completions that were recorded, so that a cascade can be replayed without a model."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from corea.engines.base import Completion, Progress, Questions, as_questions
+from corea.questions.base import content_id
+
+
+class Recorded:
+    """An engine that gives back the completions of records, found by the question's text.
+
+    Completions have no log-probabilities, since records do not hold them.
+
+    Args:
+        records: the table of records.
+        system: whose completions to give back.
+
+    Raises:
+        ValueError: if the records hold no such system, or more than one run of it.
+    """
+
+    def __init__(self, records: pd.DataFrame, system: str):
+        self.name = system
+        rows = records[records["system"] == system]
+        if rows.empty or rows.duplicated(["dataset", "question_id", "sample"]).any():
+            known = ", ".join(sorted(records["system"].unique()))
+            raise ValueError(f"records must hold one run of {system!r}; there are runs of {known}")
+        self._completions = {
+            (row["content_id"], row["sample"]): Completion(
+                row["text"],
+                row["prompt_tokens"],
+                row["completion_tokens"],
+                row["finish"],
+                numerals=_numerals(row["numerals"]),
+            )
+            for row in rows.to_dict("records")
+        }
+
+    def complete(
+        self, questions: Questions, *, samples: int = 1, seed: int = 0, progress: Progress = None
+    ) -> list[list[Completion]]:
+        """Give back samples 0 to `samples` - 1 of each question, whatever the seed.
+
+        Raises:
+            ValueError: if one of them was not recorded.
+        """
+        completions = []
+        for question in as_questions(questions):
+            keys = [(content_id(question.text), sample) for sample in range(samples)]
+            if missing := [
+                sample for key, sample in keys if (key, sample) not in self._completions
+            ]:
+                raise ValueError(
+                    f"sample {missing[0]} of question {question.text[:60]!r} is not in the records "
+                    f"of {self.name!r}"
+                )
+            completions.append([self._completions[key] for key in keys])
+        if progress:
+            progress(samples * len(completions))
+        return completions
+
+
+def _numerals(text: object) -> dict[str, float] | None:
+    """Read a record's field, as "0.7:0.63120 0.8:0.21000"."""
+    if not isinstance(text, str):
+        return None
+    pairs = (pair.split(":") for pair in text.split())
+    return {numeral: float(probability) for numeral, probability in pairs}

@@ -1,9 +1,8 @@
-"""The cascade: the SLM answers first, and the LLM only where the SLM is not sure enough.
+"""The cascade: the SLM answers first, and the LLM only if the SLM is not sure enough.
 
 The one rule, in `keeps`: the SLM's answer is kept if a confidence was stated and is at least the
-threshold; otherwise the question is deferred and both models are paid.  `Cascade` applies it
-online, asking the LLM for deferred questions only; `replay`, `sweep` and `evaluate_cascade` apply
-it to recorded answers of both models.
+threshold. Otherwise the question is deferred, and both models are paid. `Cascade` applies it to
+questions; `replay`, `sweep` and `evaluate_cascade` apply it to recorded answers of both models.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,13 +20,15 @@ import pandas as pd
 from corea import metrics
 from corea.costs import PriceList
 from corea.parser import parse
+from corea.questions.base import Question, with_distinct_ids
 
 if TYPE_CHECKING:
     from corea.engines.base import Completion, Engine
-    from corea.questions.base import Question
+    from corea.policies import Policy
 
 KEY = ["dataset", "question_id", "sample"]
 DEFER_ALL = math.inf
+_SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
 _POINTS = 256  # of a curve whose every draw is kept in memory
 
 
@@ -36,68 +37,90 @@ _POINTS = 256  # of a curve whose every draw is kept in memory
 
 @dataclass(frozen=True, slots=True)
 class CascadeAnswer:
-    """One answer of the cascade.
+    """One answer of a cascade.
 
-    confidence: the SLM's, which decided; cost: in units of the price list, None without one;
-    source: "slm" or "llm".
+    Attributes:
+        text: the completion that is kept.
+        answer: parsed from it; None if it commits to none.
+        confidence: what the SLM stated, which decided; None if it stated none.
+        source: the model that answered, "slm" or "llm".
+        cost: of all completions paid for, in the unit of the prices; None without prices.
     """
 
     question_id: str
     sample: int
+    text: str
     answer: str | None
     confidence: float | None
     source: str
     cost: float | None
-    slm_completion: Completion
-    llm_completion: Completion | None
 
 
 class Cascade:
-    """An SLM and an LLM behind one `answer`.
+    """An SLM that answers first, and an LLM for the questions on which it is not sure enough.
 
-    threshold: from `fixed`, `llm_pass1` or `best_under_budget`; prices: a `PriceList`, or None to
-    leave costs out.
+    Args:
+        slm: the engine that answers first.
+        llm: the engine that answers what is deferred.
+        policy: a `Policy`, or only the least confidence that is kept; infinity defers all.
+        prices: of both models, if costs are wanted.
     """
 
-    def __init__(self, slm: Engine, llm: Engine, threshold: float, prices: PriceList | None = None):
+    def __init__(
+        self, slm: Engine, llm: Engine, policy: Policy | float, prices: PriceList | None = None
+    ):
         self.slm, self.llm, self.prices = slm, llm, prices
-        self.threshold = _checked_threshold(threshold)
+        if hasattr(policy, "keeps"):  # its own rule, so that further kinds need no change here
+            self._keeps = policy.keeps
+        else:
+            self._keeps = partial(keeps, threshold=checked_threshold(policy))
+
+    def __call__(self, question: str | Question) -> CascadeAnswer:
+        """The answer to one question."""
+        return self.answer([question])[0]
 
     def answer(
-        self, questions: Sequence[Question], *, samples: int = 1, seed: int = 0
+        self, questions: Sequence[str | Question], *, samples: int = 1, seed: int = 0
     ) -> list[CascadeAnswer]:
-        """Answers to all questions, `samples` each, by question and then by sample.
+        """The answers to all questions, `samples` of each, by question and then by sample.
 
-        The LLM is asked in one call for the questions of which a sample is deferred, or not at all.
-        An engine's completion depends on question id, sample index and seed, so it is asked for
-        samples up to the last deferred index; those between that were not deferred are dropped and
-        not counted as cost.  With `samples=1` there are none.
+        The LLM is asked in one call, for the questions of which a sample is deferred. A completion
+        depends on question, sample and seed, so it is asked for samples up to the last deferred
+        one; those between that were not deferred are dropped and not counted as cost.
         """
-        attempts = _complete(self.slm, dict(enumerate(questions)), samples, seed)
-        responses = {key: parse(completion.text) for key, completion in attempts.items()}
-        deferred = [k for k, r in responses.items() if not keeps(r.confidence, self.threshold)]
-        rescues = {}
+        items = with_distinct_ids(Question(q) if isinstance(q, str) else q for q in questions)
+        attempts = _complete(self.slm, dict(enumerate(items)), samples, seed)
+        responses = {key: parse(attempt.text) for key, attempt in attempts.items()}
+        deferred = [key for key, r in responses.items() if not self._keeps(r.confidence)]
+        rescues: dict[tuple[int, int], Completion] = {}
         if deferred:
-            asked = {q: questions[q] for q, _ in deferred}
-            found = _complete(self.llm, asked, 1 + max(s for _, s in deferred), seed)
-            rescues = {key: found[key] for key in deferred}
-        return [
-            self._answer(questions[q].id, s, response, attempts[q, s], rescues.get((q, s)))
-            for (q, s), response in responses.items()
-        ]
-
-    def _answer(self, question_id, sample, response, attempt, rescue) -> CascadeAnswer:
-        answer = response.answer if rescue is None else parse(rescue.text).answer
-        cost = None if self.prices is None else self.prices.cascade_cost(attempt, rescue)
-        source = "slm" if rescue is None else "llm"
-        return CascadeAnswer(
-            question_id, sample, answer, response.confidence, source, cost, attempt, rescue
-        )
+            deferred_items = {number: items[number] for number, _ in deferred}
+            last = max(sample for _, sample in deferred)
+            completions = _complete(self.llm, deferred_items, last + 1, seed)
+            rescues = {key: completions[key] for key in deferred}
+        answers = []
+        for (number, sample), attempt in attempts.items():
+            response, rescue = responses[number, sample], rescues.get((number, sample))
+            text, answer, source = attempt.text, response.answer, "slm"
+            if rescue is not None:
+                text, answer, source = rescue.text, parse(rescue.text).answer, "llm"
+            cost = None if self.prices is None else self.prices.cascade_cost(attempt, rescue)
+            item = items[number].id, sample
+            answers.append(CascadeAnswer(*item, text, answer, response.confidence, source, cost))
+        return answers
 
 
 def keeps(confidence, threshold: float) -> np.ndarray:
     """Whether the SLM's answer is kept: stated (not None, not NaN) and at least the threshold."""
     return np.asarray(confidence, dtype=float) >= threshold
+
+
+def checked_threshold(value: float) -> float:
+    """The threshold as a float; ValueError if it is neither in [0, 1] nor infinity."""
+    is_number = hasattr(value, "__float__") and not isinstance(value, bool)
+    if not is_number or not (0 <= value <= 1 or value == DEFER_ALL):
+        raise ValueError(f"threshold={value!r}; it must be in [0, 1], or infinity to defer all")
+    return float(value)
 
 
 def _complete(
@@ -113,67 +136,26 @@ def _complete(
     return {(q, s): c for q, row in zip(questions, rows, strict=True) for s, c in enumerate(row)}
 
 
-# --- offline: one threshold, or all ---------------------------------------------------------------
+# --- offline: all thresholds at once --------------------------------------------------------------
 
 
 def sweep(
     confidence, slm_correct, llm_correct, slm_cost, llm_cost, *, before_generation: bool = False
 ) -> pd.DataFrame:
-    """The whole cost-accuracy curve of a cascade, from rows that both models answered.
+    """The cost-accuracy curve of a cascade, from columns (rows,) of what both models answered.
 
-    All arguments have shape (rows,).  One row for each threshold at which something changes: 0
-    (every stated confidence kept), each distinct confidence, and infinity (all deferred).  Columns:
-    threshold, pass1 and cost (means over rows), llm_share (share deferred), kept (rows).  The
-    result does not depend on the order of the rows, to the last bit.  One sort and running sums.
-    before_generation: the decision is a router's, so that a deferred question pays the LLM alone.
-    With `slm_correct` as the confidence it gives the curve of an oracle.
+    Args:
+        confidence: NaN or None if none was stated; with `slm_correct` the curve is an oracle's.
+        before_generation: the decision is a router's, so a deferred question pays only the LLM.
+
+    Returns:
+        A row per threshold at which something changes: 0 (all stated confidences kept), each
+        distinct confidence, and infinity (all deferred). Columns: threshold, pass1 and cost (means
+        over rows), llm_share (share deferred), kept (rows).
+
+    Raises:
+        ValueError: for columns of different lengths, or values out of range.
     """
-    confidence, slm_right, llm_right, slm_spent, llm_spent, unit = _columns(
-        confidence, slm_correct, llm_correct, slm_cost, llm_cost
-    )
-    order = np.argsort(confidence)  # NaN, never kept, goes last
-    stated = len(order) - np.isnan(confidence).sum()
-    rising = confidence[order[:stated]]
-    first = np.flatnonzero(np.diff(rising, prepend=-np.inf))
-    thresholds = rising[first]
-    if not stated or thresholds[0] > 0:
-        thresholds, first = np.append(0.0, thresholds), np.append(0, first)
-    thresholds, first = np.append(thresholds, DEFER_ALL), np.append(first, stated)
-    deferred = llm_spent if before_generation else slm_spent + llm_spent
-    return _curve(
-        thresholds,
-        kept=stated - first,
-        right=llm_right.sum() + _from(first, (slm_right - llm_right)[order[:stated]]),
-        spent=deferred.sum() + _from(first, (slm_spent - deferred)[order[:stated]]),
-        rows=len(order),
-        unit=unit,
-    )
-
-
-def at_threshold(
-    confidence,
-    slm_correct,
-    llm_correct,
-    slm_cost,
-    llm_cost,
-    threshold: float,
-    *,
-    before_generation: bool = False,
-) -> dict[str, float]:
-    """The row of `sweep` for any one threshold, as a dict."""
-    confidence, slm_right, llm_right, slm_spent, llm_spent, unit = _columns(
-        confidence, slm_correct, llm_correct, slm_cost, llm_cost
-    )
-    kept = keeps(confidence, _checked_threshold(threshold))
-    right = np.where(kept, slm_right, llm_right).sum()
-    deferred = llm_spent if before_generation else slm_spent + llm_spent
-    spent = np.where(kept, slm_spent, deferred).sum()
-    row = _curve([threshold], kept=kept.sum(), right=right, spent=spent, rows=len(kept), unit=unit)
-    return row.iloc[0].to_dict()
-
-
-def _columns(confidence, slm_correct, llm_correct, slm_cost, llm_cost):
-    """The columns, checked; costs as whole multiples of `unit`, a power of two, for exact sums."""
     slm_right, confidence = metrics.checked(slm_correct, confidence)
     llm_right, _ = metrics.checked(llm_correct, confidence)
     costs = [np.asarray(column, dtype=float) for column in (slm_cost, llm_cost)]
@@ -182,68 +164,64 @@ def _columns(confidence, slm_correct, llm_correct, slm_cost, llm_cost):
         raise ValueError(f"confidence and costs have {sizes} rows; use one number, at least 1")
     if not all(np.isfinite(cost).all() and (cost >= 0).all() for cost in costs):
         raise ValueError("a cost is negative or not finite")
-    bound = max(1e-200, sum(len(cost) * float(cost.max()) for cost in costs))
-    unit = 2.0 ** (math.frexp(bound)[1] - 62)
-    slm_spent, llm_spent = (np.rint(cost / unit).astype(np.int64) for cost in costs)
-    return confidence, slm_right, llm_right, slm_spent, llm_spent, unit
+    slm_cost, llm_cost = costs
+    deferred_cost = llm_cost if before_generation else slm_cost + llm_cost
+    # By all columns, so that no sum depends on the order in which the rows were given.
+    order = np.lexsort((slm_cost, llm_cost, slm_right, llm_right, confidence))
+    rising = confidence[order][: np.isfinite(confidence).sum()]  # NaN, never kept, goes last
+    thresholds = np.unique(np.r_[0.0, rising, DEFER_ALL])
+    kept, rows = len(rising) - np.searchsorted(rising, thresholds), len(order)
 
+    def mean(of_kept: np.ndarray, of_deferred: np.ndarray) -> np.ndarray:
+        gains = (of_kept - of_deferred)[order][: len(rising)][::-1]
+        return (of_deferred[order].sum() + np.append(0, gains.cumsum())[kept]) / rows
 
-def _from(first: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums of `values` from each index of `first` to the end."""
-    before = np.append(0, np.cumsum(values))
-    return before[-1] - before[first]
-
-
-def _curve(thresholds, *, kept, right, spent, rows: int, unit: float) -> pd.DataFrame:
-    table = {
-        "threshold": thresholds,
-        "pass1": right / rows,
-        "cost": spent * unit / rows,
+    curve = {"threshold": thresholds, "pass1": mean(slm_right, llm_right)}
+    curve |= {
+        "cost": mean(slm_cost, deferred_cost),
         "llm_share": (rows - kept) / rows,
         "kept": kept,
     }
-    return pd.DataFrame(table)
+    return pd.DataFrame(curve)
 
 
 def cost_at_pass1(
     rows: pd.DataFrame, weights, *targets, before_generation: bool = False
 ) -> list[np.ndarray]:
-    """The least cost at which a cascade reaches each target Pass@1, one for each set of weights; NaN where it never does.
+    """The least cost at which a cascade reaches each target Pass@1, per set of weights.
 
-    rows: as from `replay`, any threshold.  weights: (draws, rows), each summing to 1.  targets: numbers or (draws,).
-    Read from the whole curve, between two thresholds on the straight line that tossing a coin between them gives, so that
-    sources of many and of few distinct confidences compare fairly.  Of a source of many, every n-th threshold is used, 256
-    or fewer in all.  In the unit of the rows' costs.
+    Read from the whole curve. Between two thresholds it is the straight line that tossing a coin
+    between them gives, so that sources of many and of few distinct confidences compare fairly. Of a
+    source of many, every n-th threshold is used, 256 or fewer in all.
+
+    Args:
+        rows: as from `replay`, at any threshold.
+        weights: shape (draws, rows), each summing to 1.
+        targets: numbers, or arrays (draws,).
+
+    Returns:
+        Costs (draws,) per target, in the unit of the rows' costs; NaN if it is never reached.
     """
     weights = np.atleast_2d(np.asarray(weights, dtype=float))
-    confidence = rows["confidence"].to_numpy(dtype=float)
+    confidence, slm, llm, slm_cost, llm_cost = (rows[name].to_numpy(dtype=float) for name in _SWEPT)
     order = np.argsort(-confidence, kind="stable")  # NaN, never kept, goes last
     stated = order[: len(order) - int(np.isnan(confidence).sum())]
-    starts = np.flatnonzero(
-        np.diff(confidence[stated], prepend=np.inf)
-    )  # the first row of each level
-    starts = starts[:: 1 + len(starts) // _POINTS]
-    slm, llm, slm_cost, llm_cost = (
-        rows[name].to_numpy(dtype=float)
-        for name in ("slm_correct", "llm_correct", "slm_cost", "llm_cost")
-    )
+    level_starts = np.flatnonzero(np.diff(confidence[stated], prepend=np.inf))
+    level_starts = level_starts[:: 1 + len(level_starts) // _POINTS]
     deferred = llm_cost if before_generation else slm_cost + llm_cost
-    ordered, curve = weights[:, stated], []
+    curve = []
     for all_deferred, gained in ((llm, slm - llm), (deferred, slm_cost - deferred)):
-        start = (weights @ all_deferred)[:, None]
-        if len(starts):
-            kept = np.add.reduceat(ordered * gained[stated], starts, axis=1).cumsum(axis=1)
-            start = np.concatenate([start, start + kept], axis=1)
-        curve.append(start)
-    pass1, cost = curve
-    return [
-        _cheapest(pass1, cost, np.broadcast_to(np.asarray(target, dtype=float), len(weights)))
-        for target in targets
-    ]
+        points = (weights @ all_deferred)[:, None]
+        if len(level_starts):
+            by_level = np.add.reduceat(weights[:, stated] * gained[stated], level_starts, axis=1)
+            points = np.concatenate([points, points + by_level.cumsum(axis=1)], axis=1)
+        curve.append(points)
+    levels = [np.broadcast_to(np.asarray(target, dtype=float), len(weights)) for target in targets]
+    return [_cheapest(*curve, target) for target in levels]
 
 
 def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least cost over the points, and the segments between neighbours, that reach the target (last axis: thresholds)."""
+    """Least cost over the points, and the segments between them, that reach the target."""
     slack = 1e-12  # sums of the same rows in another order
     reaches = pass1 >= target[:, None] - slack
     best = np.where(reaches, cost, np.inf).min(axis=1)
@@ -279,29 +257,28 @@ def replay(
     threshold: float,
     prices: PriceList,
     *,
-    confidence: str = "confidence",
     before_generation: bool = False,
 ) -> pd.DataFrame:
     """What `Cascade.answer` would have given, row by row, from the records of both models.
 
-    confidence: the column of `slm_records` that decides; before_generation: as in `sweep`.  Columns: dataset, question_id, sample,
-    answer, correct, confidence, source, cost, and slm_correct, llm_correct, slm_cost, llm_cost
-    (arguments of `sweep`).  Raises ValueError where a (dataset, question_id, sample) is doubled, or
-    on one side only.
+    The order is that of `slm_records`. Columns: dataset, question_id, sample; answer, correct,
+    confidence, source and cost of the cascade; slm_correct, llm_correct, slm_cost, llm_cost.
+
+    Raises:
+        ValueError: if an answer is there twice, or of one model only.
     """
-    rows = _joined(slm_records, llm_records, confidence)
-    kept = keeps(rows["confidence"], _checked_threshold(threshold))
+    columns = ("answer", "correct", "prompt_tokens", "completion_tokens")
+    rows = paired(slm_records, llm_records, columns)
+    kept = keeps(rows["confidence"], checked_threshold(threshold))
     for side, price in (("slm", prices.slm), ("llm", prices.llm)):
-        rows[f"{side}_cost"] = price.cost(
-            rows[f"{side}_prompt_tokens"], rows[f"{side}_completion_tokens"]
-        )
+        tokens = rows[f"{side}_prompt_tokens"], rows[f"{side}_completion_tokens"]
+        rows[f"{side}_cost"] = price.cost(*tokens)
     for name in ("answer", "correct"):
         rows[name] = rows[f"slm_{name}"].where(kept, rows[f"llm_{name}"])
     rows["source"] = np.where(kept, "slm", "llm")
     deferred = rows["llm_cost"] if before_generation else rows["slm_cost"] + rows["llm_cost"]
     rows["cost"] = rows["slm_cost"].where(kept, deferred)
-    both = ["slm_correct", "llm_correct", "slm_cost", "llm_cost"]
-    return rows[[*KEY, "answer", "correct", "confidence", "source", "cost", *both]]
+    return rows[[*KEY, "answer", "correct", "confidence", "source", "cost", *_SWEPT[1:]]]
 
 
 def evaluate_cascade(
@@ -310,33 +287,32 @@ def evaluate_cascade(
     threshold: float,
     prices: PriceList,
     *,
-    confidence: str = "confidence",
     before_generation: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The cascade at one threshold: a row for each dataset, then "mean", their plain mean.
+    """The cascade at one threshold: a row per dataset, then "mean", their plain mean.
 
-    Columns: dataset, threshold, questions, samples (a question), and each of these with _low and
-    _high (95%, bootstrap over questions, cascade and LLM on the same resamples): pass1; pass1_drop,
-    the LLM's Pass@1 less the cascade's; cost, in price units per 1,000 questions asked once;
-    cost_reduction, 1 - cost / the LLM's cost alone; llm_share.  Arguments and errors as in
-    `replay`.
+    Columns: dataset, threshold, questions, samples (per question), and each of these with _low and
+    _high (95%; cascade and LLM on the same resamples of questions): pass1; pass1_drop, the LLM's
+    Pass@1 less the cascade's; cost, in price units per 1,000 questions; cost_reduction, 1 - cost /
+    the LLM's own cost; llm_share. Arguments and errors are those of `replay`.
     """
-    options: dict[str, Any] = {"confidence": confidence, "before_generation": before_generation}
-    rows = replay(slm_records, llm_records, threshold, prices, **options)
-    sets = set_draws(rows, resamples=resamples, seed=seed)
-    names = list(sets["mean"])
+    rows = replay(slm_records, llm_records, threshold, prices, before_generation=before_generation)
     table = []
-    for dataset, draws in sets.items():
-        part = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
-        questions = len(part[KEY[:2]].drop_duplicates())
-        samples = len(part) / questions
+    for dataset, draws in set_draws(rows, resamples=resamples, seed=seed).items():
+        set_rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
+        questions = len(set_rows[KEY[:2]].drop_duplicates())
+        samples = len(set_rows) / questions
         row = {"dataset": dataset, "threshold": threshold, "questions": questions}
         row["samples"] = int(samples) if samples.is_integer() else samples
-        for name in names:
-            found = metrics.interval(draws[name])
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        for name, values in draws.items():
+            interval = metrics.interval(values)
+            row |= {
+                name: interval.value,
+                f"{name}_low": interval.low,
+                f"{name}_high": interval.high,
+            }
         table.append(row)
     return pd.DataFrame(table)
 
@@ -344,7 +320,7 @@ def evaluate_cascade(
 def set_draws(
     rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The draws behind `evaluate_cascade`, from the rows of `replay`: for each dataset, then their "mean"."""
+    """The draws behind `evaluate_cascade`, from the rows of `replay`: per dataset, then "mean"."""
     sets = {
         dataset: _draws(part, resamples, metrics.dataset_seed(seed, dataset))
         for dataset, part in rows.groupby("dataset", sort=False)
@@ -371,26 +347,30 @@ def _draws(rows: pd.DataFrame, resamples: int, seed) -> dict[str, np.ndarray]:
     }
 
 
-def _joined(slm_records: pd.DataFrame, llm_records: pd.DataFrame, confidence: str) -> pd.DataFrame:
-    kept = ["answer", "correct", "prompt_tokens", "completion_tokens"]
+def paired(
+    slm_records: pd.DataFrame, llm_records: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
+    """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_...
+
+    Raises:
+        ValueError: if a column is missing, or an answer is there twice, or of one model only.
+    """
     sides = []
-    for side, records, extra in (("slm", slm_records, [confidence]), ("llm", llm_records, [])):
-        missing = [name for name in (*KEY, *kept, *extra) if name not in records]
-        if missing:
+    for side, records in (("slm", slm_records), ("llm", llm_records)):
+        names = [*KEY, *columns, *(["confidence"] if side == "slm" else [])]
+        if missing := [name for name in names if name not in records]:
             raise ValueError(f"{side} records lack the column {missing[0]!r}")
-        doubled = records.duplicated(KEY)
-        if doubled.any():
+        if (doubled := records.duplicated(KEY)).any():
             raise ValueError(f"{side} records hold {_first(records[doubled])} twice")
-        names = {name: f"{side}_{name}" for name in kept} | dict.fromkeys(extra, "confidence")
-        sides.append(records[[*KEY, *kept, *extra]].rename(columns=names))
+        sides.append(records[names].rename(columns={name: f"{side}_{name}" for name in columns}))
     slm, llm = sides
-    keys = [pd.MultiIndex.from_frame(side[KEY]) for side in sides]
-    for name, lone in (("slm", llm[~keys[1].isin(keys[0])]), ("llm", slm[~keys[0].isin(keys[1])])):
-        if len(lone):
-            raise ValueError(f"{name} records lack {_first(lone)}, which the other model answered")
+    both = slm.merge(llm, on=KEY, how="outer", indicator="sides")
+    for side, only in (("slm", "right_only"), ("llm", "left_only")):
+        if len(alone := both[both["sides"] == only]):
+            raise ValueError(f"{side} records lack {_first(alone)}, which the other model answered")
     if slm.empty:
         raise ValueError("no records to cascade")
-    return slm.merge(llm, on=KEY, how="left")  # in the order of the SLM's records
+    return slm.merge(llm, on=KEY, how="left")
 
 
 def _first(rows: pd.DataFrame) -> str:
@@ -401,81 +381,43 @@ def _first(rows: pd.DataFrame) -> str:
 # --- thresholds -----------------------------------------------------------------------------------
 
 
-def fixed(value: float, slm_calibration: pd.DataFrame | None = None) -> float:
-    """A threshold given as a number in [0, 1], or infinity to defer all; else ValueError.
+def llm_pass1(llm_calibration: pd.DataFrame) -> float:
+    """The paper's rule for a threshold: the LLM's Pass@1.
 
-    With the SLM's calibration records it warns where the threshold decides nothing there, as do the
-    other rules.
-    """
-    value = _checked_threshold(value)
-    if slm_calibration is not None:
-        kept = keeps(slm_calibration["confidence"], value)
-        _warn_degenerate(value, kept.sum(), slm_calibration["confidence"].notna().sum())
-    return value
-
-
-def llm_pass1(llm_calibration: pd.DataFrame, slm_calibration: pd.DataFrame | None = None) -> float:
-    """The paper's rule: the LLM's Pass@1.
-
-    Measured on the calibration split, which is our choice: which split the paper used is not known.
-    llm_calibration: the LLM's records (dataset, question_id, correct).  Warns, in one line, where
-    they hold no error, and where the threshold keeps or defers all that the SLM stated on
-    `slm_calibration`.  ValueError without records.
+    It is measured on records of the calibration split, which is our choice: which split the paper
+    used is not known. Warns if the LLM made no error there.
     """
     if llm_calibration.empty:
         raise ValueError("the LLM has no calibration records to take a threshold from")
     value = float(llm_calibration.groupby(KEY[:2])["correct"].mean().mean())
     if value == 1:
-        _warn("the LLM made no error on the calibration split: the threshold of 1 says little")
-    return fixed(value, slm_calibration)
+        warnings.warn("the LLM made no error on the calibration split", stacklevel=2)
+    return checked_threshold(value)
 
 
 def best_under_budget(curve: pd.DataFrame, budget: float) -> float:
-    """The threshold of highest Pass@1 within a budget; of equals, the cheaper.
+    """The threshold of highest Pass@1 in a `sweep` within a budget; of equals, the cheaper.
 
-    curve: `sweep` of a calibration split; budget: mean cost of a row, in the unit of the curve.
-    Raises ValueError where no threshold is that cheap.
+    Raises:
+        ValueError: if no threshold is that cheap, in mean cost of a row.
     """
-    if not isinstance(budget, Real) or math.isnan(budget):
-        raise ValueError(f"budget={budget!r}; it must be a number, in the unit of the curve's cost")
     affordable = curve[curve["cost"] <= budget]
     if affordable.empty:
         cheapest = curve["cost"].min()
         raise ValueError(f"no threshold costs at most {budget:g}; the cheapest costs {cheapest:g}")
-    best = affordable.sort_values(["pass1", "cost"], ascending=[False, True], kind="stable").iloc[0]
-    if (curve["pass1"] == 1).all():
-        _warn("the calibration split holds no error: every threshold is as good there")
-    _warn_degenerate(best["threshold"], best["kept"], curve["kept"].max())
-    return float(best["threshold"])
+    best = affordable.sort_values(["pass1", "cost"], ascending=[False, True], kind="stable")
+    return float(best["threshold"].iloc[0])
 
 
 def cheapest_at_pass1(curve: pd.DataFrame, pass1: float) -> float:
-    """The threshold of least cost that reaches a Pass@1; of equals, the more accurate.
+    """The cheapest threshold of a `sweep` that reaches a Pass@1; of equals, the more accurate.
 
-    curve: `sweep` of a calibration split.  Raises ValueError where no threshold is that accurate.
+    Raises:
+        ValueError: if no threshold is that accurate.
     """
     good = curve[curve["pass1"] >= pass1 - 1e-12]
     if good.empty:
-        raise ValueError(
-            f"no threshold reaches a Pass@1 of {pass1:g}; the best has {curve['pass1'].max():g}"
-        )
-    best = good.sort_values(["cost", "pass1"], ascending=[True, False], kind="stable").iloc[0]
-    _warn_degenerate(best["threshold"], best["kept"], curve["kept"].max())
-    return float(best["threshold"])
-
-
-def _checked_threshold(value: float) -> float:
-    is_number = hasattr(value, "__float__") and not isinstance(value, bool)
-    if not is_number or not (0 <= value <= 1 or value == DEFER_ALL):
-        raise ValueError(f"threshold={value!r}; it must be in [0, 1], or infinity to defer all")
-    return float(value)
-
-
-def _warn_degenerate(threshold: float, kept: int, stated: int) -> None:
-    if kept in (0, stated):
-        what = "defers everything" if kept == 0 else "keeps every stated confidence"
-        _warn(f"the threshold {threshold:g} {what} on the calibration split")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+        most = curve["pass1"].max()
+        raise ValueError(f"no threshold reaches a Pass@1 of {pass1:g}; the best has {most:g}")
+    best = good.sort_values(["cost", "pass1"], ascending=[True, False], kind="stable")
+    return float(best["threshold"].iloc[0])

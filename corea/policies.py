@@ -1,0 +1,184 @@
+"""Policies: when a cascade keeps the SLM's answer, and what is promised of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from corea import metrics
+from corea.cascade import DEFER_ALL, KEY, checked_threshold, keeps, paired
+
+_GRID = np.arange(101) / 100  # the thresholds that are tested, fixed before any record is seen
+_LARGEST_BET = 0.75  # share of the capital that one question may cost
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A threshold on a confidence, and its promise.
+
+    With probability `confidence` over the draw of the calibration questions, the cascade loses at
+    most `max_loss` of Pass@1 to the LLM, in expectation over questions of the same kind.
+
+    Attributes:
+        threshold: the least confidence that is kept; infinity defers all.
+        holds: whether a threshold that keeps anything could be promised.
+        questions: number of calibration questions.
+        figures: measured on them: Pass@1 of both models and the cascade, share deferred, AUROC.
+        source: of the confidence; "stated" is the number that the SLM writes.
+    """
+
+    threshold: float
+    max_loss: float
+    confidence: float
+    holds: bool
+    questions: int
+    figures: Mapping[str, float]
+    source: str = "stated"
+
+    def __post_init__(self) -> None:
+        checked_threshold(self.threshold)
+        if not (0 <= self.max_loss < 1 and 0 < self.confidence < 1 and self.source == "stated"):
+            given = (
+                f"max_loss={self.max_loss}, confidence={self.confidence}, source={self.source!r}"
+            )
+            raise ValueError(f"{given}; use a loss in [0, 1), a confidence in (0, 1), 'stated'")
+
+    def keeps(self, confidences) -> np.ndarray:
+        """Whether each answer is kept, by its confidence (None or NaN if none was stated)."""
+        return keeps(confidences, self.threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON: a threshold of infinity is None."""
+        return asdict(self) | {"threshold": None if self.threshold == DEFER_ALL else self.threshold}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Policy:
+        """The policy of `to_dict`."""
+        threshold = DEFER_ALL if values["threshold"] is None else values["threshold"]
+        return cls(**{**values, "threshold": threshold})
+
+
+def calibrate(
+    records: pd.DataFrame,
+    *,
+    slm: str | None = None,
+    llm: str | None = None,
+    max_loss: float = 0.02,
+    confidence: float = 0.9,
+    seed: int = 0,
+) -> Policy:
+    """The policy that defers least among those whose loss of accuracy is bounded.
+
+    Learn-then-Test (Angelopoulos et al. 2021, arXiv 2110.01052): thresholds are tested from the
+    safest, which defers all, downwards, until one cannot be shown to lose at most `max_loss`. The
+    promise needs questions drawn like those of the records, and nothing of the confidence itself.
+
+    Args:
+        records: of both models on the same questions and samples, graded.
+        slm: name of the small model; by default the first system of the records.
+        llm: name of the large model; by default the second.
+        max_loss: Pass@1 that may be lost to the LLM, in [0, 1).
+        confidence: probability of the promise, at least, in (0, 1).
+        seed: of the order in which the tests see the questions.
+
+    Returns:
+        The policy. If nothing can be promised, it defers all, and a warning says why.
+
+    Raises:
+        ValueError: if the records are not those of two models, pair by pair and graded.
+    """
+    rows = _both(records, slm, llm)
+    losses = np.random.default_rng(seed).permutation(_losses(rows))
+    policy = Policy(DEFER_ALL, max_loss, confidence, False, len(losses), _figures(rows, DEFER_ALL))
+    threshold = _least_safe(losses, max_loss, confidence)
+    least_kept = rows["confidence"].where(rows["confidence"] >= threshold).min()
+    if np.isnan(least_kept):
+        warnings.warn(_why_not(rows, losses, policy), stacklevel=2)
+        return policy
+    # Of the thresholds that keep the same answers the highest: often a number that was stated.
+    threshold = float(_GRID[least_kept >= _GRID].max())
+    return replace(policy, threshold=threshold, holds=True, figures=_figures(rows, threshold))
+
+
+def _both(records: pd.DataFrame, slm: str | None, llm: str | None) -> pd.DataFrame:
+    """A row per answer: question (a number), confidence, slm_correct, llm_correct."""
+    systems = list(dict.fromkeys(records["system"]))
+    if slm is None and llm is None and len(systems) == 2:
+        slm, llm = systems
+    if slm == llm or not {slm, llm} <= set(systems):
+        raise ValueError(
+            f"the records hold the systems {systems}; name two of them by slm= and llm="
+        )
+    sides = (records[records["system"] == name] for name in (slm, llm))
+    rows = paired(*sides, ("correct",))
+    if rows[["slm_correct", "llm_correct"]].isna().any(axis=None):
+        raise ValueError("a record without `correct`: calibrate needs questions with gold answers")
+    numbers = rows.groupby(KEY[:2]).ngroup().rename("question")
+    return rows[["confidence", "slm_correct", "llm_correct"]].astype(float).join(numbers)
+
+
+def _losses(rows: pd.DataFrame) -> np.ndarray:
+    """What keeping loses to the LLM: a row per question, a column per threshold of the grid."""
+    confidence, slm, llm = rows[["confidence", "slm_correct", "llm_correct"]].to_numpy().T
+    level = np.searchsorted(_GRID, np.nan_to_num(confidence, nan=-1), side="right")
+    question, levels = rows["question"].to_numpy(), len(_GRID) + 1
+    loss = (llm - slm) / np.bincount(question)[question]
+    cells = np.bincount(question * levels + level, loss, (question.max() + 1) * levels)
+    return cells.reshape(-1, levels)[:, :0:-1].cumsum(axis=1)[:, ::-1]
+
+
+def _least_safe(losses: np.ndarray, max_loss: float, confidence: float) -> float:
+    """The lowest threshold above the highest one that is not shown to be safe."""
+    unsafe = np.flatnonzero(_p_values(losses, max_loss, confidence) > 1 - confidence)
+    return float(np.append(_GRID, DEFER_ALL)[unsafe.max(initial=-1) + 1])
+
+
+def _p_values(losses: np.ndarray, max_loss: float, confidence: float) -> np.ndarray:
+    """P-values, by column, of a mean loss over `max_loss`; losses in [-1, 1], in random order.
+
+    If it is true, the capital of bets against it, one per row, is not expected to grow. The bets
+    are the predictable plug-in ones of Waudby-Smith and Ramdas (2024, arXiv 2010.09686).
+    """
+    values, bound = (losses + 1) / 2, (max_loss + 1) / 2
+    count = np.arange(2, len(values) + 2)[:, None]
+    mean = (0.5 + values.cumsum(axis=0)) / count
+    variance = (0.25 + ((values - mean) ** 2).cumsum(axis=0)) / count
+    before = np.vstack([np.full_like(variance[:1], 0.25), variance[:-1]])
+    bets = np.sqrt(2 * math.log(1 / (1 - confidence)) / (len(values) * before))
+    bets = bets.clip(max=_LARGEST_BET / (1 - bound))
+    capital = np.log1p(-bets * (values - bound)).cumsum(axis=0).max(axis=0)
+    return np.exp(-capital.clip(min=0))
+
+
+def _figures(rows: pd.DataFrame, threshold: float) -> dict[str, float]:
+    """Means over questions of their samples' means, and the AUROC, if it is defined."""
+    kept = keeps(rows["confidence"], threshold)
+    correct = rows["slm_correct"].where(kept, rows["llm_correct"])
+    columns = rows[["slm_correct", "llm_correct"]].assign(correct=correct, llm_share=~kept)
+    figures = columns.groupby(rows["question"]).mean().mean().to_dict()
+    figures["auroc"] = metrics.auroc(rows["confidence"], rows["slm_correct"])
+    return {name: round(value, 6) for name, value in figures.items() if not np.isnan(value)}
+
+
+def _why_not(rows: pd.DataFrame, losses: np.ndarray, policy: Policy) -> str:
+    """Why nothing can be promised, in one line."""
+    surest = rows["confidence"].max()
+    if np.isnan(surest):
+        return "all is deferred: no confidence was stated"
+    no_promise = f"no loss of at most {policy.max_loss:g} can be promised, so all is deferred: "
+    loss = losses[:, surest >= _GRID][:, -1]
+    if loss.mean() >= policy.max_loss:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in policy.figures.items())
+        lost = f"to keep what is stated with {surest:g} loses {loss.mean():.3f}"
+        return f"{no_promise}{lost} ({figures})"
+    bound = (policy.max_loss + 1) / 2
+    bets = np.linspace(0, _LARGEST_BET / (1 - bound), 50)[:, None]
+    growth = np.log1p(-bets * ((loss + 1) / 2 - bound)).mean(axis=1).max()  # per question
+    more = max(10, round(1.5 * math.log(1 / (1 - policy.confidence)) / growth - len(loss), -1))
+    return f"{no_promise}{len(loss)} questions are too few, ask about {more:.0f} more"

@@ -216,8 +216,9 @@ def cost_at_pass1(
             by_level = np.add.reduceat(weights[:, stated] * gained[stated], level_starts, axis=1)
             points = np.concatenate([points, points + by_level.cumsum(axis=1)], axis=1)
         curve.append(points)
+    pass1, cost = curve
     levels = [np.broadcast_to(np.asarray(target, dtype=float), len(weights)) for target in targets]
-    return [_cheapest(*curve, target) for target in levels]
+    return [_cheapest(pass1, cost, target) for target in levels]
 
 
 def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -115,8 +115,8 @@ def _both(records: pd.DataFrame, slm: str | None, llm: str | None) -> pd.DataFra
         raise ValueError(
             f"the records hold the systems {systems}; name two of them by slm= and llm="
         )
-    sides = (records[records["system"] == name] for name in (slm, llm))
-    rows = paired(*sides, ("correct",))
+    sides = [records[records["system"] == name] for name in (slm, llm)]
+    rows = paired(sides[0], sides[1], ["correct"])
     if rows[["slm_correct", "llm_correct"]].isna().any(axis=None):
         raise ValueError("a record without `correct`: calibrate needs questions with gold answers")
     numbers = rows.groupby(KEY[:2]).ngroup().rename("question")

@@ -269,14 +269,28 @@ def test_a_users_own_questions_are_read(tmp_path):
     )
     one, other = load.load_jsonl(path)
     assert (one.id, one.dataset, one.text, one.gold, one.answer_type) == (
-        "mine/1",
+        base.content_id("1+1=?"),
         "mine",
         "1+1=?",
         "2",
         "math",
     )
     assert (other.id, other.gold, other.answer_type) == ("x", "B", "choice")
-    assert load.load_jsonl(path, dataset="quiz")[0].id == "quiz/1"
+    assert load.load_jsonl(path, dataset="quiz")[0].dataset == "quiz"
+
+
+def test_answers_are_needed_to_grade_only(tmp_path):
+    path = jsonl(tmp_path, '{"question": "1+1=?"}', '{"question": "Who?", "answer": null}')
+    questions = load.load_jsonl(path)
+    assert [q.gold for q in questions] == [None, None]
+
+
+def test_ids_by_content_outlast_edits_of_the_file_and_repeated_texts_get_their_own(tmp_path):
+    lines = ['{"question": "a"}', '{"question": "b"}', '{"question": "a"}', '{"question": "a"}']
+    first, other, *again = (q.id for q in load.load_jsonl(jsonl(tmp_path, *lines)))
+    assert (first, other) == (base.content_id("a"), base.content_id("b"))
+    assert again == [f"{first}-2", f"{first}-3"]
+    assert [q.id for q in load.load_jsonl(jsonl(tmp_path, *lines[1:3]))] == [other, first]
 
 
 GOOD = '{"question": "q", "answer": "a"}'
@@ -289,7 +303,7 @@ GOOD = '{"question": "q", "answer": "a"}'
         ("[1, 2]", "a JSON list, not an object"),
         ("[" * 100_000, "not JSON"),
         ('{"answer": "a"}', "question is missing"),
-        ('{"question": "q", "answer": null}', "answer is missing"),
+        ('{"question": null, "answer": "a"}', "question is missing"),
         ('{"question": "q", "answer": ""}', "answer is empty"),
         ('{"question": "q", "answer": true}', "answer is not text"),
         ('{"question": ["q"], "answer": "a"}', "question is not text"),
@@ -302,7 +316,10 @@ GOOD = '{"question": "q", "answer": "a"}'
             "answer_type 'essay' is not one of math, choice, text",
         ),
         ('{"question": "q", "answer": "a", "id": ""}', "id '' is not text or a whole number"),
-        ('{"question": "q", "answer": "a", "id": "mine/1"}', "id 'mine/1' is that of another line"),
+        (
+            f'{{"question": "r", "id": "{base.content_id("q")}"}}',
+            f"id {base.content_id('q')!r} is that of another line",
+        ),
         ('{"question": "\udcff", "answer": "a"}', "question is not valid UTF-8 text"),
     ],
 )

@@ -1,36 +1,26 @@
-"""Question sets: what a question is, and which splits, groups and suites there are.
+"""What a question is, and which splits, groups and suites of sets there are.
 
-The mini sets are drawn from `corea.questions.generated`, those of the paper come from the hub (`corea.questions.hub`).  Splits are disjoint by
-construction: a question belongs to the one split that a hash of its text names, so no question asked in a test can be met in
-training, whatever the seeds and sizes.
-
-| suite | dataset | group | families | splits |
-|---|---|---|---|---|
-| mini | drill | in-domain | the eleven training families, mixed | train, calibration, test |
-| mini | missing-addend, division, shopping | ood-math | one each | test |
-| mini | shell-game, cipher, weave | ood-nonmath | one each | test |
-| mini | everything | (base models only) | all seventeen | pretrain |
-| paper | deepmath | in-domain | the topics of DeepMath-103K | train, calibration, test |
-| paper | math500, gsm8k, olympiadbench | ood-math | subjects, where the set names them | test |
-| paper | gpqa, commonsenseqa | ood-nonmath | subjects, where the set names them | test |
+Splits are disjoint by construction: a question belongs to the one split that a hash of its text
+names, so no test question can be met in training, whatever the seeds and sizes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, replace
 
 from corea.questions import generated
 
-SPLITS = {"pretrain": (0, 60), "train": (60, 80), "calibration": (80, 88), "test": (88, 100)}
+ANSWER_TYPES = ("math", "choice", "text")
+CALIBRATION = "calibration"  # that split's name beside the test sets
+SPLITS = {"pretrain": (0, 60), "train": (60, 80), CALIBRATION: (80, 88), "test": (88, 100)}
 GROUPS = {
     "in-domain": ("drill",),
     "ood-math": generated.OOD_MATH,
     "ood-nonmath": generated.OOD_NONMATH,
 }
-DATASETS = {
+DATASETS = {  # of the mini world, by families
     "drill": generated.IN_DOMAIN,
     "everything": tuple(generated.FAMILIES),
     **{family: (family,) for family in (*generated.OOD_MATH, *generated.OOD_NONMATH)},
@@ -43,16 +33,11 @@ SUITES = {
         "ood-nonmath": ("gpqa", "commonsenseqa"),
     },
 }
-TRAINING = {
-    "mini": "drill",
-    "paper": "deepmath",
-}  # the set of each suite that has training and calibration questions
+TRAINING = {"mini": "drill", "paper": "deepmath"}  # the set that has more splits than "test"
 ALLOWED_SPLITS = {
-    **dict.fromkeys(TRAINING.values(), ("train", "calibration", "test")),
+    **dict.fromkeys(TRAINING.values(), ("train", CALIBRATION, "test")),
     "everything": ("pretrain",),
 }
-CALIBRATION = "calibration"  # the name of that split where it stands beside the test sets
-ANSWER_TYPES = ("math", "choice", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +48,16 @@ class Question:
         gold: the right answer; None if it is not known, and then no answer can be graded.
         answer_type: how answers are graded, "math", "choice" or "text".
         id: by default `content_id` of the text.
-        dataset: the set it is of; a user's own are of "own".
+        dataset: the set that it belongs to; a user's own question is of "own".
         family: the kind of question within its set; by default the set's name.
         level: difficulty, 1 or more; 1 (easy) to 8 in the mini sets.
+
+    Raises:
+        ValueError: an unknown answer type.
+
+    Example:
+        >>> Question("What is 17 * 23?").id
+        'e2c334e51f79'
     """
 
     text: str
@@ -79,14 +71,13 @@ class Question:
 
     def __post_init__(self):
         if self.answer_type not in ANSWER_TYPES:
-            raise ValueError(
-                f"answer_type {self.answer_type!r} is not one of {', '.join(ANSWER_TYPES)}"
-            )
+            allowed = ", ".join(ANSWER_TYPES)
+            raise ValueError(f"answer_type {self.answer_type!r} is not one of {allowed}")
         object.__setattr__(self, "id", self.id or content_id(self.text))
         object.__setattr__(self, "family", self.family or self.dataset)
 
     def hashed(self) -> dict[str, str | int | None]:
-        """What the hashes of settings are made of: these fields for good, whatever else a question comes to hold."""
+        """The fields that hashes of settings are made of; they stay these, whatever is added."""
         names = ("id", "dataset", "family", "level", "text", "gold", "answer_type")
         return {name: getattr(self, name) for name in names}
 
@@ -97,41 +88,35 @@ def content_id(text: str) -> str:
 
 
 def with_distinct_ids(questions: Iterable[Question]) -> list[Question]:
-    """The questions, the second of one id renamed to "id-2", the third to "id-3" and so on."""
-    seen, distinct = Counter[str](), []
+    """The questions; the second of one id is renamed to "id-2", the third to "id-3" and so on."""
+    distinct: dict[str, Question] = {}
     for question in questions:
-        seen[question.id] += 1
-        count = seen[question.id]
-        distinct.append(question if count == 1 else replace(question, id=f"{question.id}-{count}"))
-    return distinct
+        name, count = question.id, 1
+        while name in distinct:
+            count += 1
+            name = f"{question.id}-{count}"
+        distinct[name] = replace(question, id=name)
+    return list(distinct.values())
 
 
 def group_of(dataset: str) -> str:
-    """The group ("in-domain", "ood-math", "ood-nonmath") that reports the dataset, in whichever suite it is."""
+    """The group ("in-domain", "ood-math", "ood-nonmath") that reports a set of either suite."""
     for groups in SUITES.values():
         for group, datasets in groups.items():
             if dataset in datasets:
                 return group
-    raise ValueError(f"dataset {dataset!r} has no group; use one of {_names(reported())}")
+    known = ", ".join(sorted(name for suite in SUITES for name in test_datasets(suite)))
+    raise ValueError(f"dataset {dataset!r} has no group; use one of {known}")
 
 
 def test_datasets(suite: str = "mini") -> tuple[str, ...]:
     """Names of the sets that a suite reports, in the order of the tables."""
     if suite not in SUITES:
-        raise ValueError(f"unknown suite {suite!r}; use one of {_names(SUITES)}")
+        raise ValueError(f"unknown suite {suite!r}; use one of {', '.join(sorted(SUITES))}")
     return tuple(name for datasets in SUITES[suite].values() for name in datasets)
 
 
 def split_of(text: str) -> str:
-    """The one split a question's text belongs to: its SHA-256 modulo 100, looked up in `SPLITS`."""
+    """The one split of a question's text: its SHA-256 modulo 100, looked up in `SPLITS`."""
     bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
     return next(name for name, (low, high) in SPLITS.items() if low <= bucket < high)
-
-
-def reported() -> tuple[str, ...]:
-    """Names of the sets that any suite reports."""
-    return tuple(name for suite in SUITES for name in test_datasets(suite))
-
-
-def _names(names) -> str:
-    return ", ".join(sorted(names))

@@ -1,8 +1,8 @@
-"""The mini world: question families a small model learns on a laptop, each with a ladder of eight difficulty levels.
+"""The mini world: families of questions that a small model learns on a laptop, in eight levels.
 
-Every family is one function `(rng, level) -> Sketch`: a question, the working a careful pupil would write, and the
-answer.  Only `corea.mini.pretrain` reads the working (it stands where pretraining text stands for a real model); training by
-reinforcement and every evaluation see the question and its gold answer alone.
+Every family is one function `(rng, level) -> Sketch`: a question, the working that a careful pupil
+would write, and the answer. Only `corea.mini.pretrain` reads the working, in the place of a real
+model's pretraining text; reinforcement and evaluation see the question and its answer only.
 
 | family | role | a question | its answer |
 |---|---|---|---|
@@ -190,17 +190,11 @@ def _missing_addend(rng: random.Random, level: int) -> Sketch:
     return Sketch(f"{part}+?={whole}", _subtract_columns(whole, part), str(whole - part))
 
 
-# For each level: the largest first term, the largest difference, and by how much the differences may grow.
+# Per level: the largest first term, the largest difference, and by how much differences may grow.
 _TERMS = (
-    (20, 9, 0),
-    (50, 9, 0),
-    (99, 19, 0),
-    (20, 9, 3),
-    (50, 9, 5),
-    (99, 19, 5),
-    (99, 29, 9),
-    (499, 59, 19),
-)
+    (20, 9, 0), (50, 9, 0), (99, 19, 0), (20, 9, 3),
+    (50, 9, 5), (99, 19, 5), (99, 29, 9), (499, 59, 19),
+)  # fmt: skip
 
 
 def _next_term(rng: random.Random, level: int) -> Sketch:
@@ -253,10 +247,10 @@ def _weave(rng: random.Random, level: int) -> Sketch:
 
 
 FAMILIES: dict[str, Callable[[random.Random, int], Sketch]] = {
-    "add": _add, "sub": _sub, "mul": _mul, "division": _div, "sum": _sum, "binary": _binary, "chain": _chain,
-    "reverse": _reverse, "sort": _sort, "cipher": _shift, "drop": _drop, "missing-addend": _missing_addend,
-    "next-term": _next_term, "shopping": _shopping, "shell-game": _shell_game, "pointer-chase": _pointer_chase,
-    "weave": _weave,
+    "add": _add, "sub": _sub, "mul": _mul, "division": _div, "sum": _sum, "binary": _binary,
+    "chain": _chain, "reverse": _reverse, "sort": _sort, "cipher": _shift, "drop": _drop,
+    "missing-addend": _missing_addend, "next-term": _next_term, "shopping": _shopping,
+    "shell-game": _shell_game, "pointer-chase": _pointer_chase, "weave": _weave,
 }  # fmt: skip
 OOD_MATH = ("missing-addend", "division", "shopping")
 OOD_NONMATH = ("shell-game", "cipher", "weave")

@@ -1,46 +1,54 @@
-"""Questions of a set by its name, or from a file of one's own."""
+"""Questions of a set by its name, or from a user's own file."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from corea.questions import base, generated, hub
-from corea.questions.base import ALLOWED_SPLITS, ANSWER_TYPES, Question, reported, split_of
+from corea.questions.base import Question, content_id, split_of, with_distinct_ids
 
-_JSONL_KEYS = {"id", "question", "answer", "answer_type"}
+_JSONL_KEYS = ("answer", "answer_type", "id", "question")
 _DRAWS_PER_QUESTION = 2_000
 
 
 def load_questions(
     dataset: str, split: str, *, size: int | None = None, seed: int = 0
 ) -> list[Question]:
-    """`size` different questions of a set: of a mini set, spread evenly over its families and levels.
+    """`size` different questions of a set; the same call gives the same ones on every machine.
 
-    size: None for all questions of a hub set; a mini set is generated without end and needs a number.  The same arguments give
-    the same questions on every machine.  Raises ValueError for an unknown dataset or split, and where the set does not hold
-    `size` different questions; `hub.HubSetError`, a ValueError, where a hub set cannot be read.
+    A mini set is spread evenly over its families and levels, is generated without end, and so
+    needs a size; None takes all questions of a hub set.
+
+    Raises:
+        ValueError: an unknown dataset or split, or a set without as many different questions.
+        hub.HubSetError: a ValueError, for a hub set that cannot be read.
     """
-    known = {*base.DATASETS, *reported()}
+    known = sorted({*base.DATASETS, *(name for s in base.SUITES for name in base.test_datasets(s))})
     if dataset not in known:
-        raise ValueError(f"unknown dataset {dataset!r}; use one of {_names(known)}")
-    allowed = ALLOWED_SPLITS.get(dataset, ("test",))
-    if split not in allowed:
-        raise ValueError(
-            f"dataset {dataset!r} has no split {split!r}; use one of {_names(allowed)}"
-        )
+        raise ValueError(f"unknown dataset {dataset!r}; use one of {', '.join(known)}")
+    splits = base.ALLOWED_SPLITS.get(dataset, ("test",))
+    if split not in splits:
+        allowed = ", ".join(sorted(splits))
+        raise ValueError(f"dataset {dataset!r} has no split {split!r}; use one of {allowed}")
     if dataset not in base.DATASETS:
         return hub.draw(dataset, split, size=size, seed=seed)
     if size is None:
         raise ValueError(
             f"dataset {dataset!r} is generated without end; give its size, a number of questions"
         )
-    sketches = _distinct(draw(base.DATASETS[dataset], split, f"{dataset}/{split}/{seed}"), size)
-    if len(sketches) < size:
+    stream = draw(base.DATASETS[dataset], split, f"{dataset}/{split}/{seed}")
+    drawn: dict[str, tuple[str, int, generated.Sketch]] = {}
+    for item in islice(stream, size * _DRAWS_PER_QUESTION + 1):
+        if len(drawn) >= size:
+            break
+        drawn.setdefault(item[2].text, item)
+    if len(drawn) < size:
         raise ValueError(
-            f"{dataset}/{split} holds {len(sketches)} different questions of the {size} asked for"
+            f"{dataset}/{split} holds {len(drawn)} different questions of the {size} asked for"
         )
     return [
         Question(
@@ -52,72 +60,72 @@ def load_questions(
             family=family,
             level=level,
         )
-        for n, (family, level, s) in enumerate(sketches)
+        for n, (family, level, s) in enumerate(drawn.values())
     ]
 
 
 def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question]:
-    """A user's own questions, one JSON object a line: `question` and `answer`, and, if wished, `id` and `answer_type`.
+    """A user's own questions, one JSON object per line, such as `{"question": "1+1", "answer": 2}`.
 
-    question, answer: text (a number counts as text).  answer_type: "math" (the default), "choice" or "text".  id: different on
-    every line; by default the line's number.  dataset: by default the file's name without its ending.  Empty lines are passed
-    over.  Raises ValueError, in one line, that names every wrong line by number and says what is wrong with the first.
+    Args:
+        path: each line has a `question`. It may have an `answer`, which only grading and training
+            need; an `answer_type`, "math" (the default), "choice" or "text"; and an `id` of its
+            own, by default made from the question's text. A number counts as text; empty lines
+            are passed over.
+        dataset: what they are called in records; by default the file's name without its ending.
+
+    Raises:
+        ValueError: in one line, every wrong line by number and what is wrong with the first.
     """
     path = Path(path)
-    name, found, wrong, ids = dataset or path.stem, [], {}, set()
+    questions, ids, wrong = list[Question](), set[str](), dict[int, str]()
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                question = _from_json(line, number, name)
-                if question.id in ids:
+                question = _from_json(line, dataset or path.stem)
+                if question.id in ids and question.id != content_id(question.text):
                     raise ValueError(f"id {question.id!r} is that of another line")
                 ids.add(question.id)
-                found.append(question)
+                questions.append(question)
             except ValueError as error:
                 wrong[number] = str(error)
     if wrong:
         lines = ", ".join(map(str, list(wrong)[:20])) + (", ..." if len(wrong) > 20 else "")
-        first = next(iter(wrong))
-        raise ValueError(
-            f"{path}: {len(wrong)} wrong line{'s' if len(wrong) > 1 else ''} ({lines}); line {first}: {wrong[first]}"
-        )
-    if not found:
+        first, count = next(iter(wrong)), f"{len(wrong)} wrong line{'s' * (len(wrong) > 1)}"
+        raise ValueError(f"{path}: {count} ({lines}); line {first}: {wrong[first]}")
+    if not questions:
         raise ValueError(f"{path} holds no question")
-    return found
+    return with_distinct_ids(questions)
 
 
-def _from_json(line: str, number: int, dataset: str) -> Question:
-    """One line of `load_jsonl`.  Raises ValueError with what is wrong."""
+def _from_json(line: str, dataset: str) -> Question:
+    """One line of `load_jsonl`; raises ValueError with what is wrong."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({str(error)[:60]})") from error
     if not isinstance(row, dict):
         raise ValueError(f"a JSON {type(row).__name__}, not an object")
-    if unknown := sorted(set(row) - _JSONL_KEYS):
-        raise ValueError(f"unknown key {unknown[0]!r}; use {', '.join(sorted(_JSONL_KEYS))}")
-    text = {key: _text(row, key) for key in ("question", "answer")}
-    kind = row.get("answer_type", "math")
-    if kind not in ANSWER_TYPES:
-        raise ValueError(f"answer_type {kind!r} is not one of {', '.join(ANSWER_TYPES)}")
-    own = row.get("id", f"{dataset}/{number}")
-    if isinstance(own, bool) or not isinstance(own, (str, int)) or own == "":
-        raise ValueError(f"id {own!r} is not text or a whole number")
-    return Question(text["question"], text["answer"], kind, id=str(own), dataset=dataset)
+    if unknown := sorted(set(row) - set(_JSONL_KEYS)):
+        raise ValueError(f"unknown key {unknown[0]!r}; use {', '.join(_JSONL_KEYS)}")
+    if row.get("question") is None:
+        raise ValueError("question is missing")
+    gold = None if row.get("answer") is None else _text(row, "answer")
+    name, kind = row.get("id"), row.get("answer_type", "math")
+    if isinstance(name, bool) or not isinstance(name, (str, int, type(None))) or name == "":
+        raise ValueError(f"id {name!r} is not text or a whole number")
+    name = "" if name is None else str(name)
+    return Question(_text(row, "question"), gold, kind, id=name, dataset=dataset)
 
 
 def _text(row: dict, key: str) -> str:
-    value = row.get(key)
+    value = row[key]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(
-            f"{key} is {'missing' if value is None else 'not text'}"
-            if value != ""
-            else f"{key} is empty"
-        )
+        raise ValueError(f"{key} is empty" if value == "" else f"{key} is not text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -128,9 +136,10 @@ def _text(row: dict, key: str) -> str:
 def draw(
     families: Sequence[str], split: str, seed: str, levels: Sequence[float] | None = None
 ) -> Iterator[tuple[str, int, generated.Sketch]]:
-    """Endless (family, level, sketch) of one split; `levels` weighs the ladder, without it cells come in turn.
+    """Draw sketches of one split without end, as (family, level, sketch); some are drawn again.
 
-    Repeats are possible.  A cell whose questions all belong to other splits is passed over.
+    Args:
+        levels: weights of the ladder's levels; by default all cells (family, level) come in turn.
     """
     rng = random.Random(seed)
     cells = [(family, level) for level in range(1, generated.LEVELS + 1) for family in families]
@@ -138,31 +147,11 @@ def draw(
         rng.shuffle(cells)
         turn = cells
         if levels is not None:
-            turn = rng.choices(
-                cells, weights=[levels[level - 1] for _, level in cells], k=len(cells)
-            )
+            weights = [levels[level - 1] for _, level in cells]
+            turn = rng.choices(cells, weights=weights, k=len(cells))
         for family, level in turn:
-            sketch = _draw_one(rng, family, level, split)
-            if sketch is not None:
-                yield family, level, sketch
-
-
-def _draw_one(rng: random.Random, family: str, level: int, split: str) -> generated.Sketch | None:
-    for _ in range(200):
-        sketch = generated.FAMILIES[family](rng, level)
-        if split_of(sketch.text) == split:
-            return sketch
-    return None
-
-
-def _distinct(stream: Iterator[tuple[str, int, generated.Sketch]], size: int) -> list:
-    found: dict[str, tuple[str, int, generated.Sketch]] = {}
-    for tries, item in enumerate(stream):
-        if len(found) >= size or tries > size * _DRAWS_PER_QUESTION:
-            break
-        found.setdefault(item[2].text, item)
-    return list(found.values())
-
-
-def _names(names) -> str:
-    return ", ".join(sorted(names))
+            for _ in range(200):  # a cell whose questions all are of other splits is passed over
+                sketch = generated.FAMILIES[family](rng, level)
+                if split_of(sketch.text) == split:
+                    yield family, level, sketch
+                    break

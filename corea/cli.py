@@ -99,7 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     return cli
 
 
-_QUESTIONS = 'one {"question": ..., "answer": ...} a line; also "id" and "answer_type": math (the default), choice or text'
+_QUESTIONS = (
+    'one {"question": ..., "answer": ...} a line ("answer" only to grade); also "id" and '
+    '"answer_type": math (the default), choice or text'
+)
 _SERVERS = "--slm http://127.0.0.1:8001/v1 --slm-model small --llm http://127.0.0.1:8002/v1 --llm-model large --threshold 0.8"
 _EXAMPLES = {
     "answer": f"example:\n  corea answer questions.jsonl --out answers.jsonl \\\n    {_SERVERS}",

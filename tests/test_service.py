@@ -281,6 +281,18 @@ def test_answer_writes_what_the_cascade_did(servers, tmp_path, capsys):
     assert "6 questions, right 0.500, 100.0% by the LLM, cost 0.0018" in capsys.readouterr().out
 
 
+def test_answers_need_no_gold(servers, tmp_path, capsys):
+    for server in servers:
+        server.faults = lambda *_: None
+    given = command(servers, tmp_path, "--threshold", "0.71")
+    lines = [json.dumps({"question": f"{n}"}) for n in range(6)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    assert cli.main(given) == 0
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert {row["correct"] for row in rows} == {None} and len({row["id"] for row in rows}) == 6
+    assert "6 questions, 100.0% by the LLM" in capsys.readouterr().out
+
+
 def test_answer_run_again_pays_nothing(servers, tmp_path):
     for server in servers:
         server.faults = lambda *_: None

@@ -10,7 +10,7 @@ TRAINED := L1-SLM RLVR-SLM Brier-SLM
 SYSTEMS := LLM $(TRAINED) SLM
 # Ablation runs: those of `make paper`, then the longest first, so that the end is not spent waiting for one.
 IN_PAPER := anchor l2 brier
-SEEDS := $(foreach s,L1-SLM RLVR-SLM Brier-SLM,$(s)-seed-1 $(s)-seed-2)
+SEEDS := $(foreach s,$(TRAINED),$(s)-seed-1 $(s)-seed-2)
 BASES := $(if $(HUB),$(if $(filter paper,$(PROFILE)),Llama-3.1-8B-Instruct Qwen2.5-1.5B-Instruct),\
 	llama honest-0 honest-0.1 honest-0.33 small tiny)
 ABLATIONS := $(IN_PAPER) $(SEEDS) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
@@ -25,8 +25,11 @@ endif
 DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
 NOTEBOOK := $(PY) -m corea.paper.execute
-LIBRARY := corea/paper/profiles.py $(wildcard corea/questions/*.py) corea/grpo.py corea/rewards.py $(if $(HUB),corea/questions/hub.py corea/support/hardware.py)
-ASKING := $(wildcard corea/engines/*.py) corea/parser.py corea/grader.py corea/_algebra.py corea/paper/runs.py corea/analysis/sources.py
+# What a stage is made from, beside its notebook: it is checked again if one of these is newer.
+LIBRARY := corea/grpo.py corea/rewards.py $(wildcard corea/questions/*.py) corea/paper/profiles.py corea/paper/variants.py
+LIBRARY += $(if $(HUB),corea/support/hardware.py)
+ASKING := corea/parser.py corea/grader.py corea/_algebra.py corea/evaluation.py $(wildcard corea/engines/*.py) corea/analysis/sources.py
+ASKING += corea/paper/runs.py corea/paper/shards.py
 BASE := data/base/slm/model.safetensors data/base/llm/model.safetensors
 
 # One thread a process: the same bytes however many processes run side by side.
@@ -37,7 +40,7 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help plan shard test-serving site site-check course course-check leaderboard paper ablations records figures base test dist artifact bench setup lock lint clean reference check-profile check-gpus machine
+.PHONY: help plan shard test-serving site site-check course course-check leaderboard paper ablations records figures base test tests dist artifact bench setup lock lint clean reference check-profile check-gpus machine
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -71,21 +74,16 @@ draw-%:
 DRAWN := 08_confidence_sources 10_ablations 06_calibration 11_claims 07_cascade
 
 # An executed notebook appears only when its last cell has run, so it is what tells that a stage is done.
-$(EXECUTED)/04_train-%.ipynb: notebooks/04_train.ipynb $(LIBRARY) $(BASE)
-	@echo "train $*: $(if $(wildcard $@),older than what it is made from: checked again,no whole $@)"
-	@$(NOTEBOOK) $< $@ -p profile $(PROFILE) -p system $*
-
-define RECORDS_RULE
-$(EXECUTED)/05_generate-$(1).ipynb: notebooks/05_generate.ipynb $(LIBRARY) $(ASKING) $(2)
-	@echo "generate $(1): $$(if $$(wildcard $$@),older than what it is made from: checked again,no whole $$@)"
-	@$(NOTEBOOK) $$< $$@ -p profile $(PROFILE) -p system $(1)
+# $(call STAGE,verb,notebook,parameter,run,needs)
+define STAGE
+$(EXECUTED)/$(2)-$(4).ipynb: notebooks/$(2).ipynb $(LIBRARY) $(5)
+	@echo "$(1) $(4): $$(if $$(wildcard $$@),older than what it is made from: checked again,no whole $$@)"
+	@$(NOTEBOOK) $$< $$@ -p profile $(PROFILE) -p $(3) $(4)
 endef
-$(foreach s,SLM LLM,$(eval $(call RECORDS_RULE,$(s),$(BASE))))
-$(foreach s,$(TRAINED),$(eval $(call RECORDS_RULE,$(s),$(EXECUTED)/04_train-$(s).ipynb)))
-
-$(EXECUTED)/09_ablate-%.ipynb: notebooks/09_ablate.ipynb $(LIBRARY) $(ASKING) corea/paper/variants.py corea/mini/pretrain.py $(BASE)
-	@echo "ablate $*: $(if $(wildcard $@),older than what it is made from: checked again,no whole $@)"
-	@$(NOTEBOOK) $< $@ -p profile $(PROFILE) -p variant $*
+ASKS = $(ASKING) $(if $(filter $(1),$(TRAINED)),$(EXECUTED)/04_train-$(1).ipynb,$(BASE))
+$(foreach r,$(TRAINED),$(eval $(call STAGE,train,04_train,system,$(r),$(BASE))))
+$(foreach r,$(SYSTEMS),$(eval $(call STAGE,generate,05_generate,system,$(r),$(call ASKS,$(r)))))
+$(foreach r,$(ABLATIONS),$(eval $(call STAGE,ablate,09_ablate,variant,$(r),$(ASKING) corea/mini/pretrain.py $(BASE))))
 
 base: setup  ## retrain the base models of the mini world (about 40 minutes on two cores)
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm -p retrain true & slm=$$!; \
@@ -97,6 +95,8 @@ test: setup  ## run ruff, mypy, pytest and nbval
 	$(PY) -m mypy
 	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile
 	COREA_STATIC=1 COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
+
+tests: test
 
 TEST_JOBS ?= 2
 CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb) notebooks/12_your_own_data.ipynb

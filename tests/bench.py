@@ -21,7 +21,8 @@ from corea import _callbacks, cascade, grpo, parser, prompts
 from corea.engines.loading import load_model
 from corea.grader import Grader, grade_one
 from corea.paper import runs
-from corea.paper.profiles import TRAINED, load_profile
+from corea.paper.profiles import load_profile
+from corea.paper.variants import RUNS
 from corea.questions.load import load_questions
 from corea.support.hardware import Compute
 
@@ -46,7 +47,7 @@ def grpo_step() -> None:
 
         def ours():
             trainer = grpo.build_trainer(
-                profile.slm, questions, folder, TRAINED["L1-SLM"], settings, Compute(), None
+                profile.slm, questions, folder, RUNS["L1-SLM"].reward, settings, Compute(), None
             )
             trainer.add_callback(_callbacks.Watch("ours", STEPS, False))
             return trainer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from corea import grpo
 from corea.paper import runs, variants
-from corea.paper.profiles import PROFILES, TRAINED, load_profile
+from corea.paper.profiles import PROFILES, Profile, load_profile
 from corea.support.files import settings_hash, sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,19 +24,20 @@ def profile_hashes() -> dict[str, str]:
     return {name: settings_hash(load_profile(name).settings()) for name in sorted(PROFILES)}
 
 
+def trained(profile: Profile) -> dict[str, variants.RunSpec]:
+    """The runs of a profile that train."""
+    names = (*variants.TRAINED, *variants.ablations_of(profile))
+    return {name: variants.RUNS[name] for name in names}
+
+
 def setting_hashes() -> dict[str, str]:
     """The hash of the reward and GRPO settings of every run of every profile."""
-    found = {}
-    for name in sorted(PROFILES):
-        profile = load_profile(name)
-        for system, reward in TRAINED.items():
-            found[f"{name}/{system}"] = settings_hash([reward.hashed(), profile.grpo.hashed()])
-        for variant in variants.variants_of(profile):
-            chosen = variants.VARIANTS[variant]
-            found[f"{name}/{variant}"] = settings_hash(
-                [chosen.reward.hashed(), chosen.settings(profile).hashed()]
-            )
-    return found
+    return {
+        f"{name}/{run}": settings_hash([spec.reward.hashed(), spec.settings(profile).hashed()])
+        for name in sorted(PROFILES)
+        for profile in [load_profile(name)]
+        for run, spec in trained(profile).items()
+    }
 
 
 def run_hashes() -> dict[str, str]:
@@ -45,16 +46,18 @@ def run_hashes() -> dict[str, str]:
     for name in ("cpu", "smoke"):
         profile = load_profile(name)
         questions = runs.training_questions(profile)
-        made = {system: (reward, profile.grpo) for system, reward in TRAINED.items()}
-        for variant in variants.variants_of(profile):
-            chosen = variants.VARIANTS[variant]
-            if chosen.base is None:
-                made[variant] = (chosen.reward, chosen.settings(profile))
-        for run, (reward, settings) in made.items():
-            digest = grpo._hash(
-                profile.slm, reward, questions, settings, profile.compute, profile.instruction
-            )
-            found[f"{name}/{run}"] = digest
+        for run, spec in trained(profile).items():
+            if spec.base is None:
+                settings = spec.settings(profile)
+                digest = grpo._hash(
+                    profile.slm,
+                    spec.reward,
+                    questions,
+                    settings,
+                    profile.compute,
+                    profile.instruction,
+                )
+                found[f"{name}/{run}"] = digest
     return found
 
 

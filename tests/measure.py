@@ -25,7 +25,8 @@ from corea import grpo
 from corea.engines.loading import load_model
 from corea.paper import runs
 from corea.paper.plan import GIB
-from corea.paper.profiles import TRAINED, Profile, load_profile
+from corea.paper.profiles import Profile, load_profile
+from corea.paper.variants import RUNS
 from corea.questions.load import load_questions
 from corea.support.files import atomic_write
 from corea.support.hardware import Compute
@@ -118,7 +119,7 @@ def training(profile: Profile, steps: int, warmup: int = 2) -> dict:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = grpo.build_trainer(
-            profile.slm, questions, folder, TRAINED["L1-SLM"], settings, Compute(), None
+            profile.slm, questions, folder, RUNS["L1-SLM"].reward, settings, Compute(), None
         )
         trainer.add_callback(clock)
         trainer.train()

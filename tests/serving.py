@@ -39,7 +39,8 @@ from corea.serving.client import Server
 ROOT = Path(__file__).resolve().parent.parent
 SERVING = ROOT / os.environ.get("COREA_SERVING", ".venv-serving")
 PROFILE = load_profile("cpu").reference()
-FOLDERS = {"slm": runs.model_folder(PROFILE, "L1-SLM"), "llm": PROFILE.llm}
+SYSTEMS = {"slm": "L1-SLM", "llm": "LLM"}
+FOLDERS = {side: runs.model_folder(PROFILE, name) for side, name in SYSTEMS.items()}
 TOKENS = 96
 QUESTIONS = load_questions("drill", "test", size=64) + load_questions("shopping", "test", size=32)
 TIE = 1e-3  # two tokens whose log-probabilities lie this near are a tie, which rounding may decide either way
@@ -148,7 +149,7 @@ def server(url: str, model: str, **options) -> Server:
 @pytest.fixture(scope="module")
 def here() -> dict:
     """Both models in this process."""
-    found = {side: runs.engine_at(PROFILE, folder, side) for side, folder in FOLDERS.items()}
+    found = {side: runs.engine_for(PROFILE, name) for side, name in SYSTEMS.items()}
     for engine in found.values():
         engine.temperature = 0.0
     return found

@@ -11,7 +11,7 @@ import pytest
 
 from corea import grpo
 from corea.paper import runs, variants
-from corea.paper.profiles import PROFILES, TRAINED, load_profile
+from corea.paper.profiles import PROFILES, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("smoke")
@@ -19,9 +19,9 @@ PROFILE = load_profile("smoke")
 
 def test_every_axis_names_variants_that_exist_and_one_that_is_the_anchor_or_shares_its_length():
     for name, axis in variants.AXES.items():
-        assert len(axis) >= 3 and set(axis.values()) <= set(variants.VARIANTS), name
+        assert len(axis) >= 3 and set(axis.values()) <= set(variants.RUNS), name
     steps = {
-        variants.VARIANTS[run].settings(PROFILE).steps
+        variants.RUNS[run].settings(PROFILE).steps
         for axis in variants.AXES.values()
         for run in axis.values()
     }
@@ -29,39 +29,48 @@ def test_every_axis_names_variants_that_exist_and_one_that_is_the_anchor_or_shar
 
 
 def test_a_variant_differs_from_the_anchor_in_what_it_names_alone():
-    anchor = variants.VARIANTS[variants.ANCHOR].settings(load_profile("cpu"))
-    for name, variant in variants.VARIANTS.items():
-        if variant.full:
-            continue
-        settings = variant.settings(load_profile("cpu"))
+    cpu = load_profile("cpu")
+    anchor = variants.RUNS[variants.ANCHOR].settings(cpu)
+    names = [name for name, spec in variants.RUNS.items() if not spec.full]
+    assert set(names) >= set(variants.IN_PAPER)
+    for name in names:
+        settings = variants.RUNS[name].settings(cpu)
         differs = {
             f.name
             for f in dataclasses.fields(settings)
             if getattr(settings, f.name) != getattr(anchor, f.name)
         }
-        assert differs - {"questions_per_step"} == set(variant.changes), name
+        assert differs - {"questions_per_step"} == set(variants.RUNS[name].changes), name
         completions = settings.questions_per_step * settings.num_generations
         assert completions == anchor.questions_per_step * anchor.num_generations, (
             "equal total completions a step"
         )
 
 
-def test_no_two_variants_are_the_same_run():
+def test_no_two_runs_are_the_same():
     cpu = load_profile("cpu")
     made_of = [
-        (v.reward, tuple(v.settings(cpu).hashed().items()), v.base)
-        for v in variants.VARIANTS.values()
+        (spec.reward, spec.reward and tuple(spec.settings(cpu).hashed().items()), spec.base)
+        for spec in variants.RUNS.values()
     ]
     assert len(set(made_of)) == len(made_of)
 
 
 def test_main_systems_have_three_seeds_of_full_length():
     cpu = load_profile("cpu")
-    for system, reward in TRAINED.items():
+    for system in variants.TRAINED:
+        assert variants.RUNS[system].settings(cpu) == cpu.grpo
         for seed in (1, 2):
-            variant = variants.VARIANTS[f"{system}-seed-{seed}"]
-            assert variant.reward == reward
-            assert variant.settings(cpu) == dataclasses.replace(cpu.grpo, seed=seed)
+            spec = variants.RUNS[f"{system}-seed-{seed}"]
+            assert spec.reward == variants.RUNS[system].reward
+            assert spec.settings(cpu) == dataclasses.replace(cpu.grpo, seed=seed)
+
+
+def test_an_ablation_is_asked_twice_and_a_seed_as_often_as_a_main_system():
+    cpu = load_profile("cpu")
+    samples = {name: variants.RUNS[name].samples(cpu) for name in ("anchor", "tiny base", "L1-SLM")}
+    assert samples == {"anchor": 2, "tiny base": 2, "L1-SLM": cpu.samples}
+    assert variants.RUNS["L1-SLM-seed-1"].samples(cpu) == cpu.samples
 
 
 def make_says(variable: str, profile: str) -> list[str]:
@@ -77,16 +86,16 @@ def test_make_knows_the_same_variants(profile):
     assert tuple(make_says("IN_PAPER", profile)) == variants.IN_PAPER
     named = make_says("ABLATIONS", profile)
     assert len(named) == len(set(named)) and set(named) == set(
-        variants.variants_of(load_profile(profile))
+        variants.ablations_of(load_profile(profile))
     )
 
 
-def test_an_unknown_variant_is_one_clear_line(capsys):
-    assert variants.main(["l3", "--profile", "smoke"]) == 1
+def test_an_unknown_run_is_one_clear_line(capsys):
+    assert runs.main(["--profile", "smoke", "--train", "l3"]) == 1
     assert (
         capsys.readouterr()
         .err.strip()
-        .startswith("unknown ablation 'l3' of profile 'smoke'; use one of anchor, none, l2")
+        .startswith("unknown run 'l3' of profile 'smoke'; use one of SLM, RLVR-SLM, Brier-SLM")
     )
 
 
@@ -100,24 +109,24 @@ def profile(tmp_path_factory):
         samples=2,
         train_size=32,
     )
-    variants.run(small, "l2")
+    runs.run(small, "l2")
     return small
 
 
 def test_a_run_is_trained_recorded_and_read_back(profile):
-    records = variants.load_records(profile, ["l2"])
+    records = runs.load_records(profile, ["l2"])
     assert set(records["system"]) == {"l2"} and records["numerals"].notna().any()
-    assert set(records["run"]) == {grpo.run_settings(variants.run_folder(profile, "l2"))}
-    assert set(variants.load_logs(profile, ["l2"])["run"]) == {"l2"}
-    where = variants.where_from(profile).set_index("variant")["results"]
+    assert set(records["run"]) == {grpo.run_settings(runs.run_folder(profile, "l2"))}
+    assert set(runs.load_logs(profile, ["l2"])["run"]) == {"l2"}
+    where = runs.where_from(profile).set_index("variant")["results"]
     assert where["l2"] == "made here" and where["kl"] == "not run"
 
 
 def test_a_finished_run_is_neither_trained_nor_asked_again(profile, monkeypatch):
-    folder = variants.run_folder(profile, "l2")
+    folder = runs.run_folder(profile, "l2")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     monkeypatch.setattr(grpo, "build_trainer", lambda *a, **k: pytest.fail("trained again"))
-    variants.run(profile, "l2")
+    runs.run(profile, "l2")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
 
 
@@ -126,7 +135,7 @@ def test_a_collapse_is_told_and_has_no_records(profile, monkeypatch, capsys):
         raise grpo.CollapseError("stopped at step 40: accuracy fell")
 
     monkeypatch.setattr(grpo, "train", collapse)
-    assert variants.run(profile, "kl") is False
+    assert runs.run(profile, "kl") is False
     assert (
         "kl: stopped at step 40: accuracy fell; there are no records of it"
         in capsys.readouterr().out
@@ -134,23 +143,23 @@ def test_a_collapse_is_told_and_has_no_records(profile, monkeypatch, capsys):
 
 
 def test_a_run_that_was_cut_off_does_not_stand_for_a_whole_one(profile):
-    path = variants.run_folder(profile, "l2") / "records" / "l2" / "weave.parquet"
+    path = runs.run_folder(profile, "l2") / "records" / "l2" / "weave.parquet"
     aside = path.rename(path.with_suffix(".aside"))
-    assert variants.results_folder(profile, "l2") is None
+    assert runs.results_of(profile, "l2") is None
     aside.rename(path)
-    assert variants.results_folder(profile, "l2") == variants.run_folder(profile, "l2")
+    assert runs.results_of(profile, "l2") == profile
 
 
 def test_without_any_run_the_error_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `make ablations`"):
-        variants.load_records(PROFILE.replace(root=str(tmp_path)))
+        runs.load_records(PROFILE.replace(root=str(tmp_path)), ["kl"])
 
 
 def test_seeds_of_the_main_systems_are_found_by_name():
     main = pd.DataFrame({"system": ["L1-SLM", "RLVR-SLM", "Brier-SLM"]})
     extra = pd.DataFrame({"system": ["L1-SLM-seed-1", "L1-SLM-seed-2", "anchor"]})
-    found = variants.seeds_of(extra, main)
-    assert {system: len(runs) for system, runs in found.items()} == {
+    found = runs.by_seed(extra, main)
+    assert {system: len(frames) for system, frames in found.items()} == {
         "RLVR-SLM": 1,
         "Brier-SLM": 1,
         "L1-SLM": 3,
@@ -159,7 +168,8 @@ def test_seeds_of_the_main_systems_are_found_by_name():
 
 def test_a_smaller_slm_is_a_cheaper_one():
     prices = {
-        name: each.slm.prompt for name, each in variants.prices_of(load_profile("cpu")).items()
+        name: runs.prices_of(load_profile("cpu"), name).slm.prompt
+        for name in ("SLM", "anchor", "tiny", "small", "llama", "honest-0")
     }
     assert (
         prices["tiny"]
@@ -167,7 +177,7 @@ def test_a_smaller_slm_is_a_cheaper_one():
         < prices["llama"]
         == pytest.approx(prices["anchor"], rel=0.05)
     )
-    assert prices["honest-0"] == prices["anchor"]
+    assert prices["honest-0"] == prices["anchor"] == prices["SLM"]
 
 
 def test_a_setting_that_came_later_does_not_make_finished_runs_strangers():

@@ -106,7 +106,9 @@ def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
     calibration = records[(records["group"] == runs.CALIBRATION) & (records["system"] == "LLM")]
     threshold = cascade.llm_pass1(calibration)
     compared = systems.compare(records, runs.prices_of(PROFILE))
-    by_name = dict(tuple(variants.load_records(REFERENCE).groupby("system")))
+    by_name = dict(
+        tuple(runs.load_records(REFERENCE, variants.ablations_of(REFERENCE)).groupby("system"))
+    )
     evidence = claims.Evidence(compared, by_name, **options)
     tables = {
         "table_slm": report.table_slm(records, **options),
@@ -122,7 +124,7 @@ def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
 
 
 def test_every_ablation_is_in_the_reference_run():
-    assert (variants.where_from(REFERENCE)["results"] != "not run").all()
+    assert (runs.where_from(REFERENCE)["results"] != "not run").all()
     tracked = sum(path.stat().st_size for path in Path(REFERENCE.data).rglob("*") if path.is_file())
     assert tracked < 30 * 2**20
 
@@ -130,10 +132,10 @@ def test_every_ablation_is_in_the_reference_run():
 def test_records_name_what_they_came_from(records):
     assert set(records["profile"]) == {"cpu"}
     assert records["commit"].str.fullmatch("[0-9a-f]{40}").all()
-    runs = records.groupby("system")["run"].unique().map(list)
-    assert runs["SLM"] == ["base"] and runs["LLM"] == ["base"]
+    made_by = records.groupby("system")["run"].unique().map(list)
+    assert made_by["SLM"] == ["base"] and made_by["LLM"] == ["base"]
     for system in ("L1-SLM", "RLVR-SLM", "Brier-SLM"):
-        settings = json.loads((REFERENCE.run_folder(system) / "complete.json").read_text())[
+        settings = json.loads((runs.run_folder(REFERENCE, system) / "complete.json").read_text())[
             "settings"
         ]
-        assert runs[system] == [settings]
+        assert made_by[system] == [settings]

@@ -94,9 +94,9 @@ def run_notebook(name: str, **parameters) -> dict:
 @pytest.fixture(scope="module")
 def whole(small):
     """Trained and recorded as `make paper` does."""
-    for system in profiles.TRAINED:
+    for system in variants.TRAINED:
         run_notebook("04_train", profile="paper", system=system)
-    for system in profiles.SYSTEMS:
+    for system in variants.SYSTEMS:
         run_notebook("05_generate", profile="paper", system=system)
     for variant in variants.IN_PAPER:
         run_notebook("09_ablate", profile="paper", variant=variant)

@@ -93,9 +93,9 @@ def test_a_shard_that_lies_there_is_kept(made, capsys):
 
 def test_questions_are_dealt_out_once_each():
     questions = load_questions("drill", "test", size=11)
-    dealt = [q for n in range(1, 5) for q in Shard(n, 4).part(questions)]
+    dealt = [q for n in range(1, 5) for q in Shard(n, 4).share(questions)]
     assert dealt == questions
-    assert max(len(Shard(n, 4).part(questions)) for n in range(1, 5)) == 3
+    assert max(len(Shard(n, 4).share(questions)) for n in range(1, 5)) == 3
 
 
 def without_one(folder):

@@ -18,7 +18,7 @@ from corea import cascade, metrics
 from corea.analysis import comparisons
 from corea.analysis.systems import COREA, Comparison
 from corea.metrics import Interval
-from corea.paper.profiles import TRAINED
+from corea.paper.variants import TRAINED
 from corea.questions.base import GROUPS
 
 COLUMNS = [

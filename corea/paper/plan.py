@@ -17,7 +17,8 @@ import pandas as pd
 from corea.costs import PriceList
 from corea.grpo import GRPOSettings
 from corea.paper import variants
-from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
+from corea.paper.profiles import Profile, load_profile
+from corea.paper.variants import SYSTEMS, TRAINED
 from corea.questions.base import CALIBRATION, group_of, test_datasets
 from corea.questions.hub import SETS
 from corea.support.hardware import Compute
@@ -79,7 +80,7 @@ def stages(profile: Profile, assumed: pd.Series) -> pd.DataFrame:
         completions, seconds on all gpus together, and totals prompt_tokens and completion_tokens.
     """
     models = {name: profile.llm if name == "LLM" else profile.slm for name in SYSTEMS}
-    names = variants.variants_of(profile)
+    names = variants.ablations_of(profile)
     more = [name for name in names if name not in variants.IN_PAPER]
     rows = [
         *(("paper", f"train {s}", *_training(profile, assumed, profile.grpo)) for s in TRAINED),
@@ -96,10 +97,9 @@ def stages(profile: Profile, assumed: pd.Series) -> pd.DataFrame:
 
 def _ablations(profile: Profile, assumed: pd.Series, command: str, names, what: str) -> Iterator:
     """Rows of `stages` for several variants; a base SLM that only one of them has answers too."""
-    for variant in (variants.variant(profile, name) for name in names):
+    for variant in (variants.spec_of(profile, name) for name in names):
         base = variant.base if variant.base in profile.backbones else profile.slm
-        samples = profile.samples if variant.full else min(variants.SAMPLES, profile.samples)
-        changed = profile.replace(slm=base, samples=samples)
+        changed = profile.replace(slm=base, samples=variant.samples(profile))
         training = _training(changed, assumed, variant.settings(profile))
         yield command, f"train {len(names)} {what}", *training
         for _ in range(2 if variant.base else 1):

@@ -1,6 +1,6 @@
-"""The stages behind the notebooks: train a system, write its records, read them all back.
+"""Every run of `variants.RUNS`: train it, write its records, read them back.
 
-Each stage does nothing, and says so, where its result already lies on disk made from the same settings.
+A stage does nothing, and says so, if its result lies on disk and was made from the same settings.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import argparse
 import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from corea import grpo
 from corea.analysis import sources
@@ -25,8 +25,10 @@ from corea.engines.loading import model_engine
 from corea.engines.local import TransformersEngine
 from corea.evaluation import answer_records, are_kept, settings_of
 from corea.grader import Grader
-from corea.paper.profiles import SYSTEMS, TRAINED, Profile, load_profile
+from corea.mini import pretrain
+from corea.paper.profiles import PROFILES, Profile, load_profile
 from corea.paper.shards import WHOLE, Shard, merge_shards
+from corea.paper.variants import RUNS, SYSTEMS, TRAINED, ablations_of, spec_of
 from corea.questions.base import CALIBRATION, TRAINING, Question, group_of, test_datasets
 from corea.questions.load import load_questions
 from corea.records import KEY, read_records, write_records
@@ -34,75 +36,55 @@ from corea.support import processes
 from corea.support.files import atomic_write, git_commit, settings_hash
 from corea.support.models import architecture_of
 
-
-def train_system(profile: Profile, system: str) -> grpo.Run:
-    """RLCC training of one system of `profiles.TRAINED` from the profile's base SLM, in the profile's processes."""
-    if system not in TRAINED:
-        raise ValueError(f"system {system!r} is not trained; use one of {', '.join(TRAINED)}")
-    return train_in_processes(profile, "corea.paper.runs", system) or grpo.train(
-        profile.slm,
-        training_questions(profile),
-        profile.run_folder(system),
-        reward=TRAINED[system],
-        settings=profile.grpo,
-        name=system,
-        compute=profile.compute,
-        instruction=profile.instruction,
-    )
+# --- where things lie
 
 
-def train_in_processes(profile: Profile, module: str, name: str) -> grpo.Run | None:
-    """Train in processes of their own where the profile has several; None where this process is to train.
+def run_folder(profile: Profile, name: str) -> Path:
+    """The folder of a training run: a main system's is in `runs/`, any other in `ablations/`."""
+    return profile.data / ("runs" if name in SYSTEMS else "ablations") / name
 
-    Each runs `python -m module --profile ... --train name`, which comes back here and trains.
+
+def systems_of(name: str) -> list[str]:
+    """The systems whose records a run writes: itself and its base SLM, if it has one of its own.
+
+    The base ("tiny base") is asked too, so that training is seen beside where it began.
     """
-    command = profile.compute.launch_command()
-    if command is None or processes.launched() > 1:
-        return None
-    os.environ["COREA_ROOT"] = profile.root
-    processes.launch(command, module, "--profile", profile.name, "--train", name)
-    folder = profile.run_folder(name) if name in TRAINED else profile.data / "ablations" / name
-    return grpo.Run(name, folder, grpo.run_settings(folder))
+    return [system for system in (name, f"{name} base") if system in RUNS]
 
 
-def training_questions(profile: Profile) -> list[Question]:
-    """The questions that every training run of a profile sees."""
-    return load_questions(
-        TRAINING[profile.suite], "train", size=profile.train_size, seed=profile.seed
-    )
+def records_path(profile: Profile, system: str, dataset: str) -> Path:
+    """The records of one system on one dataset, or on the calibration split ("calibration")."""
+    name = system.removesuffix(" base")
+    above = profile.data if name in SYSTEMS else run_folder(profile, name)
+    return above / "records" / system.replace(" ", "-") / f"{dataset}.parquet"
+
+
+def probe_path(profile: Profile, system: str) -> Path:
+    """The confidences of a main SLM's probe."""
+    return profile.data / "probes" / f"{system}.parquet"
 
 
 def model_folder(profile: Profile, system: str) -> str:
-    """Where the weights of a system lie: the base models' folders, or its finished run's."""
-    if system in ("SLM", "LLM"):
-        return profile.slm if system == "SLM" else profile.llm
-    if system not in TRAINED:
-        raise ValueError(f"unknown system {system!r}; use one of {', '.join(SYSTEMS)}")
-    folder = profile.run_folder(system)
+    """The weights of a system: of its finished run, or a base model's folder or hub id.
+
+    Raises:
+        ValueError: if there is no such system, or its training is not finished.
+    """
+    spec, folder = spec_of(profile, system), run_folder(profile, system)
+    if spec.reward is None:
+        return _base_folder(profile, spec.base)
     if not (folder / grpo.COMPLETE).exists():
-        raise ValueError(
-            f"{system} has no finished training run at {folder}; train it first (`make paper`)"
-        )
+        raise ValueError(f"{system} has no finished run at {folder}; train it first (`make paper`)")
     return str(folder / "model")
 
 
-def engine_for(profile: Profile, system: str) -> ModelEngine:
-    """An engine that answers as one system of the profile."""
-    return engine_at(profile, model_folder(profile, system), system)
+def _base_folder(profile: Profile, base: str | None) -> str:
+    if base in pretrain.VARIANTS:
+        return str(profile.data / "bases" / base)
+    return profile.llm if base == "LLM" else base or profile.slm
 
 
-def engine_at(profile: Profile, folder: str | Path, name: str) -> ModelEngine:
-    """An engine for the model in a folder or on the hub, with the profile's settings of generation."""
-    return model_engine(
-        folder,
-        profile.compute,
-        name=name,
-        max_new_tokens=profile.max_new_tokens,
-        temperature=profile.temperature,
-        batch_size=profile.batch_size,
-        instruction=profile.instruction,
-        keep_logprobs=True,
-    )
+# --- questions
 
 
 def all_sets(profile: Profile) -> tuple[str, ...]:
@@ -110,31 +92,103 @@ def all_sets(profile: Profile) -> tuple[str, ...]:
     return (CALIBRATION, *test_datasets(profile.suite))
 
 
+def training_questions(profile: Profile) -> list[Question]:
+    """The questions that every training run of a profile sees."""
+    dataset, size = TRAINING[profile.suite], profile.train_size
+    return load_questions(dataset, "train", size=size, seed=profile.seed)
+
+
 def evaluation_questions(profile: Profile, dataset: str) -> list[Question]:
     """The questions of one reported dataset, or of the calibration split."""
+    source, split, size = dataset, "test", profile.ood_size
     if dataset == CALIBRATION:
-        return load_questions(
-            TRAINING[profile.suite], "calibration", size=profile.calibration_size, seed=profile.seed
-        )
-    size = profile.in_domain_size if group_of(dataset) == "in-domain" else profile.ood_size
-    return load_questions(dataset, "test", size=size, seed=profile.seed)
+        source, split, size = TRAINING[profile.suite], "calibration", profile.calibration_size
+    elif group_of(dataset) == "in-domain":
+        size = profile.in_domain_size
+    return load_questions(source, split, size=size, seed=profile.seed)
 
 
-def generate_records(profile: Profile, system: str, shard: str = "1/1") -> list[Path]:
-    """Ask one system every evaluation question and write its records, one file a dataset; returns the files.
+# --- train and generate
 
-    A file made from the same model, questions and settings is kept, so a run that was killed goes on from there.  An SLM's
-    probe is fitted then, see `probe_system`.  shard: "2/8" asks the second eighth of each set's questions alone, on this or
-    another machine; once all shards lie there, a call without one puts them together.
+
+def run(profile: Profile, name: str) -> bool:
+    """Train a run and write its records; returns whether they are there.
+
+    A run that collapses says so and has none. Run again, it collapses once more from its last
+    checkpoint.
     """
-    engine = engine_for(profile, system)
-    run = grpo.run_settings(profile.run_folder(system)) if system in TRAINED else "base"
-    model = grpo.fingerprint(model_folder(profile, system))
-    paths = {dataset: profile.records_path(system, dataset) for dataset in all_sets(profile)}
-    written = answer_sets(profile, engine, model, run, paths, Shard.parse(shard))
-    if system != "LLM" and shard == "1/1":
-        probe_system(profile, engine, system)
+    try:
+        train(profile, name)
+    except grpo.CollapseError as error:
+        print(f"{name}: {error}; there are no records of it")
+        return False
+    generate(profile, name)
+    return True
+
+
+def train(profile: Profile, name: str) -> grpo.Run:
+    """Train one run, in processes of their own if the profile has several.
+
+    Raises:
+        ValueError: if the profile has no such run, or it is a base model.
+    """
+    spec, folder = spec_of(profile, name), run_folder(profile, name)
+    if spec.reward is None:
+        raise ValueError(f"{name} is a base model, which is not trained; train {TRAINED[0]}, say")
+    base, command = _base_folder(profile, spec.base), profile.compute.launch_command()
+    if spec.base in pretrain.VARIANTS and not Path(base, "manifest.json").exists():
+        pretrain.make_base(pretrain.VARIANTS[spec.base], base, profile.data.parent / "work")
+    if command and processes.launched() == 1:  # each of the processes comes back here and trains
+        os.environ["COREA_ROOT"] = profile.root
+        arguments = ("--profile", profile.name, "--train", name)
+        processes.launch(command, "corea.paper.runs", *arguments)
+        return grpo.Run(name, folder, grpo.run_settings(folder))
+    return grpo.train(
+        base,
+        training_questions(profile),
+        folder,
+        reward=spec.reward,
+        settings=spec.settings(profile),
+        name=name,
+        compute=profile.compute,
+        instruction=profile.instruction,
+    )
+
+
+def engine_for(profile: Profile, system: str) -> ModelEngine:
+    """An engine that answers as one system of the profile."""
+    names = ("max_new_tokens", "temperature", "batch_size", "instruction")
+    options = {name: getattr(profile, name) for name in names}
+    folder = model_folder(profile, system)
+    return model_engine(folder, profile.compute, name=system, keep_logprobs=True, **options)
+
+
+def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
+    """Ask a run every evaluation question, write its records, and fit a main SLM's probe.
+
+    Args:
+        profile: what is asked, and how.
+        name: of `variants.RUNS`.
+        shard: "2/8" asks only the second eighth of each set, on this or another machine. Once all
+            shards lie there, a call without one puts them together.
+
+    Returns:
+        The files of records, one per system and dataset.
+    """
+    profile = profile.replace(samples=spec_of(profile, name).samples(profile))
+    written = []
+    for system in systems_of(name):
+        engine, model = engine_for(profile, system), grpo.fingerprint(model_folder(profile, system))
+        run = grpo.run_settings(run_folder(profile, name)) if RUNS[system].reward else "base"
+        paths = {dataset: records_path(profile, system, dataset) for dataset in all_sets(profile)}
+        written += answer_sets(profile, engine, model, run, paths, Shard.parse(shard))
+        if shard == "1/1" and _has_probe(system):
+            _fit_probe(profile, engine, system)
     return written
+
+
+def _has_probe(system: str) -> bool:
+    return system in SYSTEMS and system != "LLM"
 
 
 def answer_sets(
@@ -145,195 +199,249 @@ def answer_sets(
     paths: Mapping[str, Path],
     shard: Shard = WHOLE,
 ) -> list[Path]:
-    """Write the records of one engine on each dataset of `paths`, and keep those that lie there from the same settings.
+    """Write an engine's records on each dataset of `paths`; those of the same settings are kept.
 
-    model: the fingerprint of the engine's weights; run: the settings hash of their training run, or "base".  Returns the
-    files.
+    Args:
+        profile: what is asked, and how.
+        engine: what is asked.
+        model: the fingerprint of the engine's weights.
+        run: the settings hash of their training run, or "base".
+        paths: the file of each dataset.
+        shard: the share of each set's questions that is asked.
     """
-    written = []
     with Grader() as grader:
         for dataset, whole in paths.items():
-            questions = evaluation_questions(profile, dataset)
-            settings = settings_hash([model, [q.hashed() for q in questions], profile.samples, profile.temperature, profile.max_new_tokens,
-                                      profile.instruction, profile.seed, "log-probabilities"])  # fmt: skip
-            path = shard.path(whole)
-            written.append(path)
-            if are_kept(path, settings, shard.part(questions)):
+            questions, path = evaluation_questions(profile, dataset), shard.path(whole)
+            settings = _records_settings(profile, model, questions)
+            keys = {(q.id, sample) for q in questions for sample in range(profile.samples)}
+            if are_kept(path, settings, questions):
                 print(f"{engine.name} {dataset}: records of these settings are there, kept")
-                continue
-            if shard == WHOLE and merge_shards(
-                path, settings, {(q.id, n) for q in questions for n in range(profile.samples)}
-            ):
+            elif shard == WHOLE and merge_shards(path, settings, keys):
                 print(f"{engine.name} {dataset}: put together from its shards")
-                continue
-            group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
-            rows = answer_records(
-                engine,
-                shard.part(questions),
-                grader,
-                dataset=dataset,
-                group=group,
-                samples=profile.samples,
-                seed=profile.seed,
-            )
-            named = {
-                "profile": profile.name,
-                "system": engine.name,
-                "run": run,
-                "seed": profile.seed,
-            }
-            write_records(rows.assign(**named, settings=settings, commit=git_commit()[0]), path)
-    return written
+            else:
+                group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
+                rows = answer_records(
+                    engine,
+                    shard.share(questions),
+                    grader,
+                    dataset=dataset,
+                    group=group,
+                    samples=profile.samples,
+                    seed=profile.seed,
+                )
+                rows = rows.assign(profile=profile.name, system=engine.name, run=run)
+                rows = rows.assign(seed=profile.seed, settings=settings, commit=git_commit()[0])
+                write_records(rows, path)
+    return [shard.path(whole) for whole in paths.values()]
 
 
-def probe_system(profile: Profile, engine: ModelEngine, system: str) -> Path:
-    """Fit a probe on an SLM's hidden states and write its confidences, a row for each record; returns the file.
+def _records_settings(profile: Profile, model: str, questions: Sequence[Question]) -> str:
+    """The hash of all that records are made from."""
+    asked = [question.hashed() for question in questions]
+    sampling = [profile.samples, profile.temperature, profile.max_new_tokens]
+    return settings_hash(
+        [model, asked, *sampling, profile.instruction, profile.seed, "log-probabilities"]
+    )
 
-    Fitted on the calibration split alone.  Columns: the key of a record, probe, layer, epochs, settings.
-    """
-    sets = all_sets(profile)
-    records = {d: read_records(profile.records_path(system, d)) for d in sets}
+
+def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
+    """Fit a probe on an SLM's hidden states, on calibration questions only; a row per record."""
+    from tqdm.auto import tqdm
+
+    records = {d: read_records(records_path(profile, system, d)) for d in all_sets(profile)}
     path = probe_path(profile, system)
     settings = _probe_settings(frame["settings"].iloc[0] for frame in records.values())
     if settings_of(path) == settings:
         print(f"{system}: the probe of these records is there, kept")
-        return path
-    states, engine = {}, _with_states(profile, engine, system)
+        return
+    states, engine = {}, _with_states(profile, engine)
     for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
         questions = [Question(text) for text in frame["question"]]
         states[dataset] = engine.hidden_states(questions, list(frame["text"]))
-    probe, found = sources.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
+    probe, confidences = sources.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
     rows = pd.concat(
-        [records[d][list(KEY)].assign(probe=np.round(found[d], 6)) for d in sets], ignore_index=True
+        [frame[list(KEY)].assign(probe=np.round(confidences[d], 6)) for d, frame in records.items()]
     )
     rows = rows.assign(layer=probe.layer, epochs=probe.epochs, settings=settings)
     with atomic_write(path, "wb") as stream:
         rows.to_parquet(stream, compression="zstd", index=False)
-    print(
-        f"{system}: probe on layer {probe.layer} after {probe.epochs} epochs, held-out log loss {probe.loss:.3f}"
-    )
-    return path
+    recipe = f"layer {probe.layer} after {probe.epochs} epochs"
+    print(f"{system}: probe on {recipe}, held-out log loss {probe.loss:.3f}")
 
 
-def _with_states(profile: Profile, engine: ModelEngine, system: str) -> TransformersEngine:
-    """An engine that shows hidden states: the one given, or in its place the same model in transformers."""
-    if isinstance(engine, TransformersEngine):
-        return engine
-    engine.close()
-    plain = dataclasses.replace(profile.compute, engine="transformers")
-    return cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
-
-
-def probe_path(profile: Profile, system: str) -> Path:
-    """The confidences of an SLM's probe."""
-    return profile.data / "probes" / f"{system}.parquet"
+def _with_states(profile: Profile, engine: ModelEngine) -> TransformersEngine:
+    """An engine that shows hidden states: the one given, or the same model in transformers."""
+    if not isinstance(engine, TransformersEngine):
+        engine.close()
+        plain = dataclasses.replace(profile.compute, engine="transformers")
+        engine = engine_for(profile.replace(compute=plain), engine.name)
+    return cast("TransformersEngine", engine)
 
 
 def _probe_settings(records_settings: Iterable[str]) -> str:
     return settings_hash(["probe", sources.PROBE_RECIPE, list(records_settings)])
 
 
+# --- read
+
+
 def with_results(profile: Profile) -> Profile:
-    """The profile, or its tracked reference run where nothing was run here yet; says which."""
-    own = (profile.data / "records").is_dir()
-    if own or not profile.reference().data.is_dir():
+    """The profile, or its tracked reference run if no main system was asked here; says which."""
+    if (profile.data / "records").is_dir() or not profile.reference().data.is_dir():
         return profile
-    print(
-        f"no records under {profile.data}: showing the reference run that is tracked with the package"
-    )
+    print(f"no records under {profile.data}: showing the tracked reference run")
     return profile.reference()
 
 
-def records_paths(profile: Profile, systems=SYSTEMS) -> list[Path]:
-    """The files of records of the profile's systems, then those of their probes.
+def results_of(profile: Profile, name: str) -> Profile | None:
+    """The profile that holds a run's whole results, or None.
 
-    Raises FileNotFoundError where one is missing.
+    That is the one given or, for an ablation, its tracked reference run.
     """
-    paths = [profile.records_path(s, d) for s in systems for d in all_sets(profile)]
-    paths += [probe_path(profile, system) for system in systems if system != "LLM"]
-    if missing := [path for path in paths if not path.exists()]:
-        raise FileNotFoundError(
-            f"no records at {missing[0]}; make them first (`make paper PROFILE={profile.name}`)"
-        )
+    holders = [profile] if name in SYSTEMS else [profile, profile.reference()]
+    return next((p for p in holders if all(path.exists() for path in _results(p, name))), None)
+
+
+def _results(profile: Profile, name: str) -> list[Path]:
+    """The files of a whole run: its log, its records, and its probe if it has one."""
+    log = [run_folder(profile, name) / "log.csv"] if RUNS[name].reward else []
+    probe = [probe_path(profile, name)] if _has_probe(name) else []
+    sets, systems = all_sets(profile), systems_of(name)
+    return log + [records_path(profile, s, d) for s in systems for d in sets] + probe
+
+
+def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS) -> list[Path]:
+    """The files of records of these runs and of their probes; ablations not run are left out.
+
+    Raises:
+        FileNotFoundError: if a file of a main system is missing, or none of the runs was made.
+    """
+    return [path for path in _files(profile, names) if path.name != "log.csv"]
+
+
+def load_logs(profile: Profile, names: Iterable[str] = TRAINED) -> pd.DataFrame:
+    """The training logs of these runs, one under the other; raises as `records_paths`."""
+    paths = [path for path in _files(profile, names) if path.name == "log.csv"]
+    return pd.concat(map(pd.read_csv, paths), ignore_index=True)
+
+
+def _files(profile: Profile, names: Iterable[str]) -> list[Path]:
+    paths = []
+    for name in names:
+        if holder := results_of(profile, name):
+            paths += _results(holder, name)
+        elif name in SYSTEMS:
+            missing = next(path for path in _results(profile, name) if not path.exists())
+            raise FileNotFoundError(
+                f"no {missing}; make it first (`make paper PROFILE={profile.name}`)"
+            )
+    if not paths:
+        folder = profile.data / "ablations"
+        raise FileNotFoundError(f"no ablation was run under {folder}; run `make ablations`")
     return paths
 
 
-def load_records(profile: Profile, systems=SYSTEMS) -> pd.DataFrame:
-    """All records of the profile's systems, calibration split included (group "calibration").
+def load_records(profile: Profile, names: Iterable[str] = SYSTEMS) -> pd.DataFrame:
+    """All records of these runs, the calibration split included (group "calibration").
 
-    A column `probe` holds the confidences of the SLMs' probes, NaN for the LLM.
+    Returns:
+        Records, and a column `probe`: confidences of the main SLMs' probes, NaN for other systems.
+
+    Raises:
+        FileNotFoundError: as `records_paths`.
+        ValueError: if a probe was fitted on other records.
     """
-    paths = records_paths(profile, systems)
+    paths = records_paths(profile, names)
     records = read_records([path for path in paths if path.parent.name != "probes"])
-    probes = [_probe(profile, system, records) for system in systems if system != "LLM"]
+    probes = [_probe(profile, path, records) for path in paths if path.parent.name == "probes"]
     if not probes:
         return records.assign(probe=np.nan)
     return records.merge(pd.concat(probes), on=list(KEY), how="left", validate="one_to_one")
 
 
-def _probe(profile: Profile, system: str, records: pd.DataFrame) -> pd.DataFrame:
-    """A system's probe, checked to be the one of these records."""
-    own = records[records["system"] == system].groupby("dataset")["settings"].first()
-    found = pd.read_parquet(probe_path(profile, system))
-    if not len(found) or found["settings"].iloc[0] != _probe_settings(
-        own[d] for d in all_sets(profile)
-    ):
-        raise ValueError(
-            f"{probe_path(profile, system)} is the probe of other records; make it again (`make paper`)"
-        )
-    return found[[*KEY, "probe"]]
+def _probe(profile: Profile, path: Path, records: pd.DataFrame) -> pd.DataFrame:
+    """A main SLM's probe, checked to be fitted on these records."""
+    rows, probe = records[records["system"] == path.stem], pd.read_parquet(path)
+    settings = rows.groupby("dataset")["settings"].first()
+    if set(probe["settings"]) != {_probe_settings(settings[d] for d in all_sets(profile))}:
+        raise ValueError(f"{path} is the probe of other records; make it again (`make paper`)")
+    return probe[[*KEY, "probe"]]
 
 
-def load_logs(profile: Profile) -> pd.DataFrame:
-    """The training logs of all trained systems, one under the other."""
-    return pd.concat(
-        [pd.read_csv(profile.run_folder(s) / "log.csv") for s in TRAINED], ignore_index=True
-    )
+def where_from(profile: Profile) -> pd.DataFrame:
+    """Where each ablation's results come from.
+
+    Returns:
+        Columns variant, results ("made here", "reference run" or "not run").
+    """
+    names = ablations_of(profile)
+    kinds = {None: "not run", profile.reference(): "reference run", profile: "made here"}
+    results = [kinds[results_of(profile, name)] for name in names]
+    return pd.DataFrame({"variant": names, "results": results})
 
 
-def prices_of(profile: Profile) -> PriceList:
-    """Prices by parameter count: what one token costs is taken to grow as the floating-point operations it needs."""
-    return PriceList.from_parameters(
-        *(architecture_of(model).parameters for model in (profile.slm, profile.llm))
-    )
+def by_seed(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
+    """The records of each trained system per seed: of the main run, then of "L1-SLM-seed-1" ..."""
+    seeds = {name: rows for name, rows in records.groupby("system") if "-seed-" in str(name)}
+    return {
+        system: [
+            main[main["system"] == system],
+            *(rows for name, rows in seeds.items() if name.startswith(system)),
+        ]
+        for system in TRAINED
+    }
+
+
+def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
+    """Prices by parameter count for a cascade of a run's SLM and the LLM.
+
+    What one token costs is taken to grow as the floating-point operations it needs.
+    """
+    base, llm = RUNS[name].base, architecture_of(profile.llm)
+    if base in pretrain.VARIANTS:  # it need not have been made yet
+        vocabulary = architecture_of(profile.slm).vocab_size
+        model = pretrain.build_model(pretrain.VARIANTS[base], vocabulary)
+        return PriceList.from_parameters(model.num_parameters(), llm.parameters)
+    slm = architecture_of(_base_folder(profile, base))
+    return PriceList.from_parameters(slm.parameters, llm.parameters)
+
+
+# --- the command line
 
 
 def save_reference(profile: Profile) -> None:
-    """Copy a finished run's records, logs and L1-SLM to the folder of the tracked reference run."""
-    target = profile.reference().data
+    """Make a finished run the tracked one: its records and logs, and the weights of L1-SLM."""
+    target, aside = profile.reference().data, shutil.ignore_patterns("model", "checkpoints")
     for folder in ("records", "probes", "ablations", "runs"):
         shutil.rmtree(target / folder, ignore_errors=True)
-    for folder in ("records", "probes", "ablations"):
         if (profile.data / folder).is_dir():
-            shutil.copytree(
-                profile.data / folder,
-                target / folder,
-                ignore=shutil.ignore_patterns("model", "checkpoints"),
-            )
-    for system in TRAINED:
-        kept = ("log.csv", grpo.COMPLETE, grpo.SETTINGS)
-        for name in kept:
-            (target / "runs" / system).mkdir(parents=True, exist_ok=True)
-            shutil.copy(profile.run_folder(system) / name, target / "runs" / system / name)
-    shutil.copytree(profile.run_folder("L1-SLM") / "model", target / "runs" / "L1-SLM" / "model")
+            shutil.copytree(profile.data / folder, target / folder, ignore=aside)
+    model = Path("runs", "L1-SLM", "model")
+    shutil.copytree(profile.data / model, target / model)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """What other processes run: one training (`--train`), or the making of the tracked reference run (`--reference`)."""
-    cli = argparse.ArgumentParser(
-        prog="python -m corea.paper.runs", description=__doc__.splitlines()[0]
-    )
-    cli.add_argument("--profile", default="cpu")
-    what = cli.add_mutually_exclusive_group(required=True)
-    what.add_argument("--train", choices=TRAINED, metavar="SYSTEM")
-    what.add_argument("--reference", action="store_true")
-    given = cli.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; one clear line and exit status 1 for wrong input."""
+    parser = argparse.ArgumentParser(prog="python -m corea.paper.runs", description=__doc__)
+    parser.add_argument("--profile", default="cpu", choices=sorted(PROFILES))
+    stage = parser.add_mutually_exclusive_group(required=True)
+    stage.add_argument("--train", metavar="NAME")
+    stage.add_argument("--generate", metavar="NAME")
+    stage.add_argument("--reference", action="store_true", help="make the run the tracked one")
+    given = parser.parse_args(arguments)
     profile = load_profile(given.profile)
-    if given.reference:
-        save_reference(profile)
-    else:
-        train_system(profile, given.train)
+    try:
+        if given.reference:
+            save_reference(profile)
+        elif given.train:
+            train(profile, given.train)
+        else:
+            generate(profile, given.generate)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from corea.paper import plan
-from corea.paper.profiles import PROFILES, ROOT, SYSTEMS, load_profile
+from corea.paper.profiles import PROFILES, ROOT, load_profile
+from corea.paper.runs import records_path
+from corea.paper.variants import SYSTEMS
 from corea.questions.base import test_datasets as datasets_of
 from corea.support.hardware import Compute
 from corea.support.models import HUB_MODELS, Architecture, architecture_of
@@ -160,7 +162,7 @@ def test_stages_of_the_cpu_profile_count_what_its_records_hold():
 
 def test_lengths_of_the_mini_world_are_those_of_the_tracked_records():
     assumed = plan.assumptions_for(load_profile("cpu"))
-    path = load_profile("cpu").reference().records_path("SLM", "calibration")
+    path = records_path(load_profile("cpu").reference(), "SLM", "calibration")
     tokens = pd.read_parquet(path, columns=["prompt_tokens", "completion_tokens"])
     means, longest = tokens.mean(), tokens.max()
     for kind in ("prompt", "completion"):
@@ -385,7 +387,7 @@ def test_estimates_of_the_cpu_run_are_of_the_right_size():
     for system in SYSTEMS:
         row, real = estimated.loc[f"generate {system}"], 0
         for dataset in ("calibration", *datasets_of(profile.suite)):
-            path = profile.reference().records_path(system, dataset)
+            path = records_path(profile.reference(), system, dataset)
             tokens = pd.read_parquet(path, columns=["prompt_tokens", "completion_tokens"])
             real += tokens.sum().sum()
         assert 0.5 < (row["prompt_tokens"] + row["completion_tokens"]) / real < 2, system

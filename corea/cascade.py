@@ -322,21 +322,13 @@ def set_draws(
     rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
     """The draws behind `evaluate_cascade`, from the rows of `replay`: per dataset, then "mean"."""
-    sets = {
-        dataset: _draws(part, resamples, metrics.dataset_seed(seed, dataset))
-        for dataset, part in rows.groupby("dataset", sort=False)
-    }
-    names = next(iter(sets.values()))
-    return {
-        **sets,
-        "mean": {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in names},
-    }
+    return metrics.set_draws(rows, _draws, resamples=resamples, seed=seed)
 
 
 def _draws(rows: pd.DataFrame, resamples: int, seed) -> dict[str, np.ndarray]:
     columns = {name: rows[name] for name in ("correct", "llm_correct", "cost", "llm_cost")}
     columns["deferred"] = rows["source"] == "llm"
-    means = metrics.paired_bootstrap(rows["question_id"], columns, resamples=resamples, seed=seed)
+    means = metrics.question_means(rows, columns, resamples=resamples, seed=seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         reduction = 1 - means["cost"] / means["llm_cost"]
     return {

@@ -2,37 +2,35 @@
 
 Conventions, the same everywhere in the package:
 
-- A confidence that was not stated is NaN or None.  Calibration metrics are over stated confidences
-  only, nothing is put in for the others, and `parse_rate` tells the share stated.  A metric that is
-  not defined (no confidence stated; AUROC where all answers are right or all are wrong) is NaN.
-- ECE has 10 bins of equal width **closed on the left**: [0, .1), [.1, .2), ..., [.9, 1].  Stated
-  confidences lie on the edges, so this matters.  Edges are the decimals themselves (i / 10).
-  `numpy.linspace(0, 1, 11)`, common elsewhere, is a rounding error above .3, .6 and .7 and so puts
-  these three in the bin below; `bins=` takes such edges too.
+- A confidence that was not stated is NaN or None. Calibration metrics are over stated confidences;
+  `parse_rate` is the share stated. A metric that is not defined (no confidence stated; AUROC if all
+  answers are right or all are wrong) is NaN.
+- ECE has 10 bins of equal width **closed on the left**: [0, .1), [.1, .2), ..., [.9, 1]. Stated
+  confidences lie on the edges, so this matters. Edges are the decimals themselves (i / 10);
+  `numpy.linspace(0, 1, 11)` is a rounding error above .3, .6 and .7, and `bins=` takes that too.
 - Ties are never broken by the order of the rows: AUROC counts a tied pair as half, AURC and
   selective accuracy take the expectation over random orders of the tied rows.
 - Pass@1 is the mean over questions of each question's mean over its samples.
-- The bootstrap draws questions with replacement and keeps all samples of a question together;
-  intervals are the 2.5th and 97.5th percentile, widened where needed to hold the value itself
-  (resampling biases ECE upwards and the number of levels downwards).  Resamples in which a metric
-  is not defined are left out of its interval.
+- The bootstrap draws questions with replacement and keeps all samples of a question together.
+  Intervals are the 2.5th and 97.5th percentile, widened if needed to hold the value itself
+  (resampling biases ECE upwards). Resamples in which a metric is not defined are left out.
 
-Every calibration metric depends on the data through a histogram alone: how many right and wrong
-answers stand at each distinct confidence.  A resample's histogram is a weighted sum of the
-questions' own, so all resamples together are one matrix product.
+A calibration metric depends only on how many right and wrong answers stand at each distinct
+confidence. A resample's counts are a weighted sum of the questions' own, so all resamples together
+are one matrix product.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 _BLOCK = 2**18  # weights held at a time: resamples x questions
+Draws = dict[str, np.ndarray]  # by metric, (1 + resamples,): the value, then each resample's
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +45,18 @@ class Interval:
 # --- metrics of one sample ------------------------------------------------------------------------
 
 
-def pass_at_k(samples, correct, k: int) -> np.ndarray:
-    """Unbiased estimate of pass@k for each question: 1 - C(n - c, k) / C(n, k).
-
-    samples, correct: counts n and c of each question, shape (questions,).  Raises ValueError unless
-    1 <= k <= n, c <= n.  Source: Chen et al. 2021, arXiv 2107.03374.
-    """
-    samples, correct = np.broadcast_arrays(np.asarray(samples), np.asarray(correct))
-    if np.any(correct < 0) or np.any(correct > samples):
-        raise ValueError(
-            "pass@k: a question has more correct samples than samples, or fewer than 0"
-        )
-    if k < 1 or np.any(samples < k):
-        raise ValueError(
-            f"pass@k: k={k}; use 1 to {samples.min()}, the fewest samples of a question"
-        )
-    drawn = np.arange(k)
-    all_wrong = (samples - correct)[..., None] - drawn
-    return 1.0 - np.prod(np.maximum(all_wrong, 0) / (samples[..., None] - drawn), axis=-1)
-
-
-def ece(confidence, correct, *, bins=10, binning: str = "width", closed: str = "left") -> float:
+def ece(confidence, correct, *, bins=10, closed: str = "left") -> float:
     """Expected calibration error: the bins' |mean confidence - accuracy|, weighted by their shares.
 
-    confidence: in [0, 1], NaN or None where not stated; correct: 0/1 or bool; both of shape
-    (samples,).  bins: their number, or the edges themselves (rising, from 0 to 1).  binning:
-    "width", or "mass" for equal counts, with edges halfway between neighbouring rows.  closed:
-    which edge belongs to a bin, "left" or "right"; the outermost edges always do.  Source: Naeini
-    et al. 2015; Guo et al. 2017.
+    Args:
+        confidence: in [0, 1], NaN or None if not stated, shape (samples,) as `correct` (0/1 or bool).
+        bins: how many of equal width, or the edges themselves, rising from 0 to 1.
+        closed: which edge belongs to a bin, "left" or "right"; the outermost edges always do.
+
+    Source: Naeini et al. 2015; Guo et al. 2017.
     """
-    levels, right, wrong, edges = _binned(confidence, correct, bins, binning, closed)
-    return float(_ece(levels, right, wrong, edges, closed))
+    levels, right, wrong = _histogram(confidence, correct)
+    return float(_ece(levels, right, wrong, _edges(bins), closed))
 
 
 def brier(confidence, correct) -> float:
@@ -86,9 +65,9 @@ def brier(confidence, correct) -> float:
 
 
 def auroc(confidence, correct) -> float:
-    """Probability that a right answer is the more confident one of a right and a wrong answer.
+    """Probability that a right answer is more confident than a wrong one; a tied pair counts half.
 
-    A tied pair counts half (mean ranks).  NaN where there are not both right and wrong answers.
+    NaN unless there are both right and wrong answers.
     """
     return float(_auroc(*_histogram(confidence, correct)))
 
@@ -96,8 +75,8 @@ def auroc(confidence, correct) -> float:
 def aurc(confidence, correct) -> float:
     """Area under the risk-coverage curve: mean over k of the error rate of the k most confident.
 
-    k runs from 1 to all answers.  Tied rows count in expectation over their order.  Lower is
-    better.  Source: Geifman et al. 2019, arXiv 1805.08206.
+    k runs from 1 to all answers. Tied rows count in expectation over their order. Lower is better.
+    Source: Geifman et al. 2019, arXiv 1805.08206.
     """
     return float(_aurc(*_histogram(confidence, correct)))
 
@@ -114,19 +93,14 @@ def selective_accuracy(confidence, correct, coverage: float) -> float:
     return float((taken * right / count).sum() / wanted) if len(count) else float("nan")
 
 
-def reliability(
-    confidence, correct, *, bins=10, binning: str = "width", closed: str = "left"
-) -> pd.DataFrame:
+def reliability(confidence, correct, *, bins=10, closed: str = "left") -> pd.DataFrame:
     """The filled bins of `ece`, a row each: low, high, count, mean confidence and accuracy."""
-    levels, right, wrong, edges = _binned(confidence, correct, bins, binning, closed)
-    bin_of = _bin_of(levels, edges, closed)
-    sums = pd.DataFrame(
-        {"count": right + wrong, "confidence": levels * (right + wrong), "accuracy": right}
-    )
-    table = sums.groupby(bin_of).sum()
-    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(
-        table["count"], axis=0
-    )
+    levels, right, wrong = _histogram(confidence, correct)
+    edges, count = _edges(bins), right + wrong
+    sums = pd.DataFrame({"count": count, "confidence": levels * count, "accuracy": right})
+    table = sums.groupby(_bin_of(levels, edges, closed)).sum()
+    for name in ("confidence", "accuracy"):
+        table[name] /= table["count"]
     table.insert(0, "low", np.clip(edges, 0, 1)[table.index])
     table.insert(1, "high", np.clip(edges, 0, 1)[table.index + 1])
     return table.astype({"count": int}).reset_index(drop=True)
@@ -136,119 +110,57 @@ def reliability(
 
 
 def evaluate(question_id, correct, confidence, **options) -> dict[str, Interval]:
-    """Every metric of one system on one set, with its interval; options as in `bootstrap`.
+    """Every metric of one system on one set, with its interval; arguments as in `bootstrap`.
 
-    Keys: pass1, ece, brier, auroc, aurc, levels (distinct stated confidences), parse_rate, and
-    pass@k for each k asked.
+    The metrics are pass1, ece, brier, auroc, aurc, levels (distinct stated confidences), parse_rate.
     """
-    return {
-        name: interval(draws)
-        for name, draws in bootstrap(question_id, correct, confidence, **options).items()
-    }
+    return _intervals(bootstrap(question_id, correct, confidence, **options))
 
 
 def evaluate_sets(records: pd.DataFrame, **options) -> dict[str, dict[str, Interval]]:
-    """`evaluate` for each dataset, then "mean": the plain mean over the datasets.
+    """`evaluate` for each dataset, then for "mean", the plain mean over the datasets.
 
-    records: columns dataset, question_id, correct, confidence.  Each dataset is resampled by
-    itself.  A dataset's intervals do not depend on the others given.  A mean is NaN where one of
-    the datasets' is.
+    A dataset's intervals do not depend on the others: each is resampled by itself.
     """
-    return {
-        dataset: {name: interval(draws) for name, draws in metrics.items()}
-        for dataset, metrics in set_draws(records, options).items()
-    }
+    return {name: _intervals(draws) for name, draws in set_draws(records, **options).items()}
 
 
 def paired_difference(
     first: pd.DataFrame, second: pd.DataFrame, **options
 ) -> dict[str, dict[str, Interval]]:
-    """Metrics of `first` less those of `second`, as `evaluate_sets` gives them.
+    """Metrics of `first` less those of `second` on the same resamples, as `evaluate_sets` does.
 
-    Both are taken on the same resampled questions.  The sample counts of the two may differ.
-    Raises ValueError where they are not about the same questions.
+    The two may differ in the number of samples. Raises ValueError unless both are about the same
+    questions.
     """
     keys = ["dataset", "question_id"]
     questions = [set(frame[keys].itertuples(index=False, name=None)) for frame in (first, second)]
     if questions[0] != questions[1]:
-        odd = min(questions[0] ^ questions[1], key=str)
+        dataset, question = min(questions[0] ^ questions[1], key=str)
         raise ValueError(
-            f"paired difference: question {odd[1]!r} of {odd[0]!r} is on one side only"
+            f"paired difference: question {question!r} of {dataset!r} is on one side only"
         )
-    ours, theirs = set_draws(first, options), set_draws(second, options)
+    other = set_draws(second, **options)
     return {
-        dataset: {name: interval(draws - theirs[dataset][name]) for name, draws in metrics.items()}
-        for dataset, metrics in ours.items()
+        dataset: _intervals({name: draws[name] - other[dataset][name] for name in draws})
+        for dataset, draws in set_draws(first, **options).items()
     }
 
 
-def bootstrap(
-    question_id,
-    correct,
-    confidence,
-    *,
-    ks: Sequence[int] = (),
-    bins=10,
-    closed: str = "left",
-    resamples: int = 1000,
-    seed: int | Sequence[int] = 0,
-) -> dict[str, np.ndarray]:
-    """The metrics of `evaluate` as arrays (1 + resamples,): the value itself, then each resample's.
+def verdict(low: float, high: float, bound=0.0, above=True, words=("yes", "no")) -> str:
+    """Whether a value lies above (or below) a bound, by its 95% interval: the one rule.
 
-    question_id, correct, confidence: shape (samples,).  ks: the k of each pass@k wanted.  bins,
-    closed: as in `ece`.  Equal seeds draw the same questions for every system that answered the
-    same ones, so draws can be subtracted.
+    Returns:
+        The first word if the whole interval lies on the claimed side, the second if it lies on the
+        other, and "undecided" if it reaches across the bound, touches it or is not known.
     """
-    from scipy.sparse import csr_array
-
-    correct, confidence = checked(correct, confidence)
-    question, questions = numbered(question_id, len(correct))
-    stated = ~np.isnan(confidence)
-    levels, level = np.unique(confidence[stated], return_inverse=True)
-    cells = (question[stated], level + len(levels) * correct[stated])
-    histograms = csr_array((np.ones(len(level)), cells), shape=(questions, 2 * len(levels)))
-    samples, hits, parsed = (np.bincount(question, w, questions) for w in (None, correct, stated))
-    rates = np.column_stack([hits / samples, *(pass_at_k(samples, hits, k) for k in ks)])
-    edges = _edges(confidence[stated], bins, "width")
-    blocks = []
-    for weights in question_weights(questions, resamples, seed):
-        wrong, right = np.split(weights @ histograms, 2, axis=-1)
-        means = weights @ rates / questions
-        blocks.append(
-            {
-                "pass1": means[:, 0],
-                **_of_confidence(levels, right, wrong, edges, closed),
-                "parse_rate": (weights @ parsed) / (weights @ samples),
-                **{f"pass@{k}": means[:, n] for n, k in enumerate(ks, start=1)},
-            }
-        )
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    if not above:
+        low, high, bound = -high, -low, -bound
+    return words[0] if low > bound else words[1] if high < bound else "undecided"
 
 
-def paired_bootstrap(
-    question_id,
-    columns: Mapping[str, np.ndarray],
-    *,
-    resamples: int = 1000,
-    seed: int | Sequence[int] = 0,
-) -> dict[str, np.ndarray]:
-    """Means over questions of several columns, all on the same resamples.
-
-    columns: arrays of shape (samples,).  Returns arrays of shape (1 + resamples,), the value itself
-    and then each resample's, to be combined and given to `interval`; for a paired difference,
-    `interval(draws["ours"] - draws["theirs"])`.
-    """
-    names, values = list(columns), [np.asarray(column, dtype=float) for column in columns.values()]
-    question, questions = numbered(question_id, len(values[0]))
-    samples = np.bincount(question, minlength=questions)
-    rates = np.column_stack([np.bincount(question, value, questions) / samples for value in values])
-    draws = (
-        np.concatenate(
-            [weights @ rates for weights in question_weights(questions, resamples, seed)]
-        )
-        / questions
-    )
-    return dict(zip(names, draws.T, strict=True))
+def _intervals(draws: Draws) -> dict[str, Interval]:
+    return {name: interval(values) for name, values in draws.items()}
 
 
 def interval(draws: np.ndarray) -> Interval:
@@ -260,32 +172,91 @@ def interval(draws: np.ndarray) -> Interval:
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def dataset_seed(seed: int, dataset: str) -> list[int]:
-    """The seed of one dataset's resamples: its own, whichever datasets stand beside it."""
-    return [seed, zlib.crc32(dataset.encode())]
+# --- the bootstrap --------------------------------------------------------------------------------
 
 
-def set_draws(records: pd.DataFrame, options: dict) -> dict[str, dict[str, np.ndarray]]:
-    """`bootstrap` for each dataset, then "mean": the draws behind `evaluate_sets`."""
-    options = dict(options)
-    seed = options.pop("seed", 0)
-    sets = {
-        dataset: bootstrap(
-            rows["question_id"],
-            rows["correct"],
-            rows["confidence"],
-            seed=dataset_seed(seed, dataset),
-            **options,
+def bootstrap(
+    question_id, correct, confidence, *, bins=10, closed="left", resamples: int = 1000, seed=0
+) -> Draws:
+    """The metrics of `evaluate` as arrays (1 + resamples,): the value, then each resample's.
+
+    Args:
+        question_id: shape (samples,), as `correct` (0/1 or bool) and `confidence` (NaN: not stated).
+        bins, closed: as in `ece`.
+        resamples: how often the questions are drawn.
+        seed: equal seeds draw the same questions for every system that answered them, so draws can
+            be subtracted.
+    """
+    from scipy.sparse import csr_array
+
+    correct, confidence = checked(correct, confidence)
+    question, questions = numbered(question_id, len(correct))
+    stated = ~np.isnan(confidence)
+    levels, level = np.unique(confidence[stated], return_inverse=True)
+    cells = (question[stated], level + len(levels) * correct[stated])
+    histograms = csr_array((np.ones(len(level)), cells), shape=(questions, 2 * len(levels)))
+    samples, hits, parsed = (np.bincount(question, w, questions) for w in (None, correct, stated))
+    blocks = []
+    for weights in question_weights(questions, resamples, seed):
+        wrong, right = np.split(weights @ histograms, 2, axis=-1)
+        blocks.append(
+            {
+                "pass1": weights @ (hits / samples) / questions,
+                **_of_confidence(levels, right, wrong, _edges(bins), closed),
+                "parse_rate": (weights @ parsed) / (weights @ samples),
+            }
         )
-        for dataset, rows in records.groupby("dataset", sort=False)
-    }
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def set_draws(
+    records: pd.DataFrame, draw: Callable[..., Draws] | None = None, *, seed: int = 0, **options
+) -> dict[str, Draws]:
+    """Draws of each dataset, then of "mean", their plain mean: NaN if one of them is.
+
+    Args:
+        records: with the column dataset and those that `draw` needs.
+        draw: makes the draws of one dataset's rows, given seed and options; `bootstrap` if None.
+        seed: each dataset makes its own of it, whichever datasets stand beside it.
+    """
+    draw = draw or (lambda r, **o: bootstrap(r["question_id"], r["correct"], r["confidence"], **o))
+    by_dataset = records.groupby("dataset", sort=False)
+    sets = {name: draw(rows, seed=_seed_of(seed, name), **options) for name, rows in by_dataset}
     if not sets:
         raise ValueError("no records to evaluate")
-    names = next(iter(sets.values()))
-    return {
-        **sets,
-        "mean": {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in names},
-    }
+    metrics = next(iter(sets.values()))
+    means = {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in metrics}
+    return {**sets, "mean": means}
+
+
+def question_means(rows: pd.DataFrame, columns: Mapping, *, resamples: int = 1000, seed=0) -> Draws:
+    """Means over one dataset's questions of several columns (rows,), all on the same resamples."""
+    question, questions = numbered(rows["question_id"], len(rows))
+    samples = np.bincount(question, minlength=questions)
+    rates = [np.bincount(question, column, questions) / samples for column in columns.values()]
+    blocks = question_weights(questions, resamples, seed)
+    draws = np.concatenate([block @ np.column_stack(rates) for block in blocks]) / questions
+    return dict(zip(columns, draws.T, strict=True))
+
+
+def row_weights(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Weights (1 + resamples, rows) of rows, whose sum is a mean over datasets of question means.
+
+    The first draw is the data itself; the others resample each dataset's questions as `set_draws`.
+    """
+    weights = np.zeros((1 + resamples, len(rows)))
+    datasets = rows["dataset"].unique()
+    for dataset in datasets:
+        at = np.flatnonzero(rows["dataset"] == dataset)
+        question, questions = numbered(rows["question_id"].to_numpy()[at], len(at))
+        samples = np.bincount(question, minlength=questions)
+        draws = np.concatenate([*question_weights(questions, resamples, _seed_of(seed, dataset))])
+        weights[:, at] = draws[:, question] / (samples[question] * questions * len(datasets))
+    return weights
+
+
+def _seed_of(seed: int, dataset: str) -> list[int]:
+    return [seed, zlib.crc32(dataset.encode())]
 
 
 def question_weights(
@@ -297,14 +268,10 @@ def question_weights(
     block = max(1, _BLOCK // questions)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        picks = (
-            rng.integers(questions, size=(rows, questions)) + questions * np.arange(rows)[:, None]
-        )
-        yield (
-            np.bincount(picks.ravel(), minlength=rows * questions)
-            .reshape(rows, questions)
-            .astype(float)
-        )
+        picks = rng.integers(questions, size=(rows, questions))
+        picks += questions * np.arange(rows)[:, None]
+        counts = np.bincount(picks.ravel(), minlength=rows * questions)
+        yield counts.reshape(rows, questions).astype(float)
 
 
 # --- metrics of histograms: levels (L,) rising; right, wrong (..., L) -----------------------------
@@ -351,15 +318,9 @@ def _aurc(levels, right, wrong):
 
 
 def _divide(numerator, denominator):
-    """The ratio, NaN where the denominator is 0."""
+    """The ratio, NaN if the denominator is 0."""
     empty = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=empty, where=np.asarray(denominator) > 0)
-
-
-def _binned(confidence, correct, bins, binning, closed):
-    levels, right, wrong = _histogram(confidence, correct)
-    rows = np.repeat(levels, (right + wrong).astype(int))
-    return levels, right, wrong, _edges(rows, bins, binning)
 
 
 def _bin_of(levels: np.ndarray, edges: np.ndarray, closed: str) -> np.ndarray:
@@ -369,7 +330,7 @@ def _bin_of(levels: np.ndarray, edges: np.ndarray, closed: str) -> np.ndarray:
     return np.clip(index, 0, len(edges) - 2)
 
 
-def _edges(rows: np.ndarray, bins, binning: str) -> np.ndarray:
+def _edges(bins) -> np.ndarray:
     if np.ndim(bins) == 1:
         edges = np.asarray(bins, dtype=float)
         if len(edges) < 2 or np.any(np.diff(edges) <= 0) or edges[0] > 0 or edges[-1] < 1:
@@ -377,13 +338,7 @@ def _edges(rows: np.ndarray, bins, binning: str) -> np.ndarray:
         return edges
     if not isinstance(bins, (int, np.integer)) or bins < 1:
         raise ValueError(f"bins={bins!r}; use a whole number of at least 1, or the edges")
-    if binning == "width":
-        return np.arange(bins + 1) / bins
-    if binning != "mass":
-        raise ValueError(f'binning={binning!r}; use "width" or "mass"')
-    parts = [part for part in np.array_split(np.sort(rows), bins) if len(part)]
-    halfway = [(below[-1] + above[0]) / 2 for below, above in pairwise(parts)]
-    return np.unique([-np.inf, *halfway, np.inf])
+    return np.arange(bins + 1) / bins
 
 
 def _histogram(confidence, correct) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

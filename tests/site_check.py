@@ -21,7 +21,7 @@ import pack_explorer as explorer
 import pytest
 
 from corea import cascade
-from corea.analysis import report, systems
+from corea.analysis import systems
 from corea.costs import Price, PriceList
 from corea.paper import runs
 from corea.paper.profiles import load_profile
@@ -144,7 +144,7 @@ def expected():
     def curve(group: str, slm: str, source: str, ratio: float):
         rows = systems.rows_of(systems.System(f"{slm}-{source}", slm, source), records)
         parts = [part[part["group"] == group] for part in (rows, llm)]
-        return report.mean_curve(
+        return systems.mean_curve(
             *parts, PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test"), 0.5
         )
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from corea import cascade, evaluation, metrics
-from corea.analysis import report, systems
+from corea.analysis import systems, tables
 from corea.engines import loading as engines
 from corea.grader import Grader
 from corea.grpo import fingerprint
 from corea.mini import pretrain
-from corea.paper import claims, runs, variants
+from corea.paper import claims, output, runs, variants
 from corea.paper.profiles import load_profile
 from corea.questions import base, generated  # fmt: skip
 from corea.questions.load import load_questions
@@ -62,10 +62,8 @@ def test_the_base_slm_has_room_to_grow(records):
     engine = runs.engine_for(PROFILE, "SLM")
     with Grader() as grader:
         rows = evaluation.answer_records(engine, questions, grader, samples=8)
-    found = metrics.evaluate(
-        rows["question_id"], rows["correct"], rows["confidence"], ks=(8,), resamples=0
-    )
-    assert found["pass@8"].value - found["pass1"].value >= 0.15
+    by_question = rows.groupby("question_id")["correct"]
+    assert by_question.max().mean() - by_question.mean().mean() >= 0.15
 
 
 def test_the_llm_is_better_on_every_group_and_not_perfect(records):
@@ -110,14 +108,17 @@ def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
         tuple(runs.load_records(REFERENCE, variants.ablations_of(REFERENCE)).groupby("system"))
     )
     evidence = claims.Evidence(compared, by_name, **options)
-    tables = {
-        "table_slm": report.table_slm(records, **options),
-        "table_verbalized": report.table_cascade(records, threshold, compared.prices, **options),
+    rows = systems.verbalized(records)
+    made = {
+        "table_slm": tables.table_slm(records, **options),
+        "table_verbalized": tables.table_cascade(
+            rows, rows["LLM"], threshold, compared.prices, **options
+        ),
         "table_candidates": compared.chosen,
         "claims": claims.table_claims(evidence)[claims.COLUMNS],
     }
-    for name, table in tables.items():
-        report.save_table(table, tmp_path / name, {})
+    for name, table in made.items():
+        output.save_table(table, tmp_path / name, {})
         assert (tmp_path / f"{name}.csv").read_bytes() == (
             PROFILE.figures / f"{name}.csv"
         ).read_bytes(), name

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from corea import cli, rewards
-from corea.analysis import comparisons, systems
+from corea.analysis import systems, tables
 from corea.paper import runs
 from corea.questions import base, generated, hub, load
 from tests.tiny import save_tiny
@@ -132,5 +132,5 @@ def test_a_system_down_to_the_tables():
     corea = next(system for system in systems.PAPER if system.name == systems.COREA)
     compared = systems.compare(few, runs.prices_of(profile), [corea, found["mine"]])
     assert set(compared.rows) == {systems.COREA, found["mine"].name, systems.COREA_PLUS}
-    sources = comparisons.table_sources(compared.rows, scores=compared.scores, resamples=10)
+    sources = tables.table_sources(compared.rows, scores=compared.scores, resamples=10)
     assert found["mine"].name in set(sources["system"])

@@ -1,4 +1,4 @@
-"""Confidence from elsewhere: what each estimator gives, that it is fitted on calibration alone, and how it fails."""
+"""Confidence from elsewhere: what each source gives, that it is fitted on calibration alone, and how it fails."""
 
 from __future__ import annotations
 
@@ -156,9 +156,7 @@ def test_calibration_rows_are_judged_by_a_probe_that_did_not_see_them(slm):
     known = known.assign(correct=outcome)
     number = pd.factorize(known["question_id"])[0]
     states = np.eye(number.max() + 1)[number][:, None, :] * 5
-    _, found = sources.probe_confidences(
-        {"calibration": states}, {"calibration": known}, "calibration"
-    )
+    _, found = sources.probe_confidences({"calibration": states}, {"calibration": known})
     assert abs(roc_auc_score(known["correct"], found["calibration"]) - 0.5) < 0.25
     seen = sources.fit_probe(states, known["correct"], known["question_id"]).predict(states)
     assert roc_auc_score(known["correct"], seen) > 0.8
@@ -192,10 +190,10 @@ def routed() -> pd.DataFrame:
 
 def test_the_router_learns_from_calibration_questions_alone():
     records = routed()
-    found = sources.router_confidences(records, "calibration")
+    found = sources.router_confidences(records)
     assert roc_auc_score(records["correct"], found) > 0.95
     swapped = records.assign(correct=records["correct"] ^ (records["group"] == "ood-math"))
-    pd.testing.assert_series_equal(found, sources.router_confidences(swapped, "calibration"))
+    pd.testing.assert_series_equal(found, sources.router_confidences(swapped))
     assert found.groupby(records["question_id"]).nunique().eq(1).all(), (
         "a router sees the question, not the answer"
     )
@@ -212,27 +210,22 @@ def test_folds_keep_questions_whole_and_do_not_depend_on_the_table():
 def test_gain_prefers_to_keep_what_the_llm_cannot_mend(slm, llm):
     hopeless = llm.assign(correct=False)
     hopeless.loc[::7, "correct"] = True  # both outcomes must be there to fit
-    kept = sources.deferral_gain(slm, hopeless, "calibration")
-    worth = sources.deferral_gain(slm, llm.assign(correct=~hopeless["correct"]), "calibration")
+    kept = sources.deferral_gain(slm, hopeless)
+    worth = sources.deferral_gain(slm, llm.assign(correct=~hopeless["correct"]))
     assert kept.between(0, 1).all() and kept.mean() > worth.mean() + 0.1
 
 
 def test_gain_looks_at_no_test_outcome(slm, llm):
     is_test = slm["group"] != "calibration"
-    one = sources.deferral_gain(slm, llm, "calibration")
+    one = sources.deferral_gain(slm, llm)
     other = sources.deferral_gain(
-        slm.assign(correct=slm["correct"] ^ is_test),
-        llm.assign(correct=llm["correct"] ^ is_test),
-        "calibration",
+        slm.assign(correct=slm["correct"] ^ is_test), llm.assign(correct=llm["correct"] ^ is_test)
     )
     pd.testing.assert_series_equal(one, other)
 
 
 def test_the_oracle_and_gain_need_the_llms_answer_to_each_question(slm, llm):
-    for estimator in (
-        sources.oracle_confidence,
-        lambda s, m: sources.deferral_gain(s, m, "calibration"),
-    ):
+    for estimator in (sources.oracle_confidence, lambda s, m: sources.deferral_gain(s, m)):
         with pytest.raises(ValueError, match="the LLM's records lack a question"):
             estimator(slm, llm[llm["group"] != "calibration"])
 
@@ -280,7 +273,7 @@ def test_a_confidence_that_ranks_backwards_is_flattened_and_not_turned_around():
 @pytest.mark.parametrize(
     ("method", "right", "message"),
     [("beta", [0, 1], "recalibration 'beta' is not one of isotonic, platt, temperature"),
-     ("platt", [1, 1], "no right, or no wrong, answers to recalibrate on")],
+     ("platt", [1, 1], "no right, or no wrong, answers to fit on")],
 )  # fmt: skip
 def test_what_cannot_be_recalibrated_is_one_clear_line(method, right, message):
     with pytest.raises(ValueError, match=message):

@@ -46,7 +46,7 @@ def test_no_module_loads_anything_heavy():
         "records",
         "metrics",
         "cascade",
-        "analysis.report",
+        "analysis.figures",
         "paper.profiles",
         "paper.runs",
         "cli",
@@ -103,7 +103,7 @@ def test_the_package_itself_loads_no_module_of_its_own():
             "from corea import metrics; metrics.aurc([.1, .9], [0, 1]) < 1 or sys.exit('no area')",
             "scipy",
         ),
-        ("from corea.analysis import report; report.figure_grid(2, 1, 1)", "matplotlib"),
+        ("from corea.analysis import style; style.grid(2, 1, 1)", "matplotlib"),
     ],
 )
 def test_what_is_heavy_is_there_when_it_is_used(code, loads):

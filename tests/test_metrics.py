@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from itertools import combinations, pairwise, permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pandas as pd
@@ -86,21 +86,6 @@ def test_selective_accuracy_counts_whole_rows(coverage, expected, reason):
 
 
 @pytest.mark.parametrize(
-    ("n", "c", "k", "expected"),
-    [
-        (8, 0, 8, 0.0),
-        (8, 1, 8, 1.0),
-        (8, 8, 1, 1.0),
-        (4, 2, 1, 0.5),
-        (4, 2, 2, 5 / 6),
-        (4, 3, 2, 1),
-    ],
-)
-def test_pass_at_k(n, c, k, expected):
-    assert metrics.pass_at_k([n], [c], k) == pytest.approx([expected])
-
-
-@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: metrics.ece([0.5, 1.5], [0, 1]), "confidence 1.5 at row 1 is outside"),
@@ -110,9 +95,6 @@ def test_pass_at_k(n, c, k, expected):
         (lambda: metrics.ece([0.5], [1], bins=0), "bins=0"),
         (lambda: metrics.ece([0.5], [1], bins=[0, 0.5]), "edges must rise from 0 to 1"),
         (lambda: metrics.ece([0.5], [1], closed="both"), 'use "left" or "right"'),
-        (lambda: metrics.ece([0.5], [1], binning="equal"), 'use "width" or "mass"'),
-        (lambda: metrics.pass_at_k([4], [2], 5), "k=5; use 1 to 4"),
-        (lambda: metrics.pass_at_k([4], [5], 1), "more correct samples"),
         (lambda: metrics.selective_accuracy([0.5], [1], 0), "coverage=0"),
         (lambda: metrics.evaluate([], [], []), "0 question ids for 0 rows"),
         (lambda: metrics.evaluate(["a", None], [1, 1], [1, 1]), "1 question ids for 2 rows"),
@@ -143,9 +125,17 @@ def peers_value(case: dict, shared) -> tuple[object, object]:
     if case["metric"].startswith("selective_accuracy"):
         # Mean accuracy over all coverages, and accuracy once the less confident 90% are rejected.
         return [1 - metrics.aurc(*given), metrics.selective_accuracy(*given, 0.1)], case["expected"]
-    binning = "mass" if case["metric"] == "ece_equal_mass" else "width"
-    options = {"bins": case["num_bins"], "binning": binning, "closed": "right"}
-    return metrics.ece(*given, **options), case["expected"]
+    bins = case["num_bins"]
+    if case["metric"] == "ece_equal_mass":
+        bins = equal_mass_edges(case["confidence"], bins)
+    return metrics.ece(*given, bins=bins, closed="right"), case["expected"]
+
+
+def equal_mass_edges(confidence, bins: int) -> np.ndarray:
+    """Edges halfway between neighbouring rows that part the rows into bins of equal counts."""
+    parts = [part for part in np.array_split(np.sort(confidence), bins) if len(part)]
+    halfway = [(below[-1] + above[0]) / 2 for below, above in pairwise(parts)]
+    return np.unique([-np.inf, *halfway, np.inf])
 
 
 def test_every_row_of_the_peers_cases(shared):
@@ -209,15 +199,6 @@ def test_aurc_is_the_mean_over_the_orders_of_ties(rows):
     assert metrics.aurc(confidence, correct) == pytest.approx(loop_aurc(rows), abs=1e-12)
 
 
-@given(
-    st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
-)
-def test_pass_at_k_is_the_share_of_draws_with_a_hit(case):
-    n, c, k = case
-    share = np.mean([any(i < c for i in draw) for draw in combinations(range(n), k)])
-    assert metrics.pass_at_k(n, c, k) == pytest.approx(share)
-
-
 @given(ANSWERS, st.integers(0, 5))
 def test_unstated_confidences_and_row_order_change_no_calibration_metric(rows, unstated):
     confidence, correct = zip(*rows, strict=True)
@@ -225,16 +206,6 @@ def test_unstated_confidences_and_row_order_change_no_calibration_metric(rows, u
     for metric in (metrics.ece, metrics.brier, metrics.auroc, metrics.aurc):
         before = metric(confidence, correct)
         assert metric(*more) == pytest.approx(before, abs=1e-12, nan_ok=True)
-
-
-@given(ANSWERS, st.integers(1, 6))
-def test_equal_mass_bins_hold_equal_shares_without_ties(rows, bins):
-    confidence = sorted({round(c, 6) for c, _ in rows})  # apart enough for edges between them
-    counts = metrics.reliability(confidence, [0] * len(confidence), bins=bins, binning="mass")[
-        "count"
-    ]
-    assert len(counts) == min(bins, len(confidence))
-    assert counts.max() - counts.min() <= 1
 
 
 # --- intervals --------------------------------------------------------------------------
@@ -260,14 +231,12 @@ def columns(rows: pd.DataFrame):
 
 def test_values_are_those_of_the_plain_functions():
     rows = frame(["a"])
-    found = metrics.evaluate(*columns(rows), ks=(1, 4), resamples=50)
+    found = metrics.evaluate(*columns(rows), resamples=50)
     given = rows["confidence"], rows["correct"]
     for name in ("ece", "brier", "auroc", "aurc"):
         assert found[name].value == pytest.approx(getattr(metrics, name)(*given), abs=1e-12)
     by_question = rows.groupby("question_id")["correct"]
     assert found["pass1"].value == pytest.approx(by_question.mean().mean())
-    assert found["pass@1"].value == pytest.approx(found["pass1"].value)
-    assert found["pass@4"].value == pytest.approx(by_question.max().mean())
     assert found["levels"].value == rows["confidence"].nunique()
     assert found["parse_rate"].value == rows["confidence"].notna().mean()
 
@@ -390,9 +359,27 @@ def test_paired_difference_refuses_other_questions():
         metrics.paired_difference(rows[rows["question_id"] != "a0"], rows)
 
 
-def test_paired_bootstrap_is_paired():
+def test_means_of_several_columns_are_paired():
     values = np.random.default_rng(0).random(60)
-    draws = metrics.paired_bootstrap(np.arange(60) // 3, {"x": values, "y": values + 0.25})
+    rows = pd.DataFrame({"question_id": np.arange(60) // 3})
+    draws = metrics.question_means(rows, {"x": values, "y": values + 0.25})
     assert draws["x"].shape == (1001,)
     assert draws["x"][0] == pytest.approx(values.mean())
     assert np.ptp(draws["y"] - draws["x"]) < 1e-12 < np.ptp(draws["x"])
+
+
+@pytest.mark.parametrize(
+    ("interval", "bound", "above", "expected"),
+    [
+        ((0.20, 0.30), 0.15, True, "yes"),
+        ((0.15, 0.30), 0.15, True, "undecided"),  # it touches the bound
+        ((0.10, 0.30), 0.15, True, "undecided"),
+        ((0.01, 0.14), 0.15, True, "no"),
+        ((-0.01, 0.01), 0.02, False, "yes"),
+        ((0.01, 0.03), 0.02, False, "undecided"),
+        ((0.03, 0.05), 0.02, False, "no"),
+        ((nan, nan), 0.02, False, "undecided"),
+    ],
+)
+def test_a_bound_is_judged_by_the_interval(interval, bound, above, expected):
+    assert metrics.verdict(*interval, bound, above) == expected

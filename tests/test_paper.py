@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from corea.analysis import systems
-from corea.analysis.report import CASCADE_COLUMNS, SLM_COLUMNS
+from corea.analysis.tables import CASCADE_COLUMNS, SLM_COLUMNS
 from corea.paper import claims, variants
 
 ROOT = Path(__file__).resolve().parent.parent

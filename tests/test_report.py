@@ -1,15 +1,15 @@
-"""Tables and figures: their columns and numbers, and the files beside them."""
+"""Tables and figures: their columns and numbers, and the files made of them."""
 
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from corea.analysis import report
+from corea.analysis import figures, systems, tables
+from corea.paper import output
 from tests.fakes import PRICES, SKILL, fake_records
 
 
@@ -17,7 +17,7 @@ def fake_log(steps: int = 120) -> pd.DataFrame:
     rng = np.random.default_rng(1)
     rows = []
     for n, run in enumerate(("RLVR-SLM", "Brier-SLM", "L1-SLM")):
-        for metric in report._UNITS:
+        for metric in figures._UNITS:
             if run == "RLVR-SLM" and metric == "confidence reward":
                 continue
             level = {"completion tokens": 40, "confidence entropy": 1.5}.get(metric, 0.5)
@@ -32,13 +32,23 @@ def records() -> pd.DataFrame:
     return fake_records()
 
 
+def table_cascade(records, thresholds, prices, **options) -> pd.DataFrame:
+    rows = systems.verbalized(records)
+    return tables.table_cascade(rows, rows.get("LLM", records[:0]), thresholds, prices, **options)
+
+
+def drawn_costs(records, threshold, prices):
+    rows = systems.verbalized(records)
+    return figures.cost_curves(rows, rows["LLM"], threshold, prices, baseline="SLM-Verb")
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 
 def test_table_slm_has_the_columns_and_rows_the_readme_promises(records):
-    table = report.table_slm(records, resamples=20)
-    assert list(table) == report.SLM_COLUMNS
-    assert list(dict.fromkeys(table["system"])) == list(report.SYSTEMS)
+    table = tables.table_slm(records, resamples=20)
+    assert list(table) == tables.SLM_COLUMNS
+    assert list(dict.fromkeys(table["system"])) == list(systems.STANDING_ALONE)
     rows = table.loc[table["system"] == "SLM", ["group", "dataset"]].to_numpy().tolist()
     assert rows == [
         ["in-domain", "drill"], ["in-domain", "mean"], ["ood-math", "shopping"],
@@ -51,7 +61,7 @@ def test_table_slm_has_the_columns_and_rows_the_readme_promises(records):
 
 
 def test_table_slm_agrees_with_plain_pandas(records):
-    table = report.table_slm(records, resamples=0).set_index(["system", "dataset"])
+    table = tables.table_slm(records, resamples=0).set_index(["system", "dataset"])
     rows = records[(records["system"] == "L1-SLM") & (records["dataset"] == "weave")]
     found = table.loc[("L1-SLM", "weave")]
     stated = rows.dropna(subset="confidence")
@@ -65,7 +75,7 @@ def test_table_slm_agrees_with_plain_pandas(records):
 
 def test_a_mean_row_weighs_datasets_alike_whatever_their_size(records):
     small = (records["dataset"] == "weave") & (records["question_id"] > "weave/3")
-    table = report.table_slm(records[~small], resamples=0)
+    table = tables.table_slm(records[~small], resamples=0)
     table = table[(table["system"] == "SLM") & (table["group"] == "ood-nonmath")].set_index(
         "dataset"
     )
@@ -78,17 +88,17 @@ def test_a_mean_row_weighs_datasets_alike_whatever_their_size(records):
 
 def test_tables_do_not_depend_on_row_order_or_the_calibration_split(records):
     shuffled = records[records["group"] != "calibration"].sample(frac=1, random_state=0)
-    one = report.table_slm(records, resamples=20)
-    pd.testing.assert_frame_equal(one, report.table_slm(shuffled, resamples=20))
-    one = report.table_cascade(records, 0.6, PRICES, resamples=20)
+    one = tables.table_slm(records, resamples=20)
+    pd.testing.assert_frame_equal(one, tables.table_slm(shuffled, resamples=20))
+    one = table_cascade(records, 0.6, PRICES, resamples=20)
     pd.testing.assert_frame_equal(
-        one, report.table_cascade(shuffled, 0.6, PRICES, resamples=20), rtol=1e-9
+        one, table_cascade(shuffled, 0.6, PRICES, resamples=20), rtol=1e-9
     )
 
 
 def test_table_cascade_agrees_with_plain_pandas(records):
-    table = report.table_cascade(records, {s: 0.6 for s in SKILL}, PRICES, resamples=20)
-    assert list(table) == report.CASCADE_COLUMNS
+    table = table_cascade(records, {f"{s}-Verb": 0.6 for s in SKILL}, PRICES, resamples=20)
+    assert list(table) == tables.CASCADE_COLUMNS
     sides = [
         records[(records["system"] == s) & (records["dataset"] == "drill")]
         for s in ("L1-SLM", "LLM")
@@ -108,9 +118,9 @@ def test_table_cascade_agrees_with_plain_pandas(records):
 
 
 def test_the_llm_alone_is_the_reference_row(records):
-    alone = report.table_slm(records, resamples=20)
+    alone = tables.table_slm(records, resamples=20)
     alone = alone[alone["system"] == "LLM"].reset_index(drop=True)
-    rows = report.table_cascade(records, 0.6, PRICES, resamples=20)
+    rows = table_cascade(records, 0.6, PRICES, resamples=20)
     rows = rows[rows["system"] == "LLM"].reset_index(drop=True)
     assert rows["threshold"].isna().all() and (rows["llm_share"] == 1).all()
     zero = [name for name in rows if name.startswith(("pass1_drop", "cost_reduction"))]
@@ -123,45 +133,23 @@ def test_the_llm_alone_is_the_reference_row(records):
     [
         (lambda r: r["system"] != "LLM", 0.5, "no records of system 'LLM'"),
         (lambda r: r["group"] == "calibration", 0.5, "no records to report"),
-        (lambda r: r["system"] != "", {"SLM": 0.5}, "no threshold for 'RLVR-SLM'"),
+        (lambda r: r["system"] != "", {"SLM-Verb": 0.5}, "no threshold for 'RLVR-SLM-Verb'"),
         (lambda r: (r["system"] != "LLM") | (r["sample"] > 0), 0.5, "llm records lack"),
     ],
 )
 def test_what_table_cascade_cannot_compare_is_one_clear_line(records, keep, thresholds, message):
     with pytest.raises(ValueError, match=message) as caught:
-        report.table_cascade(records[keep(records)], thresholds, PRICES, resamples=5)
+        table_cascade(records[keep(records)], thresholds, PRICES, resamples=5)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("interval", "bound", "verdict"),
-    [
-        ((0.20, 0.30), {"at_least": 0.15}, "yes"),
-        ((0.15, 0.30), {"at_least": 0.15}, "yes"),
-        ((0.10, 0.30), {"at_least": 0.15}, "undecided"),
-        ((0.01, 0.14), {"at_least": 0.15}, "no"),
-        ((-0.01, 0.02), {"at_most": 0.02}, "yes"),
-        ((0.01, 0.03), {"at_most": 0.02}, "undecided"),
-        ((0.03, 0.05), {"at_most": 0.02}, "no"),
-        ((math.nan, math.nan), {"at_most": 0.02}, "undecided"),
-    ],
-)
-def test_a_bound_is_judged_by_the_interval(interval, bound, verdict):
-    assert report.held(*interval, **bound) == verdict
-
-
-def test_a_bound_needs_one_side():
-    with pytest.raises(ValueError, match="give one of them"):
-        report.held(0, 1)
 
 
 # --- figures --------------------------------------------------------------------------------------
 
 FIGURES = {
-    "reliability": lambda r: report.reliability(r),
-    "cost_accuracy": lambda r: report.cost_accuracy(r, 0.65, PRICES),
-    "confidence_histograms": lambda r: report.confidence_histograms(r, ("SLM", "L1-SLM")),
-    "training_curves": lambda r: report.training_curves(fake_log(30)),
+    "reliability": lambda r: figures.reliability(r),
+    "cost_curves": lambda r: drawn_costs(r, 0.65, PRICES),
+    "confidence_histograms": lambda r: figures.confidence_histograms(r, ("SLM", "L1-SLM")),
+    "training_curves": lambda r: figures.training_curves(fake_log(30)),
 }
 
 
@@ -170,7 +158,7 @@ def test_a_figure_is_saved_whole_and_alike_twice(name, records, tmp_path):
     source = {"commit": "unknown", "seed": 0}
     for folder in ("one", "two"):
         figure, drawn = FIGURES[name](records)
-        report.save_figure(figure, tmp_path / folder / name, drawn, source)
+        output.save_figure(figure, tmp_path / folder / name, drawn, source)
     written = sorted(p.name for p in (tmp_path / "one").iterdir())
     assert written == [f"{name}.{kind}" for kind in ("csv", "json", "pdf", "png")]
     for file in written:
@@ -186,8 +174,8 @@ def test_a_figure_is_saved_whole_and_alike_twice(name, records, tmp_path):
 
 
 def test_the_marked_points_are_the_rows_of_table_cascade(records):
-    _, drawn = report.cost_accuracy(records, 0.65, PRICES)
-    table = report.table_cascade(records, 0.65, PRICES, resamples=0)
+    _, drawn = drawn_costs(records, 0.65, PRICES)
+    table = table_cascade(records, 0.65, PRICES, resamples=0)
     table = table[(table["dataset"] == "mean") & (table["system"] != "LLM")]
     marked = drawn[drawn["marked"].eq(True)].rename(columns={"series": "system"})
     both = table.merge(marked, on=["system", "group"], validate="1:1")
@@ -197,7 +185,7 @@ def test_the_marked_points_are_the_rows_of_table_cascade(records):
 
 
 def test_histograms_hold_every_answer_once(records):
-    _, drawn = report.confidence_histograms(records)
+    _, drawn = figures.confidence_histograms(records)
     shares = drawn.groupby(["system", "group"])[["right", "wrong"]].sum()
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     accuracy = records[records["group"] == "ood-math"].groupby("system")["correct"].mean()
@@ -208,12 +196,12 @@ def test_systems_that_state_nothing_and_single_sets_can_be_drawn(records):
     """The smoke profile has few rows: some bins, panels or confidences may be missing altogether."""
     few = records[(records["dataset"] == "weave") & (records["sample"] == 0)]
     few = few.assign(confidence=few["confidence"].where(few["system"] != "SLM"))
-    _, drawn = report.reliability(few)
+    _, drawn = figures.reliability(few)
     assert set(drawn["system"]) == {"L1-SLM"}
-    assert len(report.cost_accuracy(few, 0.65, PRICES)[0].axes) == 1
-    _, drawn = report.confidence_histograms(few, ("SLM",))
+    assert len(drawn_costs(few, 0.65, PRICES)[0].axes) == 1
+    _, drawn = figures.confidence_histograms(few, ("SLM",))
     assert drawn["level"].isna().all() and drawn[["right", "wrong"]].sum(axis=None) == 1
-    table = report.table_slm(few, resamples=5).set_index(["system", "dataset"])
+    table = tables.table_slm(few, resamples=5).set_index(["system", "dataset"])
     assert (
         np.isnan(table.loc[("SLM", "mean"), "ece"])
         and table.loc[("SLM", "mean"), "parse_rate"] == 0
@@ -223,14 +211,14 @@ def test_systems_that_state_nothing_and_single_sets_can_be_drawn(records):
 def test_a_log_of_unknown_metrics_is_refused():
     log = pd.DataFrame({"run": ["x"], "step": [1], "metric": ["loss"], "value": [1.0]})
     with pytest.raises(ValueError, match="none of the metrics accuracy"):
-        report.training_curves(log)
+        figures.training_curves(log)
 
 
 def test_the_style_does_not_leak(records):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    report.training_curves(fake_log(5))
+    figures.training_curves(fake_log(5))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -242,7 +230,7 @@ def test_save_table_writes_numbers_for_machines_and_text_for_people(tmp_path):
         "system": ["SLM", "LLM_1"], "questions": [40, 40], "pass1": [1 / 3, -1e-9],
         "pass1_low": [0.25, np.nan], "pass1_high": [0.4, np.nan], "levels": [7.0, 10.5],
     })  # fmt: skip
-    report.save_table(frame, tmp_path / "t", {"seed": 0})
+    output.save_table(frame, tmp_path / "t", {"seed": 0})
     assert (tmp_path / "t.csv").read_bytes() == (
         b"system,questions,pass1,pass1_low,pass1_high,levels\nSLM,40,0.333333,0.25,0.4,7.0\nLLM_1,40,0.0,,,10.5\n"
     )
@@ -262,11 +250,11 @@ def test_provenance_names_what_was_read_without_naming_the_machine(tmp_path):
     path = tmp_path / "SLM" / "drill.parquet"
     path.parent.mkdir()
     path.write_bytes(b"abc")
-    found = report.provenance("smoke", 3, {"resamples": 50}, [path])
+    found = output.provenance("smoke", 3, {"resamples": 50}, [path])
     assert found["records"] == {
         "SLM/drill.parquet": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     }
     assert (found["profile"], found["seed"], len(found["settings"])) == ("smoke", 3, 12)
     assert {"corea", "python", "pandas", "matplotlib"} <= set(found["versions"])
     assert str(tmp_path) not in json.dumps(found)
-    assert found == report.provenance("smoke", 3, {"resamples": 50}, [path])
+    assert found == output.provenance("smoke", 3, {"resamples": 50}, [path])

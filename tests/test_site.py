@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from corea import cascade
-from corea.analysis import report, systems
+from corea.analysis import systems, tables
 from corea.costs import Price, PriceList
 from corea.paper import runs
 from corea.paper.profiles import load_profile
@@ -116,7 +116,7 @@ def test_the_file_holds_what_the_records_hold(data, records, tmp_path):
 
 
 def test_ece_and_auroc_are_those_of_the_table(data, records):
-    table = report.table_slm(records, resamples=0)
+    table = tables.table_slm(records, resamples=0)
     means = table[table["dataset"] == "mean"].set_index(["group", "system"])
     for group, found in data["calibration"].items():
         for slm in explorer.SLMS:
@@ -141,7 +141,7 @@ def test_an_example_is_the_row_it_names(data, records):
 
 
 def library_point(curve: pd.DataFrame, step: int) -> list[float]:
-    """Cost, Pass@1 and share deferred at a step, from `report.mean_curve`: the next threshold keeps the same answers."""
+    """Cost, Pass@1 and share deferred at a step, from `systems.mean_curve`: the next threshold keeps the same answers."""
     threshold = step / explorer.STEPS if step <= explorer.STEPS else cascade.DEFER_ALL
     row = curve.iloc[np.searchsorted(curve["threshold"], threshold)]
     return [row["cost"], row["pass1"], row["llm_share"]]
@@ -169,7 +169,7 @@ def test_nodes_numbers_are_the_librarys(node, data, records):
                 parts = [part[part["group"] == group] for part in (rows, llm)]
                 for ratio in RATIOS:
                     prices = PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test")
-                    curve = report.mean_curve(*parts, prices, 0.5)
+                    curve = systems.mean_curve(*parts, prices, 0.5)
                     expected = [library_point(curve, n) for n in THRESHOLDS]
                     key = f"{group},{slm},{source},{ratio:g}"
                     np.testing.assert_allclose(
@@ -184,9 +184,9 @@ def test_nodes_numbers_are_those_of_the_papers_table(node, data, records):
     found = node(
         f"return cascade.point(cascade.groupSums(data, 'ood-math', 'L1-SLM', 'Verb'), {ratio}, {data['threshold']});"
     )
-    table = report.table_cascade(
-        records, threshold, PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test"), resamples=0
-    )
+    prices = PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test")
+    rows = systems.verbalized(records)
+    table = tables.table_cascade(rows, rows["LLM"], threshold, prices, resamples=0)
     row = table[
         (table["system"] == "L1-SLM-Verb")
         & (table["group"] == "ood-math")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from corea import cascade
-from corea.analysis import comparisons, report, sources, systems
+from corea import cascade, metrics
+from corea.analysis import figures, sources, systems, tables
 from tests.fakes import PRICES, fake_records
 
 PAPERS_NAMES = ("SLM-Verb", "RLVR-SLM-Verb", "RLVR-SLM-AvgProb", "RLVR-SLM-Probe", "Router+RLVR-SLM", "Brier-SLM-Verb",
@@ -31,7 +32,7 @@ def compared(records) -> systems.Comparison:
 
 @pytest.fixture(scope="module")
 def equal(compared) -> pd.DataFrame:
-    return comparisons.table_equal_pass1(compared, resamples=30)
+    return tables.table_equal_pass1(compared, resamples=30)
 
 
 def test_the_papers_systems_have_the_papers_names(compared):
@@ -66,9 +67,9 @@ def test_nothing_is_decided_on_a_test_set(records, compared):
     is_test = records["group"] != systems.CALIBRATION
     turned = records.assign(correct=records["correct"] ^ is_test)
     other = systems.compare(turned, PRICES)
-    for rule, thresholds in compared.rules.thresholds.items():
-        assert other.rules.thresholds[rule] == pytest.approx(thresholds, nan_ok=True)
-    assert (other.rules.budget, other.rules.pass1) == (compared.rules.budget, compared.rules.pass1)
+    for rule, thresholds in compared.thresholds.items():
+        assert other.thresholds[rule] == pytest.approx(thresholds, nan_ok=True)
+    assert (other.budget, other.pass1) == (compared.budget, compared.pass1)
     pd.testing.assert_frame_equal(other.chosen, compared.chosen)
     for name in set(compared.rows) - {
         "Oracle",
@@ -82,7 +83,7 @@ def test_nothing_is_decided_on_a_test_set(records, compared):
 
 def test_the_rules_mean_what_they_say(compared):
     known = compared.llm[compared.llm["group"] == systems.CALIBRATION]
-    fixed = compared.rules.thresholds[systems.PAPER_RULE]
+    fixed = compared.thresholds[systems.PAPER_RULE]
     assert {fixed[name] for name in PAPERS_NAMES} == {cascade.llm_pass1(known)}
     assert (
         {name for name, threshold in fixed.items() if np.isnan(threshold)}
@@ -90,10 +91,10 @@ def test_the_rules_mean_what_they_say(compared):
         >= {"Oracle", "L1-SLM-Gain"}
     )
     for rule, column, limit in (
-        (systems.BUDGET_RULE, "cost", compared.rules.budget),
-        (systems.EQUAL_RULE, "correct", compared.rules.pass1),
+        (systems.BUDGET_RULE, "cost", compared.budget),
+        (systems.EQUAL_RULE, "correct", compared.pass1),
     ):
-        for name, threshold in compared.rules.thresholds[rule].items():
+        for name, threshold in compared.thresholds[rule].items():
             if np.isnan(threshold):
                 continue
             rows = compared.rows[name]
@@ -145,15 +146,9 @@ def test_a_router_pays_the_llm_alone_for_what_it_defers(compared):
 
 
 def test_table_cascade_has_a_row_for_each_rule_system_and_set(compared):
-    table = comparisons.table_cascade(
-        compared.of("L1-SLM-Verb", "Router+RLVR-SLM"),
-        compared.llm,
-        compared.rules,
-        PRICES,
-        routers=compared.routers,
-        resamples=10,
-    )
-    assert list(table) == ["rule", *report.CASCADE_COLUMNS]
+    two = dataclasses.replace(compared, rows=compared.of("L1-SLM-Verb", "Router+RLVR-SLM"))
+    table = tables.table_rules(two, resamples=10)
+    assert list(table) == ["rule", *tables.CASCADE_COLUMNS]
     assert len(table) == 3 * 2 * (4 + 3)
     own = table[
         (table["rule"] == systems.PAPER_RULE)
@@ -170,7 +165,7 @@ def test_table_cascade_has_a_row_for_each_rule_system_and_set(compared):
 def test_row_weights_make_the_mean_over_sets_of_the_mean_over_questions(compared):
     rows = compared.rows["SLM-Verb"]
     rows = rows[rows["group"] == "ood-nonmath"].iloc[3:]  # a set with a sample missing
-    weights = comparisons.row_weights(rows, resamples=5)
+    weights = metrics.row_weights(rows, resamples=5)
     expected = (
         rows.groupby(["dataset", "question_id"])["correct"].mean().groupby("dataset").mean().mean()
     )
@@ -232,19 +227,19 @@ def test_the_oracle_closes_its_own_gap_and_corea_none(equal):
 
 def test_table_sources_holds_each_confidence_and_its_intervals(compared):
     rows = compared.of("L1-SLM-Verb", "Random", "L1-SLM-Gain")
-    table = comparisons.table_sources(rows, scores=compared.scores, resamples=20)
-    assert list(table) == comparisons.SOURCE_COLUMNS and len(table) == 9
+    table = tables.table_sources(rows, scores=compared.scores, resamples=20)
+    assert list(table) == tables.SOURCE_COLUMNS and len(table) == 9
     assert table.loc[table["system"] == "L1-SLM-Gain", ["ece", "brier_low"]].isna().all().all(), (
         "a score has no ECE"
     )
     auroc = table.set_index(["system", "group"])["auroc"]
     assert (auroc["L1-SLM-Verb"] > auroc["Random"]).all() and auroc["L1-SLM-Gain"].notna().all()
-    figure, drawn = comparisons.sources_figure(table)
+    figure, drawn = figures.sources_figure(table)
     assert len(figure.axes) == 2 and drawn.equals(table)
 
 
 def test_curves_end_at_the_models_alone(compared):
-    figure, drawn = comparisons.curves_figure(
+    figure, drawn = figures.cost_curves(
         compared.of("L1-SLM-Verb", "Random", "Oracle", "Router+RLVR-SLM"),
         compared.llm,
         0.7,
@@ -267,7 +262,7 @@ def test_an_ablation_compares_with_its_reference(records):
     logs = pd.DataFrame([(run, step, "confidence entropy", 2.0 - step / 100) for run in ("L1-SLM", "SLM") for step in range(1, 41)],
                         columns=["run", "step", "metric", "value"])  # fmt: skip
     axis = {"one": "SLM", "two": "L1-SLM", "three": "not run"}
-    table = comparisons.table_ablation(records, logs, llm, axis, "L1-SLM", PRICES, resamples=20)
+    table = tables.table_ablation(records, logs, llm, axis, "L1-SLM", PRICES, resamples=20)
     assert list(table["value"].unique()) == ["one", "two"], "a run that is not there has no row"
     same = table[table["value"] == "two"]
     assert (same[["d_ece", "d_ece_low", "d_ece_high"]] == 0).all().all()
@@ -278,14 +273,14 @@ def test_an_ablation_compares_with_its_reference(records):
     assert table["entropy_first"].iloc[0] == pytest.approx(2 - 0.055) and table[
         "entropy_last"
     ].iloc[0] == pytest.approx(2 - 0.355)
-    figure, _ = comparisons.ablation_figure(table, logs, axis, "value")
+    figure, _ = figures.ablation_figure(table, logs, axis, "value")
     assert len(figure.axes) == 4
 
 
 def test_seed_spread_stands_apart_from_question_intervals(records):
     one = records[records["system"] == "L1-SLM"]
     other = one.assign(correct=one["correct"] ^ (np.arange(len(one)) % 5 == 0))
-    table = comparisons.table_seeds(
+    table = tables.table_seeds(
         {"L1-SLM": [one, one, other], "SLM": [records[records["system"] == "SLM"]]}, resamples=30
     )
     own = table[table["system"] == "L1-SLM"]
@@ -294,7 +289,7 @@ def test_seed_spread_stands_apart_from_question_intervals(records):
     )
     assert own["mean"].between(own["lowest"] - 1e-12, own["highest"] + 1e-12).all()
     assert table.loc[table["system"] == "SLM", "seed_sd"].isna().all(), "one seed has no spread"
-    figure, _ = comparisons.seeds_figure(table)
+    figure, _ = figures.seeds_figure(table)
     assert len(figure.axes) == 3
 
 

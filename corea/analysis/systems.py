@@ -1,81 +1,58 @@
 """The cascades by name: which SLM answers, where its confidence comes from, and who is paid.
 
-A system turns the records of its SLM into the rows that `corea.cascade` takes, with the system's own confidence in the column
-`confidence`.  `COREA_PLUS` has no fixed recipe: it is the candidate that is cheapest on the calibration split.
+A system turns the records of its SLM into the rows that `corea.cascade` takes, with its own
+confidence in the column `confidence`. COREA+ has no fixed recipe: it is the candidate that is
+cheapest on the calibration split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from corea import cascade
 from corea.analysis import sources
 from corea.costs import PriceList
-from corea.questions.base import CALIBRATION
+from corea.questions.base import CALIBRATION, GROUPS, test_datasets
 
-ROUTERS = {
-    "Router"
-}  # sources that read the question alone, so that the SLM is paid for what it keeps only
+STANDING_ALONE = ("SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM", "LLM")
+ROUTERS = {"Router"}  # sources that read only the question: what they defer pays only the LLM
 SCORES = {"Gain", "Oracle"}  # sources that rank and are no probabilities
 PAPER_RULE, BUDGET_RULE, EQUAL_RULE = "LLM Pass@1", "equal budget", "equal Pass@1"
+_SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A cascade: `slm` answers, `source` (of `SOURCES`) says how sure it is, `recalibrated` maps that (or None).
-
-    A router decides before generation, so that what it defers pays the LLM alone.
-    """
+    """A cascade: `slm` answers, and `source` (of `SOURCES`), recalibrated or not, decides."""
 
     name: str
     slm: str
     source: str
     recalibrated: str | None = None
 
-    @property
-    def before_generation(self) -> bool:
-        """Whether it decides before the SLM is paid."""
-        return self.source in ROUTERS
-
-    @property
-    def is_score(self) -> bool:
-        """Whether its confidence is a score that ranks, and no probability: calibration and the paper's rule do not apply."""
-        return self.source in SCORES
-
 
 def _system(name: str, recalibrated: str | None = None) -> System:
     slm, source = name.rsplit("-", 1)
-    return System(
-        name if recalibrated is None else f"{name}-{recalibrated.title()}",
-        slm,
-        source,
-        recalibrated,
-    )
+    full_name = name if recalibrated is None else f"{name}-{recalibrated.title()}"
+    return System(full_name, slm, source, recalibrated)
 
 
 PAPER = (
-    _system("SLM-Verb"),
-    _system("RLVR-SLM-Verb"),
-    _system("RLVR-SLM-AvgProb"),
-    _system("RLVR-SLM-Probe"),
+    *map(_system, ("SLM-Verb", "RLVR-SLM-Verb", "RLVR-SLM-AvgProb", "RLVR-SLM-Probe")),
     System("Router+RLVR-SLM", "RLVR-SLM", "Router"),
-    _system("Brier-SLM-Verb"),
-    _system("L1-SLM-Verb"),
+    *map(_system, ("Brier-SLM-Verb", "L1-SLM-Verb")),
 )
 OURS = (
-    _system("SLM-Digits"),
-    _system("L1-SLM-Digits"),
-    _system("L1-SLM-Probe"),
-    _system("L1-SLM-AvgProb"),
-    _system("RLVR-SLM-AnswerProb"),
-    _system("RLVR-SLM-Digits"),
-    _system("RLVR-SLM-Consistency"),
-    _system("L1-SLM-Verb", "isotonic"),
-    _system("L1-SLM-Verb", "platt"),
-    _system("L1-SLM-Verb", "temperature"),
+    *map(_system, ("SLM-Digits", "L1-SLM-Digits", "L1-SLM-Probe", "L1-SLM-AvgProb")),
+    *map(_system, ("RLVR-SLM-AnswerProb", "RLVR-SLM-Digits", "RLVR-SLM-Consistency")),
+    *(_system("L1-SLM-Verb", method) for method in sources.RECALIBRATIONS),
     _system("L1-SLM-Gain"),
     System("Random", "L1-SLM", "Random"),
     System("Oracle-L1-SLM", "L1-SLM", "Oracle"),
@@ -90,199 +67,136 @@ CANDIDATES = tuple(
 )
 
 
-def _replaced(name: str) -> Callable[..., pd.DataFrame]:
-    def confidence(slm: pd.DataFrame, **_) -> pd.DataFrame:
-        return slm.assign(confidence=slm[name])
+_LINES = ("Random", "Oracle-L1-SLM", "Oracle")  # below and above all others, last in the tables
 
-    return confidence
+
+def _source(confidence: Callable[..., pd.Series]) -> Callable[..., pd.DataFrame]:
+    """A source from a function of the SLM's records to their confidences."""
+    return lambda slm, **others: slm.assign(confidence=confidence(slm, **others))
 
 
 SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
     "Verb": lambda slm, **_: slm,
-    "AvgProb": lambda slm, **_: slm.assign(confidence=sources.average_probability(slm)),
-    "AnswerProb": lambda slm, **_: slm.assign(
-        confidence=sources.average_probability(slm, "answer")
-    ),
-    "Digits": lambda slm, **_: slm.assign(confidence=sources.digit_expectation(slm)["digits"]),
-    "Probe": _replaced("probe"),
-    "Router": lambda slm, **_: slm.assign(confidence=sources.router_confidences(slm, CALIBRATION)),
-    "Gain": lambda slm, *, llm, **_: slm.assign(
-        confidence=sources.deferral_gain(slm, llm, CALIBRATION)
-    ),
+    "AvgProb": _source(lambda slm, **_: sources.average_probability(slm)),
+    "AnswerProb": _source(lambda slm, **_: sources.average_probability(slm, "answer")),
+    "Digits": _source(lambda slm, **_: sources.digit_expectation(slm)["digits"]),
+    "Probe": _source(lambda slm, **_: slm["probe"]),
+    "Router": _source(lambda slm, **_: sources.router_confidences(slm)),
+    "Gain": _source(lambda slm, *, llm, **_: sources.deferral_gain(slm, llm)),
     "Consistency": lambda slm, **_: sources.self_consistency(slm),
-    "Random": lambda slm, **_: slm.assign(confidence=sources.random_confidence(slm)),
-    "Oracle": lambda slm, *, llm, **_: slm.assign(confidence=sources.oracle_confidence(slm, llm)),
+    "Random": _source(lambda slm, **_: sources.random_confidence(slm)),
+    "Oracle": _source(lambda slm, *, llm, **_: sources.oracle_confidence(slm, llm)),
 }
 
 
 def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
-    """The records of a system's SLM, its confidence in the column `confidence`; fitted on group `calibration` alone.
+    """The records of a system's SLM with the system's confidence, fitted on the calibration split.
 
-    records: of its SLM and, for the oracle, the LLM, with the calibration split.  Raises
-    ValueError where the SLM has no records, and for a source that is not in `SOURCES`.
+    Args:
+        records: of its SLM and, for Gain and Oracle, of the LLM, with the calibration split.
+
+    Raises:
+        ValueError: if the SLM has no records, or the source is not in `SOURCES`.
     """
     if system.source not in SOURCES:
-        raise ValueError(
-            f"{system.name}: unknown source of confidence {system.source!r}; use one of {', '.join(SOURCES)}"
-        )
+        known = f"use one of {', '.join(SOURCES)}"
+        raise ValueError(f"{system.name}: unknown source of confidence {system.source!r}; {known}")
     slm = records[records["system"] == system.slm]
     if slm.empty:
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
-    found = SOURCES[system.source](slm, llm=records[records["system"] == "LLM"])
+    rows = SOURCES[system.source](slm, llm=records[records["system"] == "LLM"])
     if system.recalibrated is not None:
-        found = found.assign(
-            confidence=sources.recalibrated(system.recalibrated, found, CALIBRATION)
-        )
-    return found.assign(system=system.name)
+        rows = rows.assign(confidence=sources.recalibrated(system.recalibrated, rows))
+    return rows.assign(system=system.name)
 
 
-def all_rows(
-    records: pd.DataFrame, systems: Sequence[System] = (*PAPER, *OURS)
-) -> dict[str, pd.DataFrame]:
-    """`rows_of` for each system, by name."""
-    return {system.name: rows_of(system, records) for system in systems}
+def by_system(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The records of each system on the test sets: the paper's systems first, the LLM last."""
+    order = [*test_datasets(), *sorted(set(records["dataset"]) - set(test_datasets()))]
+    rows = records.sort_values("dataset", key=lambda names: names.map(order.index), kind="stable")
+    rows = rows[rows["group"].isin(GROUPS)]
+    if rows.empty:
+        raise ValueError("no records to report, apart from the calibration split")
+    return {system: rows[rows["system"] == system] for system in ordered(rows["system"])}
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Thresholds of every system by each rule, all from the calibration split.
-
-    PAPER_RULE: the LLM's Pass@1; NaN for scores that are no probabilities.  BUDGET_RULE: highest Pass@1 at no more than COREA's
-    cost under the paper's rule; NaN where every threshold costs more.
-    EQUAL_RULE: least cost at no less than COREA's Pass@1 under the paper's rule; NaN where a system never reaches it.
-    """
-
-    budget: float
-    pass1: float
-    thresholds: Mapping[str, Mapping[str, float]]  # rule -> system -> threshold
+def ordered(systems: Iterable[str]) -> list[str]:
+    """Different stand-alone systems: those of the paper in its order, others before the LLM."""
+    rank = {system: n for n, system in enumerate(STANDING_ALONE)}
+    return sorted(set(systems), key=lambda system: (rank.get(system, len(rank) - 1.5), system))
 
 
-def choose_thresholds(
-    rows: Mapping[str, pd.DataFrame],
-    llm: pd.DataFrame,
-    prices: PriceList,
-    routers: Sequence[str] = (),
-    scores: Sequence[str] = (),
-) -> Rules:
-    """The thresholds of every system.
-
-    rows: by system, as from `all_rows`, COREA among them; llm: the LLM's records, with the calibration split; routers,
-    scores: names of the systems that decide before generation, and of those whose confidence is no probability.
-    """
-    known = llm[llm["group"] == CALIBRATION]
-    fixed = cascade.llm_pass1(known)
-    curves = {
-        name: _calibration_curve(part, known, prices, name in routers)
-        for name, part in rows.items()
-    }
-    ours = rows[COREA]
-    at = cascade.replay(ours[ours["group"] == CALIBRATION], known, fixed, prices)
-    budget, pass1 = float(at["cost"].mean()), float(at["correct"].mean())
-    return Rules(
-        budget,
-        pass1,
-        {
-            PAPER_RULE: {name: float("nan") if name in scores else fixed for name in rows},
-            BUDGET_RULE: {
-                name: _quietly(cascade.best_under_budget, curve, budget)
-                for name, curve in curves.items()
-            },
-            EQUAL_RULE: {
-                name: _quietly(cascade.cheapest_at_pass1, curve, pass1)
-                for name, curve in curves.items()
-            },
-        },
-    )
+def verbalized(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`by_system`, by the name of the cascade that trusts the stated confidence ("SLM-Verb")."""
+    systems = by_system(records)
+    return {name if name == "LLM" else f"{name}-Verb": rows for name, rows in systems.items()}
 
 
-def choose_plus(
-    rows: Mapping[str, pd.DataFrame], llm: pd.DataFrame, prices: PriceList
+def groups_of(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each group, in the order of the tables, without the calibration split."""
+    groups = set(records["group"])
+    return {group: records[records["group"] == group] for group in GROUPS if group in groups}
+
+
+def cells(
+    rows: pd.DataFrame | Mapping[str, pd.DataFrame],
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(system, group, its rows) in the order of the tables, from records or rows by system."""
+    for system, its_rows in (by_system(rows) if isinstance(rows, pd.DataFrame) else rows).items():
+        for group, group_rows in groups_of(its_rows).items():
+            yield system, group, group_rows
+
+
+def mean_curve(
+    slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float, router: bool = False
 ) -> pd.DataFrame:
-    """The candidates for COREA+, cheapest first: cost on the calibration split at COREA's Pass@1 there.
+    """The mean over a group's datasets of their cost-accuracy curves.
 
-    rows: by candidate, COREA among them.  Columns: system, cost (a share of COREA's), and pass1, the target.  The first
-    row's system is COREA+.  It looks at no question of a test set.
+    Returns:
+        Columns cost (a share of the LLM's), pass1, llm_share and threshold: rising, `threshold` and
+        all at which something changes.
     """
-    known = llm[llm["group"] == CALIBRATION]
-    fixed = cascade.llm_pass1(known)
-    parts = {
-        name: cascade.replay(part[part["group"] == CALIBRATION], known, fixed, prices)
-        for name, part in rows.items()
-    }
-    target, spent = (float(parts[COREA][column].mean()) for column in ("correct", "cost"))
-    table = [
-        (
-            name,
-            float(cascade.cost_at_pass1(part, [[1 / len(part)] * len(part)], target)[0][0]) / spent,
-            target,
-        )
-        for name, part in parts.items()
-    ]
-    found = pd.DataFrame(table, columns=["system", "cost", "pass1"])
-    return found.sort_values(["cost", "system"], ignore_index=True)
-
-
-def with_plus(
-    rows: Mapping[str, pd.DataFrame], records: pd.DataFrame, prices: PriceList
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """The rows with `COREA_PLUS` among them, and the table by which it was chosen."""
-    candidates = {
-        s.name: rows[s.name] if s.name in rows else rows_of(s, records) for s in CANDIDATES
-    }
-    chosen = choose_plus(candidates, records[records["system"] == "LLM"], prices)
-    plus = candidates[chosen["system"].iloc[0]].assign(system=COREA_PLUS)
-    lines = {name: rows[name] for name in ("Random", "Oracle-L1-SLM", "Oracle") if name in rows}
-    return {
-        **{name: part for name, part in rows.items() if name not in lines},
-        COREA_PLUS: plus,
-        **lines,
-    }, chosen
-
-
-def _calibration_curve(
-    rows: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, router: bool
-) -> pd.DataFrame:
-    part = cascade.replay(rows[rows["group"] == CALIBRATION], llm, 0.5, prices)
-    columns = [
-        part[name] for name in ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
-    ]
-    return cascade.sweep(*columns, before_generation=router)
-
-
-def _quietly(
-    rule: Callable[[pd.DataFrame, float], float], curve: pd.DataFrame, bound: float
-) -> float:
-    """A threshold, or NaN where the rule finds none; that it keeps or defers all shows in the table's LLM share."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            return rule(curve, bound)
-        except ValueError:
-            return float("nan")
+    sweeps = []
+    for _, rows in cascade.replay(slm, llm, threshold, prices).groupby("dataset", sort=False):
+        sweep = _curve(rows, router)
+        sweeps.append(sweep.assign(cost=sweep["cost"] / rows["llm_cost"].mean()))
+    thresholds = np.unique([threshold, *(at for sweep in sweeps for at in sweep["threshold"])])
+    # Between two thresholds of a sweep nothing changes: the upper one keeps the same answers.
+    aligned = [sweep.iloc[np.searchsorted(sweep["threshold"], thresholds)] for sweep in sweeps]
+    names = ["cost", "pass1", "llm_share"]
+    mean = np.mean([sweep[names].to_numpy() for sweep in aligned], axis=0)
+    return pd.DataFrame(mean, columns=names).assign(threshold=thresholds)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All systems of one run, side by side.
+    """All systems of one run, side by side; what is chosen is chosen on the calibration split.
 
-    rows: by system, COREA+ among them; llm: the LLM's records; rules: thresholds of each by each rule; chosen: the table by
-    which COREA+ was chosen; routers: the systems that decide before generation; scores: those whose confidence is none.
+    Attributes:
+        rows: by system, COREA+ among them.
+        chosen: the candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
+        routers: names of the systems that decide before generation.
+        scores: names of those whose confidence ranks and is no probability.
+        budget: COREA's cost at the paper's threshold, and `pass1`, its Pass@1 there.
+        thresholds: by rule and system, NaN if there is none. `PAPER_RULE` is the LLM's Pass@1 (not
+            for scores), `BUDGET_RULE` has the highest Pass@1 within the budget, `EQUAL_RULE` the
+            least cost that reaches `pass1`.
     """
 
     rows: Mapping[str, pd.DataFrame]
     llm: pd.DataFrame
     prices: PriceList
-    rules: Rules
     chosen: pd.DataFrame
     routers: tuple[str, ...]
     scores: tuple[str, ...]
+    budget: float
+    pass1: float
+    thresholds: Mapping[str, Mapping[str, float]]
 
     @property
     def threshold(self) -> float:
         """The paper's threshold: the LLM's Pass@1 on the calibration split."""
-        return self.rules.thresholds[PAPER_RULE][COREA]
+        return self.thresholds[PAPER_RULE][COREA]
 
     def of(self, *names: str) -> dict[str, pd.DataFrame]:
         """The rows of the systems named, in that order."""
@@ -293,11 +207,56 @@ def compare(
     records: pd.DataFrame, prices: PriceList, systems: Sequence[System] = (*PAPER, *OURS)
 ) -> Comparison:
     """The systems, COREA among them, and COREA+, with thresholds from the calibration split."""
+    known = {system.name: system for system in (*systems, *CANDIDATES)}
+    rows = {name: rows_of(system, records) for name, system in known.items()}
     llm = records[records["system"] == "LLM"]
-    routers = tuple(system.name for system in systems if system.before_generation)
-    rows, chosen = with_plus(all_rows(records, systems), records, prices)
-    is_score = {system.name: system.is_score for system in (*systems, *CANDIDATES)}
-    is_score[COREA_PLUS] = is_score[chosen["system"].iloc[0]]
-    scores = tuple(name for name in rows if is_score[name])
-    rules = choose_thresholds(rows, llm, prices, routers, scores)
-    return Comparison(rows, llm, prices, rules, chosen, routers, scores)
+    fixed = cascade.llm_pass1(_calibration(llm))
+    replayed = {
+        name: cascade.replay(_calibration(its_rows), _calibration(llm), fixed, prices)
+        for name, its_rows in rows.items()
+    }
+    budget, pass1 = (float(replayed[COREA][column].mean()) for column in ("cost", "correct"))
+    costs = {system.name: _cost_at(replayed[system.name], pass1) for system in CANDIDATES}
+    chosen = pd.Series(costs).div(budget).rename_axis("system").reset_index(name="cost")
+    chosen = chosen.assign(pass1=pass1).sort_values(["cost", "system"], ignore_index=True)
+    best = chosen["system"].iloc[0]
+    known[COREA_PLUS], replayed[COREA_PLUS] = known[best], replayed[best]
+    rows[COREA_PLUS] = rows[best].assign(system=COREA_PLUS)
+    names = [system.name for system in systems if system.name not in _LINES]
+    names += [COREA_PLUS, *(name for name in _LINES if name in known)]
+    rows = {name: rows[name] for name in names}
+    routers, scores = (
+        tuple(name for name in names if known[name].source in sources_of_kind)
+        for sources_of_kind in (ROUTERS, SCORES)
+    )
+    curves = {name: _curve(replayed[name], name in routers) for name in names}
+    thresholds = {
+        PAPER_RULE: {name: math.nan if name in scores else fixed for name in names},
+        BUDGET_RULE: _each(cascade.best_under_budget, curves, budget),
+        EQUAL_RULE: _each(cascade.cheapest_at_pass1, curves, pass1),
+    }
+    return Comparison(rows, llm, prices, chosen, routers, scores, budget, pass1, thresholds)
+
+
+def _calibration(records: pd.DataFrame) -> pd.DataFrame:
+    return records[records["group"] == CALIBRATION]
+
+
+def _cost_at(replayed: pd.DataFrame, pass1: float) -> float:
+    weights = np.full((1, len(replayed)), 1 / len(replayed))
+    return float(cascade.cost_at_pass1(replayed, weights, pass1)[0][0])
+
+
+def _curve(replayed: pd.DataFrame, router: bool) -> pd.DataFrame:
+    return cascade.sweep(*(replayed[name] for name in _SWEPT), before_generation=router)
+
+
+def _each(rule: Callable, curves: Mapping[str, pd.DataFrame], bound: float) -> dict[str, float]:
+    """A rule's threshold for each curve, NaN if it finds none."""
+    thresholds = dict.fromkeys(curves, math.nan)
+    with warnings.catch_warnings():  # that it keeps or defers all shows in the table's LLM share
+        warnings.simplefilter("ignore", UserWarning)
+        for name, curve in curves.items():
+            with contextlib.suppress(ValueError):
+                thresholds[name] = rule(curve, bound)
+    return thresholds

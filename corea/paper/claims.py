@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from corea import cascade, metrics
-from corea.analysis import comparisons
 from corea.analysis.systems import COREA, Comparison
 from corea.metrics import Interval
 from corea.paper.variants import TRAINED
@@ -54,16 +54,7 @@ CANNOT_SAY = (
 )
 
 
-def verdict(low: float, high: float, bound: float, above: bool) -> str:
-    """The one rule: "reproduced" where the whole interval keeps to the claimed side of the bound, "contradicted" where none does.
-
-    "undecided" where the interval reaches across the bound or touches it, or is not known.
-    """
-    if np.isnan(low) or np.isnan(high):
-        return "undecided"
-    if not above:
-        low, high, bound = -high, -low, -bound
-    return "reproduced" if low > bound else "contradicted" if high < bound else "undecided"
+verdict = functools.partial(metrics.verdict, words=("reproduced", "contradicted"))
 
 
 class Evidence:
@@ -83,7 +74,7 @@ class Evidence:
     ):
         self.compared, self.threshold, self.prices = compared, compared.threshold, compared.prices
         self.records = {**ablations, **compared.rows, "LLM": compared.llm}
-        self.options = {"resamples": resamples, "seed": seed}
+        self.options: dict[str, Any] = {"resamples": resamples, "seed": seed}
         self.metric = functools.cache(self._metric)
         self.together = functools.cache(self._together)
         self.seed_sd = functools.cache(self._seed_sd)
@@ -104,10 +95,10 @@ class Evidence:
         answer to the same question, the right one is the more confident (ties count half), the mean over such questions.
         """
         part = self.part(system, scope)
-        weights = comparisons.row_weights(part, **self.options)
+        weights = metrics.row_weights(part, **self.options)
         stated = part["confidence"].notna().to_numpy(dtype=float)
         gap = (part["confidence"].fillna(0) - part["correct"]).to_numpy(dtype=float) * stated
-        found = metrics.set_draws(part, self.options)["mean"]
+        found = metrics.set_draws(part, **self.options)["mean"]
         return found | {
             "over": weights @ gap / (weights @ stated),
             "within": _within(part, weights),
@@ -130,7 +121,7 @@ class Evidence:
         A Pass@1 that is never reached counts as `_NEVER` times the LLM's cost.
         """
         ours, theirs = self.replayed(COREA, scope), self.replayed(system, scope)
-        weights = comparisons.row_weights(ours, **self.options)
+        weights = metrics.row_weights(ours, **self.options)
         target, spent = (
             weights @ ours["correct"].to_numpy(dtype=float),
             weights @ ours["llm_cost"].to_numpy(),
@@ -147,9 +138,9 @@ class Evidence:
     def ends(self, system: str, scope: str) -> np.ndarray:
         """Draws of the share of answers whose confidence is 0 or 1."""
         part = self.part(system, scope)
-        return comparisons.row_weights(part, **self.options) @ part["confidence"].isin(
-            (0, 1)
-        ).to_numpy(dtype=float)
+        return metrics.row_weights(part, **self.options) @ part["confidence"].isin((0, 1)).to_numpy(
+            dtype=float
+        )
 
     def misses(self, scope: str, kept: bool) -> Interval:
         """The largest miss of COREA's threshold over the sets of a scope, with an interval that allows for their number.
@@ -160,7 +151,7 @@ class Evidence:
         """
         found, level = [], 2.5 / len(self.replayed(COREA, scope)["dataset"].unique())
         for _, rows in self.replayed(COREA, scope).groupby("dataset", sort=False):
-            weights = comparisons.row_weights(rows, **self.options)
+            weights = metrics.row_weights(rows, **self.options)
             among = (rows["source"] == ("slm" if kept else "llm")).to_numpy(dtype=float)
             total = weights @ among
             if (total > 0).all():

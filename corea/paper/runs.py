@@ -258,7 +258,7 @@ def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
     for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
         questions = [Question(text) for text in frame["question"]]
         states[dataset] = engine.hidden_states(questions, list(frame["text"]))
-    probe, confidences = sources.probe_confidences(states, records, CALIBRATION, seed=profile.seed)
+    probe, confidences = sources.probe_confidences(states, records, seed=profile.seed)
     rows = pd.concat(
         [frame[list(KEY)].assign(probe=np.round(confidences[d], 6)) for d, frame in records.items()]
     )

@@ -113,10 +113,9 @@ def _calibration(columns: Mapping[tuple[str, str], pd.DataFrame], datasets: Sequ
         own = rows[rows["dataset"].isin(datasets)]
         own = own.assign(correct=own["slm_correct"])
         mean = metrics.evaluate_sets(own, resamples=0)["mean"]
-        is_score = systems.System(slm, slm, source).is_score
         bins = metrics.reliability(own["confidence"], own["correct"])
         found[f"{slm}-{source}"] = {
-            "ece": None if is_score else round(mean["ece"].value, 9),
+            "ece": None if source in systems.SCORES else round(mean["ece"].value, 9),
             "auroc": round(mean["auroc"].value, 9),
             "bins": [[round(value, 9) for value in row] for row in bins.to_numpy().tolist()],
         }

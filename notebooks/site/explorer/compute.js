@@ -1,4 +1,4 @@
-// The cascade's numbers from packed records, as corea.cascade.sweep and corea.report.mean_curve give them.
+// The cascade's numbers from packed records, as corea.cascade.sweep and corea.analysis.systems.mean_curve give them.
 // Nothing here touches a page: node runs it too (tests/test_site.py).
 (function (scope) {
   "use strict";

@@ -1,0 +1,347 @@
+"""The figures, from records or from tables: each function gives a figure and the numbers drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from corea import cascade, metrics
+from corea.analysis import style
+from corea.analysis.systems import COREA, cells, groups_of, mean_curve, ordered
+from corea.costs import PriceList
+from corea.questions.base import GROUPS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TENTHS = np.array([0.0, *(np.arange(5, 100, 10) / 100), 1.0])  # a bin around each of 0, .1, ..., 1
+_RAREST = 0.005  # a bin of fewer answers is noise, and would draw the eye
+_TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1)
+_POINTS = 256  # of a drawn curve: more cannot be told apart
+_TITLES = {"pass1": "Pass@1", "ece": "ECE", "auroc": "AUROC"}
+_UNITS = {
+    "accuracy": "share of rollouts",
+    "format": "mean reward",
+    "confidence reward": "mean reward",
+    "total reward": "mean reward",
+    "mean confidence": "probability",
+    "confidence entropy": "nats",
+    "completion tokens": "per completion",
+    "KL to base": "nats per token",
+}
+_RIGHT: dict[str, Any] = {"fc": style.BLUE, "ec": style.BLUE, "lw": 0.5}
+_WRONG: dict[str, Any] = {"fc": "white", "ec": style.BROWN, "lw": 0.5, "hatch": "//////"}
+
+
+@style.styled
+def reliability(
+    records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM")
+) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy against stated confidence, before and after training; a panel for each group.
+
+    Answers of a group's datasets are pooled and binned around 0, .1, ..., 1; bins of under half a
+    percent are only in the numbers. The ECE in the titles is the mean over the datasets.
+    """
+    parts = list(cells(_only(records, systems)))
+    figure, panels = style.group_panels([group for _, group, _ in parts], 3.1, sharey=True)
+    drawn = []
+    for system, group, rows in parts:
+        bins = metrics.reliability(rows["confidence"], rows["correct"], bins=_TENTHS)
+        bins = bins.assign(system=system, group=group, share=bins["count"] / len(rows))
+        drawn.append(bins)
+        _draw_bins(panels[group], bins, system, filled=system == systems[-1])
+        value = metrics.evaluate_sets(rows, resamples=0)["mean"]["ece"].value
+        panels[group].set_title(f"{panels[group].get_title()}\nECE {value:.2f}  {system}")
+    for axes in panels.values():
+        axes.plot([0, 1], [0, 1], color=style.GREY, lw=0.6, zorder=0)
+        for share, label in ((0.05, "5% of answers"), (0.25, "25% of answers")):
+            axes.scatter([], [], _area(share), fc="white", ec=style.GREY, label=label)
+        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), aspect="equal")
+        axes.set(xticks=_TICKS, yticks=_TICKS, xlabel="stated confidence (probability)")
+    first = next(iter(panels.values()))
+    first.set_ylabel("accuracy (share of answers)")
+    style.legend(figure, first)
+    return figure, pd.concat(drawn, ignore_index=True)
+
+
+def _draw_bins(axes: Axes, bins: pd.DataFrame, system: str, filled: bool) -> None:
+    colour, line, marker = style.look(system)
+    face = colour if filled else "white"
+    shown = bins[bins["share"] >= _RAREST]
+    at = shown["confidence"], shown["accuracy"]
+    axes.plot(*at, color=colour, ls=line, lw=0.9)
+    area = _area(shown["share"])
+    axes.scatter(*at, area, marker=marker, fc=face, ec=colour, zorder=3, clip_on=False)
+    axes.plot([], [], marker, color=colour, ls=line, mfc=face, ms=4.5, label=system)
+
+
+def _area(share):
+    """Marker area in square points for a share of answers."""
+    return 4 + 260 * np.asarray(share)
+
+
+@style.styled
+def confidence_histograms(
+    records: pd.DataFrame, systems: Sequence[str] = ("SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM")
+) -> tuple[Figure, pd.DataFrame]:
+    """How often each confidence is stated, by right and wrong; systems down, groups across.
+
+    Confidences are binned around 0, .1, ..., 1; the bar at "none" is of answers without one.
+    """
+    shares = {
+        (system, group): _confidence_shares(rows).assign(system=system, group=group)
+        for system, group, rows in cells(_only(records, systems))
+    }
+    rows = ordered(system for system, _ in shares)
+    groups = [name for name in GROUPS if name in {group for _, group in shares}]
+    size = 0.75 + 1.05 * len(rows), len(rows), len(groups)
+    figure, grid = style.grid(*size, sharex=True, sharey=True)
+    for (system, group), bars in shares.items():
+        axes = grid[rows.index(system), groups.index(group)]
+        at = bars["level"].fillna(-0.15)
+        axes.bar(at, bars["right"], 0.08, label="right", **_RIGHT)
+        axes.bar(at, bars["wrong"], 0.08, bottom=bars["right"], label="wrong", **_WRONG)
+        axes.yaxis.set_major_formatter(style.percent())
+    for axes, group in zip(grid[0], groups, strict=True):
+        axes.set_title(group)
+    for axes, system in zip(grid[:, 0], rows, strict=True):
+        axes.set_ylabel(f"{system}\nanswers (%)")
+    for axes in grid[-1]:
+        axes.set_xticks([-0.15, *_TICKS], ["none", *map(str, _TICKS)])
+        axes.set_xlabel("stated confidence (probability)")
+    style.legend(figure, grid[0, 0])
+    return figure, pd.concat(shares.values(), ignore_index=True)
+
+
+def _confidence_shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """Shares of all answers, right and wrong, at each tenth of confidence; level NaN: none."""
+    bins = metrics.reliability(rows["confidence"], rows["correct"], bins=_TENTHS)
+    right = bins["count"] * bins["accuracy"]
+    level = ((bins["low"] + bins["high"]) / 2).round(1)
+    table = pd.DataFrame({"level": level, "right": right, "wrong": bins["count"] - right})
+    silent = rows.loc[rows["confidence"].isna(), "correct"]
+    table.loc[len(table)] = [np.nan, silent.sum(), (~silent).sum()]
+    table[["right", "wrong"]] /= len(rows)
+    return table
+
+
+def _only(records: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
+    rows = records[records["system"].isin(systems)]
+    if rows.empty:
+        raise ValueError(f"no records of {', '.join(systems)} to draw")
+    return rows
+
+
+@style.styled
+def training_curves(log: pd.DataFrame, window: int = 15) -> tuple[Figure, pd.DataFrame]:
+    """Each logged metric of training against the step; a line for each run.
+
+    Args:
+        log: columns run, step, metric, value.
+        window: how many logged steps the strong line averages; the faint line is the raw value.
+
+    Raises:
+        ValueError: if the log holds none of the metrics that training writes.
+    """
+    log = log[log["metric"].isin(_UNITS)].sort_values(["metric", "run", "step"])
+    names = [name for name in _UNITS if name in set(log["metric"])]
+    if not names:
+        raise ValueError(f"the log holds none of the metrics {', '.join(_UNITS)}")
+    log = log.assign(running_mean=_smooth(log, window))
+    across = min(4, len(names))
+    down = -(-len(names) // across)
+    figure, grid = style.grid(0.6 + 1.5 * down, down, across, sharex=True)
+    for axes, name in zip(grid.flat, names, strict=False):
+        for run in ordered(log["run"]):
+            line = log[(log["metric"] == name) & (log["run"] == run)]
+            colour, dashes, _ = style.look(run)
+            axes.plot(line["step"], line["value"], color=colour, lw=0.5, alpha=0.25)
+            axes.plot(line["step"], line["running_mean"], color=colour, ls=dashes, label=run)
+        axes.set(title=name, ylabel=_UNITS[name])
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("GRPO step")
+    style.legend(figure, grid[0, 0], f"strong lines: mean over {window} logged steps")
+    return figure, log.reset_index(drop=True)
+
+
+def _smooth(log: pd.DataFrame, window: int) -> pd.Series:
+    """The running mean of each run's metrics, centred."""
+    by_line = log.groupby(["metric", "run"])["value"]
+    return by_line.transform(lambda v: v.rolling(window, center=True, min_periods=1).mean())
+
+
+@style.styled
+def cost_curves(
+    rows: Mapping[str, pd.DataFrame],
+    llm: pd.DataFrame,
+    threshold: float,
+    prices: PriceList,
+    routers: Sequence[str] = (),
+    *,
+    baseline: str | None = None,
+) -> tuple[Figure, pd.DataFrame]:
+    """Pass@1 against cost for every threshold of several systems; a panel for each group.
+
+    Args:
+        rows: by system; "Random" and "Oracle" are thin lines, "LLM" is a point.
+        threshold: the paper's, which every curve holds.
+        routers: names of the systems that decide before generation.
+        baseline: a system, to draw its SLM by itself, the line of deferring a random share of its
+            questions, and a marker at the threshold on every curve.
+    """
+    rows, llm_groups = {name: rows[name] for name in rows if name != "LLM"}, groups_of(llm)
+    drawn = []
+    for name, group, slm in cells(rows):
+        curve = mean_curve(slm, llm_groups[group], prices, threshold, name in routers)
+        curve["marked"] = curve["threshold"] == threshold
+        kept = np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))
+        drawn.append(curve.iloc[kept].assign(series=name, group=group))
+    for group, slm in groups_of(rows[baseline or next(iter(rows))]).items():
+        alone = _alone(slm, llm_groups[group], prices).assign(group=group)
+        drawn.append(alone if baseline else alone[alone["series"] == "LLM"])
+    figure, panels = style.group_panels(llm_groups, 2.9)
+    for curve in drawn:
+        _draw_curve(panels[curve["group"].iloc[0]], curve, list(rows), baseline is not None)
+    for axes in panels.values():
+        axes.set_xlabel("cost (% of the LLM alone)")
+        axes.xaxis.set_major_formatter(style.percent())
+        axes.yaxis.set_major_formatter(style.percent())
+    first = next(iter(panels.values()))
+    first.set_ylabel("Pass@1 (%)")
+    style.legend(figure, first, "marker on a curve: the threshold used" if baseline else None)
+    return figure, _drawn_table(pd.concat(drawn, ignore_index=True), baseline is not None)
+
+
+def _draw_curve(axes: Axes, curve: pd.DataFrame, names: Sequence[str], marked: bool) -> None:
+    for series, line in curve.groupby("series", sort=False):
+        label = f"{series} alone" if series in ("SLM", "LLM") else str(series)
+        colour, dashes, marker = style.look(label, names)
+        at = np.flatnonzero(line["marked"].eq(True) & marked).tolist()
+        width = 1.8 if series in (COREA, "COREA+") else 0.8 if colour == style.GREY else 1.1
+        axes.plot(
+            line["cost"], line["pass1"], marker, ls=dashes, color=colour, lw=width, ms=6,
+            mec="white", mew=0.6, markevery=[0] if len(line) == 1 else at,
+            label=f"{label} (COREA)" if series == COREA else label,
+        )  # fmt: skip
+
+
+def _alone(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFrame:
+    """The two models alone, and the line of deferring a random share of the SLM's questions."""
+    rows = cascade.replay(slm, llm, cascade.DEFER_ALL, prices)
+    sets = rows.groupby("dataset")[["slm_correct", "llm_correct", "slm_cost", "llm_cost"]].mean()
+    sets["slm_cost"] /= sets["llm_cost"]
+    mean, share = sets.mean(), np.linspace(0, 1, 11)
+    pass1 = (1 - share) * mean["slm_correct"] + share * mean["llm_correct"]
+    line = pd.DataFrame({"pass1": pass1, "cost": mean["slm_cost"] + share, "llm_share": share})
+    ends = {"pass1": [mean["slm_correct"], mean["llm_correct"]], "cost": [mean["slm_cost"], 1.0]}
+    points = pd.DataFrame({"series": ["SLM", "LLM"], **ends, "llm_share": [0.0, 1.0]})
+    table = pd.concat([line.assign(series="random deferral"), points])
+    return table.assign(threshold=np.nan, marked=None)
+
+
+def _drawn_table(drawn: pd.DataFrame, marked: bool) -> pd.DataFrame:
+    """The numbers of `cost_curves`: by series if thresholds are marked, else by group."""
+    names = ["group", "series", "threshold", "marked", "cost", "pass1", "llm_share"]
+    if marked:
+        return drawn[names]
+    curves = drawn[drawn["series"] != "LLM"].drop(columns="marked")
+    order = curves["group"].map(list(GROUPS).index).sort_values(kind="stable").index
+    return curves.loc[order].reset_index(drop=True)[[name for name in names if name != "marked"]]
+
+
+@style.styled
+def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """ECE and AUROC of every confidence source in `tables.table_sources`; a mark for each group."""
+    names = list(dict.fromkeys(table["system"]))[::-1]
+    figure, grid = style.grid(0.9 + 0.22 * len(names), 1, 2, sharey=True)
+    for axes, name in zip(grid[0], ("ece", "auroc"), strict=True):
+        _marks(axes, table, name, "system", names, along="x")
+        axes.set_yticks(range(len(names)), names)
+        for line in range(len(names) - 1):
+            axes.axhline(line + 0.5, color="#e6e6e6", lw=0.5, zorder=0)
+    grid[0, 0].set_xlabel("ECE (fraction, lower is better)")
+    grid[0, 1].set_xlabel("AUROC (probability, higher is better)")
+    grid[0, 1].axvline(0.5, color=style.GREY, lw=0.8, ls="--", zorder=0)
+    style.legend(figure, grid[0, 0])
+    return figure, table
+
+
+@style.styled
+def ablation_figure(
+    table: pd.DataFrame, logs: pd.DataFrame, axis: Mapping[str, str], name: str, window: int = 9
+) -> tuple[Figure, pd.DataFrame]:
+    """One ablation: ECE, AUROC and Pass@1 by value and group, and the entropy over training.
+
+    Args:
+        table: from `tables.table_ablation`.
+        axis: run by label.
+        name: what is varied, for the axis.
+        window: how many logged steps the entropy is averaged over.
+    """
+    labels = [label for label, run in axis.items() if run in set(table["run"])]
+    figure, grid = style.grid(2.35, 1, 4)
+    crowded = sum(map(len, labels)) > 15
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if crowded else {}
+    for axes, metric in zip(grid[0], ("ece", "auroc", "pass1"), strict=False):
+        _marks(axes, table, metric, "value", labels)
+        axes.set_xticks(range(len(labels)), labels, **turned)
+        axes.set(title=_TITLES[metric], xlabel=name, xlim=(-0.6, len(labels) - 0.4))
+    entropy = logs[logs["metric"] == "confidence entropy"].sort_values("step")
+    for label in labels:
+        line = entropy[entropy["run"] == axis[label]]
+        colour, dashes, _ = style.look(label, labels)
+        smooth = _smooth(line, window)
+        grid[0, 3].plot(line["step"], smooth, color=colour, ls=dashes, lw=1, label=label)
+    grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
+    style.legend_below_lines(grid[0, 3])
+    grid[0, 0].set_ylabel("fraction")
+    style.legend(figure, grid[0, 0])
+    return figure, table
+
+
+@style.styled
+def seeds_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """`tables.table_seeds`: the range over seeds (thick) in one seed's interval (thin)."""
+    names = list(dict.fromkeys(table["system"]))
+    figure, grid = style.grid(2.3, 1, 3)
+    spread = 1.96 * table["question_se"]
+    thin = table.assign(mean_low=table["mean"] - spread, mean_high=table["mean"] + spread)
+    thick = table.assign(mean_low=table["lowest"], mean_high=table["highest"])
+    for axes, metric in zip(grid[0], ("ece", "auroc", "pass1"), strict=True):
+        of_metric = table["metric"] == metric
+        look: dict[str, Any] = {"elinewidth": 3.2, "alpha": 0.45, "fmt": "none", "label": None}
+        _marks(axes, thick[of_metric], "mean", "system", names, **look)
+        _marks(axes, thin[of_metric], "mean", "system", names)
+        axes.set_xticks(range(len(names)), names)
+        axes.set(title=_TITLES[metric], xlim=(-0.6, len(names) - 0.4))
+    grid[0, 0].set_ylabel("fraction")
+    note = "thick: range over training seeds; thin: 95% interval over questions of one seed"
+    style.legend(figure, grid[0, 0], note)
+    return figure, table
+
+
+def _marks(
+    axes: Axes,
+    table: pd.DataFrame,
+    value: str,
+    column: str,
+    names: Sequence[str],
+    along: str = "y",
+    **look,
+) -> None:
+    """Values with their intervals at the numbers of their names, the groups side by side."""
+    for group, rows in groups_of(table).items():
+        colour, marker, face = style.GROUP_LOOKS[group]
+        step = 0.22 * (list(GROUPS).index(group) - 1)
+        at = rows[column].map(names.index) + (step if along == "y" else -step)
+        spread = np.abs([rows[value] - rows[f"{value}_low"], rows[f"{value}_high"] - rows[value]])
+        where: dict[str, Any] = {along: rows[value], f"{along}err": spread}
+        where["x" if along == "y" else "y"] = at
+        plain = {"fmt": marker, "color": colour, "mfc": face, "ms": 3.6, "mew": 0.8, "label": group}
+        axes.errorbar(**where, **{**plain, "elinewidth": 0.8, "capsize": 0, **look})

@@ -1,0 +1,326 @@
+"""The tables, from records: every number comes from `corea.metrics` and `corea.cascade`.
+
+Each has a row per system (or value of an ablation) and group; intervals are 95%, by the bootstrap
+over questions, in columns ending in _low and _high. `resamples` and `seed` are the bootstrap's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from corea import cascade, metrics
+from corea.analysis.systems import COREA, EQUAL_RULE, Comparison, cells, groups_of
+from corea.costs import PriceList
+
+METRICS = ("pass1", "ece", "auroc", "brier")
+NEAR = 0.02  # the paper's bound on what a cascade may lose
+CLOSE = 0.05  # "within 5 points of the LLM": where the ablations' cascades are compared
+
+
+def _with_ends(*names: str) -> list[str]:
+    return [name + end for name in names for end in ("", "_low", "_high")]
+
+
+_SIZES = ["questions", "samples", "seeds"]
+SOURCE_COLUMNS = ["system", "group", *_SIZES, *_with_ends(*METRICS), "aurc", "levels", "parse_rate"]
+SLM_COLUMNS = [*SOURCE_COLUMNS[:2], "dataset", *SOURCE_COLUMNS[2:], "completion_tokens"]
+CASCADE_COLUMNS = [
+    *SLM_COLUMNS[:6], "threshold", *_with_ends("pass1", "pass1_drop"), "cost",
+    *_with_ends("cost_reduction"), "llm_share",
+]  # fmt: skip
+
+
+def table_slm(rows: pd.DataFrame | Mapping[str, pd.DataFrame], **options) -> pd.DataFrame:
+    """Every system by itself on every dataset, then its mean over the datasets of each group.
+
+    Args:
+        rows: records of stand-alone systems, or rows by system; ValueError if there are none.
+
+    Returns:
+        Columns `SLM_COLUMNS`: fractions, samples per question, how many seeds, mean tokens.
+    """
+    table = []
+    for system, group, group_rows in cells(rows):
+        tokens = group_rows.groupby("dataset")["completion_tokens"].mean()
+        for dataset, intervals in metrics.evaluate_sets(group_rows, **options).items():
+            sizes = _sizes(group_rows, dataset)
+            used = tokens.mean() if dataset == "mean" else tokens[dataset]
+            keys = {"system": system, "group": group, "dataset": dataset, "completion_tokens": used}
+            table.append({**keys, **sizes, **_flat(intervals)})
+    return pd.DataFrame(table, columns=SLM_COLUMNS)
+
+
+def table_sources(
+    rows: Mapping[str, pd.DataFrame], *, scores: Sequence[str] = (), **options
+) -> pd.DataFrame:
+    """How good each system's confidence is: the mean rows of `table_slm`.
+
+    ECE and Brier score of scores, which are no probabilities, are left out.
+    """
+    table = table_slm(rows, **options)
+    table = table.loc[table["dataset"] == "mean", SOURCE_COLUMNS].reset_index(drop=True)
+    of_probability = [name for name in table if name.startswith(("ece", "brier"))]
+    table.loc[table["system"].isin(scores), of_probability] = np.nan
+    return table
+
+
+def table_cascade(
+    rows: Mapping[str, pd.DataFrame],
+    llm: pd.DataFrame,
+    thresholds: Mapping[str, float] | float,
+    prices: PriceList,
+    *,
+    routers: Sequence[str] = (),
+    **options,
+) -> pd.DataFrame:
+    """Every system with the LLM behind it, on every dataset and on the mean of each group.
+
+    Args:
+        rows: by system, as from `systems.verbalized`; "LLM" is the LLM by itself.
+        thresholds: one for all, or by system; a system of threshold NaN has no rows.
+        routers: names of the systems that decide before generation.
+
+    Returns:
+        Columns `CASCADE_COLUMNS`: cost in price units per 1,000 questions; pass1_drop (LLM less
+        cascade) and cost_reduction (1 - cascade / LLM), paired over questions.
+
+    Raises:
+        ValueError: if the LLM's records, or a threshold, are missing.
+    """
+    tables, llm_groups = [], groups_of(llm)
+    for system, group, group_rows in cells(rows):
+        alone = system == "LLM"  # a router that defers everything pays only the LLM
+        threshold = cascade.DEFER_ALL if alone else _threshold(thresholds, system)
+        if np.isnan(threshold):
+            continue
+        if group not in llm_groups:
+            raise ValueError(f"no records of system 'LLM' on group {group!r} to compare with")
+        table = cascade.evaluate_cascade(
+            group_rows, llm_groups[group], threshold, prices,
+            before_generation=alone or system in routers, **options,
+        )  # fmt: skip
+        seeds = [_sizes(group_rows, dataset)["seeds"] for dataset in table["dataset"]]
+        tables.append(table.assign(system=system, group=group, seeds=seeds))
+        if alone:
+            tables[-1]["threshold"] = np.nan
+    return pd.concat(tables, ignore_index=True)[CASCADE_COLUMNS]
+
+
+def table_rules(compared: Comparison, **options) -> pd.DataFrame:
+    """`table_cascade` under every rule for the threshold; the column rule comes first."""
+    tables = {
+        rule: table_cascade(
+            compared.rows, compared.llm, thresholds, compared.prices,
+            routers=compared.routers, **options,
+        )
+        for rule, thresholds in compared.thresholds.items()
+    }  # fmt: skip
+    return pd.concat(tables, names=["rule"]).reset_index("rule").reset_index(drop=True)
+
+
+def table_change(records: pd.DataFrame, before: str, after: str, **options) -> pd.DataFrame:
+    """What changed from one stand-alone system to another, by group, paired over questions.
+
+    Returns:
+        Columns group, metric, before, after, difference, low, high, and verdict: "higher", "lower",
+        or "undecided" if the interval holds zero.
+    """
+    table = []
+    first, second = (groups_of(records[records["system"] == name]) for name in (before, after))
+    for group in first:
+        one, other = (metrics.evaluate_sets(g[group], **options)["mean"] for g in (first, second))
+        change = metrics.paired_difference(second[group], first[group], **options)["mean"]
+        for name in METRICS:
+            d = change[name]
+            verdict = metrics.verdict(d.low, d.high, words=("higher", "lower"))
+            values = {"before": one[name].value, "after": other[name].value, "difference": d.value}
+            row = {"group": group, "metric": name, **values, "low": d.low, "high": d.high}
+            table.append({**row, "verdict": verdict})
+    return pd.DataFrame(table)
+
+
+def table_equal_pass1(compared: Comparison, **options) -> pd.DataFrame:
+    """What each system costs at COREA's Pass@1, as a share of the LLM's cost.
+
+    Returns:
+        pass1 is COREA's at its threshold. Read from the whole *test* curve, COREA's too, so that
+        sources and not thresholds are compared: cost, at that Pass@1; saving, COREA's cost less it;
+        closed, that over COREA's cost less the cheaper oracle's; cost_near, the cost 2 points under
+        the LLM's Pass@1; reached, the share of resamples that reach pass1 (intervals are of those).
+        At the threshold chosen on calibration questions, as one would run it: set_cost_saving and
+        set_pass1_gain, against COREA.
+    """
+    table, llm = [], groups_of(compared.llm)
+    by_system = {name: groups_of(rows) for name, rows in compared.rows.items()}
+    for group in by_system[COREA]:
+        replayed = {
+            name: cascade.replay(
+                _sorted(groups[group]), _sorted(llm[group]), _equal_threshold(compared, name),
+                compared.prices, before_generation=name in compared.routers,
+            )
+            for name, groups in by_system.items()
+        }  # fmt: skip
+        weights = metrics.row_weights(replayed[COREA], **options)
+        sizes = {"group": group, "questions": _sizes(by_system[COREA][group])["questions"]}
+        for name, costs in _costs(replayed, weights, compared.routers).items():
+            table.append({"system": name, **sizes, **costs})
+    return pd.DataFrame(table)
+
+
+def _equal_threshold(compared: Comparison, name: str) -> float:
+    """COREA's own; of others the cheapest that reaches COREA's Pass@1 on calibration questions."""
+    if name == COREA:
+        return compared.threshold
+    threshold = compared.thresholds[EQUAL_RULE][name]
+    return cascade.DEFER_ALL if np.isnan(threshold) else threshold
+
+
+def _costs(
+    replayed: Mapping[str, pd.DataFrame], weights: np.ndarray, routers: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The columns of `table_equal_pass1` from pass1 on, by system, for one group."""
+    ours = replayed[COREA]
+    spent, target = _mean(weights, ours["llm_cost"]), _mean(weights, ours["correct"])
+    near = _mean(weights, ours["llm_correct"]) - NEAR
+    at_equal, at_near = {}, {}
+    for name, rows in replayed.items():
+        router = name in routers
+        costs = cascade.cost_at_pass1(rows, weights, target, near, before_generation=router)
+        at_equal[name], at_near[name] = (cost / spent for cost in costs)
+    oracle = np.minimum.reduce([at_equal[name] for name in replayed if name.startswith("Oracle")])
+    paid, columns = _mean(weights, ours["cost"]) / spent, {}
+    for name, rows in replayed.items():
+        saving = at_equal[COREA] - at_equal[name]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            closed = saving / (at_equal[COREA] - oracle)
+        draws = {
+            "cost": at_equal[name], "saving": saving, "closed": closed, "cost_near": at_near[name],
+            "set_cost_saving": paid - _mean(weights, rows["cost"]) / spent,
+            "set_pass1_gain": _mean(weights, rows["correct"]) - target,
+        }  # fmt: skip
+        reached = float(np.mean(~np.isnan(at_equal[name])))
+        intervals = {column: metrics.interval(values) for column, values in draws.items()}
+        columns[name] = {"pass1": target[0], "reached": reached, **_flat(intervals)}
+    return columns
+
+
+def table_ablation(
+    records: pd.DataFrame,
+    logs: pd.DataFrame,
+    llm: pd.DataFrame,
+    axis: Mapping[str, str],
+    reference: str,
+    prices: PriceList | Mapping[str, PriceList],
+    **options,
+) -> pd.DataFrame:
+    """One ablation: each measure beside its paired difference to the reference run.
+
+    Args:
+        records: of the runs, `system` being the run.
+        logs: columns run, step, metric, value.
+        axis: run by label; a run without records has no row.
+        prices: one list, or one by run if the runs' models differ in size.
+
+    Returns:
+        Columns value, run, group, sizes, `METRICS` and their differences (d_...), cost_close (the
+        cascade's share of the LLM's cost at a Pass@1 of 5 points under the LLM's), and the entropy
+        (nats) of the stated confidence over the first and last ten steps.
+    """
+    runs = dict(tuple(records.groupby("system")))
+    if reference not in runs:
+        raise ValueError(f"the ablation has no records of its reference run {reference!r}")
+    table, llm_groups, whole = [], groups_of(llm), groups_of(runs[reference])
+    for label, run in axis.items():
+        for group, rows in groups_of(runs[run]).items() if run in runs else ():
+            values = metrics.evaluate_sets(rows, **options)["mean"]
+            change = metrics.paired_difference(rows, whole[group], **options)["mean"]
+            run_prices = prices[run] if isinstance(prices, Mapping) else prices
+            close = _cost_close(rows, llm_groups[group], run_prices, options)
+            table.append({
+                "value": label, "run": run, "group": group, **_sizes(rows),
+                **_flat({name: values[name] for name in METRICS}),
+                **_flat({f"d_{name}": change[name] for name in METRICS}),
+                **_flat({"cost_close": close}), **_entropies(logs, run),
+            })  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def _cost_close(
+    rows: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, options: Mapping
+) -> metrics.Interval:
+    same_samples = llm[llm["sample"].isin(rows["sample"].unique())]
+    replayed = cascade.replay(_sorted(rows), _sorted(same_samples), 0.5, prices)
+    weights = metrics.row_weights(replayed, **options)
+    target = _mean(weights, replayed["llm_correct"]) - CLOSE
+    (cost,) = cascade.cost_at_pass1(replayed, weights, target)
+    return metrics.interval(cost / _mean(weights, replayed["llm_cost"]))
+
+
+def _entropies(logs: pd.DataFrame, run: str) -> dict[str, float]:
+    rows = logs[(logs["run"] == run) & (logs["metric"] == "confidence entropy")]
+    values = rows.sort_values("step")["value"]
+    return {"entropy_first": values.head(10).mean(), "entropy_last": values.tail(10).mean()}
+
+
+def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], **options) -> pd.DataFrame:
+    """Seed-to-seed spread of the main systems, apart from question-to-question intervals.
+
+    Args:
+        records: of each system, its records of each training seed.
+
+    Returns:
+        Over seeds: mean, lowest, highest, and standard deviation (seed_sd, n - 1). question_se is
+        the bootstrap standard error over questions of one seed (the mean over seeds).
+    """
+    table = []
+    for system, runs in records.items():
+        for group, rows in groups_of(runs[0]).items():
+            draws = [metrics.set_draws(groups_of(run)[group], **options)["mean"] for run in runs]
+            keys = {"system": system, "group": group}
+            for name in METRICS:
+                values = np.array([run_draws[name][0] for run_draws in draws])
+                table.append({
+                    **keys, "metric": name, "seeds": len(runs),
+                    "questions": _sizes(rows)["questions"],
+                    "mean": values.mean(), "lowest": values.min(), "highest": values.max(),
+                    "seed_sd": values.std(ddof=1) if len(runs) > 1 else np.nan,
+                    "question_se": np.mean([run_draws[name][1:].std() for run_draws in draws]),
+                })  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def _threshold(thresholds: Mapping[str, float] | float, system: str) -> float:
+    if not isinstance(thresholds, Mapping):
+        return thresholds
+    if system not in thresholds:
+        raise ValueError(f"no threshold for {system!r}; there are some for {', '.join(thresholds)}")
+    return thresholds[system]
+
+
+def _mean(weights: np.ndarray, column: pd.Series) -> np.ndarray:
+    return weights @ column.to_numpy(dtype=float)
+
+
+def _sorted(records: pd.DataFrame) -> pd.DataFrame:
+    return records.sort_values(cascade.KEY, kind="stable", ignore_index=True)
+
+
+def _sizes(rows: pd.DataFrame, dataset: str = "mean") -> dict[str, float]:
+    """Questions, samples per question and different seeds, of one dataset or of all ("mean")."""
+    rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
+    questions = len(rows[["dataset", "question_id"]].drop_duplicates())
+    samples = len(rows) / questions
+    samples = int(samples) if samples.is_integer() else samples
+    return {"questions": questions, "samples": samples, "seeds": rows["seed"].nunique()}
+
+
+def _flat(intervals: Mapping[str, metrics.Interval]) -> dict[str, float]:
+    """name, name_low and name_high of each interval."""
+    return {
+        name + end: value
+        for name, each in intervals.items()
+        for end, value in (("", each.value), ("_low", each.low), ("_high", each.high))
+    }

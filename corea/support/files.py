@@ -14,26 +14,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-STATIC = (
-    "COREA_STATIC"  # set in the environment where a notebook is executed to be read, not to be used
-)
+STATIC = "COREA_STATIC"  # set if a notebook is executed to be read, not to be used
+# What `make paper` rewrites is no change of sources.
+_SOURCES = (":/", ":(top,exclude)figures", ":(top,exclude)data")
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """A file that appears under its name only when it is whole.
+    """Open a file that appears under its name only when it is whole.
 
-    Written under a temporary name in the same folder, flushed to disk, then renamed; on any error the temporary file is
-    removed and what lay at `path` before stays; what a killed process left is removed by the next write to `path`.
-    mode: "w" for text (UTF-8, \\n line ends) or "wb".
-    Raises OSError, in one line that names the file, where the disk is full or the folder cannot be written.
+    It is written beside `path`, flushed to disk and renamed. On an error what lay at `path` stays;
+    what a killed process left beside it goes with the next write.
+
+    Args:
+        mode: "w" for text (UTF-8, \\n line ends) or "wb".
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written, in one line that names the file.
     """
-    path = Path(path)
+    path, aside = Path(path), None
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
-    aside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+            leftover.unlink(missing_ok=True)
         handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
@@ -44,27 +48,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     except BaseException as error:
         if aside is not None:
             Path(aside).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (
-            None,
-            aside,
-            str(path),
-            str(path.parent),
-        ):
-            reason = error.strerror or str(error)
-            raise OSError(
-                error.errno, f"cannot write {path}: {reason}; nothing was changed there"
-            ) from error
+        ours = (None, aside, str(path), str(path.parent))
+        if isinstance(error, OSError) and error.filename in ours:
+            reason = f"{error.strerror or error}; nothing was changed there"
+            raise OSError(error.errno, f"cannot write {path}: {reason}") from error
         raise
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Temporary files of writes to this very path that were killed; `mkstemp` puts eight characters into their names."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
-        leftover.unlink(missing_ok=True)
-
-
 def checkout() -> Path | None:
-    """The checkout that this library is imported from; None where it is installed without one."""
+    """The checkout that this library is imported from; None if it is installed without one."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").is_file() else None
 
@@ -76,7 +68,11 @@ def sha256_of(path: str | Path) -> str:
 
 
 def settings_hash(settings: object) -> str:
-    """Twelve hex digits of the SHA-256 of the settings' canonical JSON (dataclasses, dicts, lists, plain values)."""
+    """Twelve hex digits of the SHA-256 of the settings' canonical JSON.
+
+    Args:
+        settings: dicts, lists, paths and plain values, and dataclasses of them.
+    """
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -91,32 +87,22 @@ def _plain(value: object) -> object:
     )
 
 
-_SOURCES = (
-    ":/",
-    ":(top,exclude)figures",
-    ":(top,exclude)data",
-)  # what `make paper` rewrites is no change of sources
-
-
 def git_commit() -> tuple[str, bool]:
-    """The commit of the checkout this library is imported from, and whether its sources had changes.
+    """The commit of this library's checkout, and whether its sources had changes.
 
-    ("unknown", False) outside a checkout.
+    ("unknown", False) outside a checkout: git would speak of whatever repository lies around it.
     """
     root = checkout()
-    if root is None:  # git would speak of whatever repository the installed library lies in
-        return "unknown", False
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit, bool(
-            _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
-        )
+        if root is None:
+            return "unknown", False
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
+        return _git(root, "rev-parse", "HEAD"), bool(changes)
     except (OSError, subprocess.SubprocessError):
         return "unknown", False
 
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=10
-    ).stdout.strip()
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip()

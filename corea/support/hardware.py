@@ -1,4 +1,4 @@
-"""On what a profile runs, and how its models are spread over it: what costs time and memory."""
+"""On what a run runs, and how its models are spread over it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ _ALLOWED = {
 class Compute:
     """The machine and the ways to use it.
 
-    gpus: of one machine, each its own training process; 0 is the CPU.  processes: training processes on the CPU.
-    memory_gib: of one GPU.  engine: what answers evaluation questions.  dtype: of weights that are not trained; trained
-    weights are float32, and with bfloat16 the arithmetic on them is mixed.  rollouts: who samples in training, the model
-    itself ("transformers"), vLLM beside it on the same GPUs ("colocate") or `trl vllm-serve` ("server").  sharding: how
-    weights and optimizer are spread over the processes.  micro_batch: rollouts of one forward and backward pass of a
-    process, 0 for all its share at once.  lora_rank: train an adapter of that rank, 0 for all weights.
-    vllm_memory: share of a GPU that vLLM may fill beside training.
-    Raises ValueError for a setting out of range.
+    Args:
+        gpus: of one machine, each its own training process; 0 is the CPU.
+        processes: training processes on the CPU.
+        memory_gib: of one GPU.
+        engine: what answers evaluation questions.
+        dtype: of frozen weights; trained ones are float32, with bfloat16 in mixed precision.
+        rollouts: who samples in training: the model itself ("transformers"), vLLM on the same GPUs
+            ("colocate") or `trl vllm-serve` ("server").
+        sharding: how weights and optimizer are spread over the processes.
+        micro_batch: rollouts of one forward and backward pass of a process; 0: all its share.
+        lora_rank: of the adapter that is trained; 0: all weights are.
+        vllm_memory: share of a GPU that vLLM may fill beside training.
     """
 
     gpus: int = 0
@@ -44,17 +48,14 @@ class Compute:
 
     def __post_init__(self):
         for name, allowed in _ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
-                )
-        if (
-            min(self.gpus, self.micro_batch, self.lora_rank, self.processes - 1) < 0
-            or not 0 < self.vllm_memory < 1
-        ):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+        for name in ("gpus", "micro_batch", "lora_rank"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name}={value} must be 0 or more")
+        if (count := self.processes) < 1 or not 0 < (share := self.vllm_memory) < 1:
             raise ValueError(
-                f"gpus={self.gpus}, micro_batch={self.micro_batch} and lora_rank={self.lora_rank} must be 0 or more, "
-                f"processes={self.processes} 1 or more, vllm_memory={self.vllm_memory} between 0 and 1"
+                f"processes={count} must be 1 or more, vllm_memory={share} between 0 and 1"
             )
         if self.use_cpu and (self.rollouts != "transformers" or self.sharding != "none"):
             raise ValueError(
@@ -72,25 +73,27 @@ class Compute:
         return self.gpus or self.processes
 
     def batch(self, rollouts: int) -> tuple[int, int]:
-        """(rollouts of one pass of a process, passes a step) for the rollouts of a whole step.
+        """(rollouts of one pass of a process, passes per step) for the rollouts of a whole step.
 
-        Raises ValueError, with what is allowed, where they cannot be dealt out evenly.
+        Raises:
+            ValueError: they cannot be dealt out evenly; the message says what is allowed.
         """
-        own, left = divmod(rollouts, self.training_processes)
+        share, left = divmod(rollouts, self.training_processes)
         if left:
             raise ValueError(
-                f"{rollouts} rollouts a step cannot be dealt out to {self.training_processes} processes; "
-                f"use {_divisors(rollouts)} processes, or other questions_per_step"
+                f"{rollouts} rollouts a step cannot be dealt out to {self.training_processes} "
+                f"processes; use {_divisors(rollouts)} processes, or other questions_per_step"
             )
-        size = self.micro_batch or own
-        if own % size:
+        size = self.micro_batch or share
+        if share % size:
             raise ValueError(
-                f"micro_batch={size} does not divide the {own} rollouts of a process; use one of {_divisors(own)}"
+                f"micro_batch={size} does not divide the {share} rollouts of a process; use one of "
+                f"{_divisors(share)}"
             )
-        return size, own // size
+        return size, share // size
 
     def gpus_for(self, model: str | Path) -> int:
-        """How many GPUs share the weights of a model that answers: 1, 2, 4, ..., so that they fill three fifths of each at most."""
+        """How many GPUs (1, 2, 4, ...) share a model's weights, to fill at most .6 of each."""
         weights = 2 * architecture_of(model).parameters / 2**30
         count = 1
         while weights / count > 0.6 * self.memory_gib and 2 * count <= self.gpus:
@@ -103,17 +106,12 @@ class Compute:
         return {name: value for name, value in asdict(self).items() if value != default[name]}
 
     def launch_command(self) -> list[str] | None:
-        """How `accelerate` starts the training processes; None where there is one alone, in this process."""
+        """How `accelerate` starts the training processes; None for one, which is this process."""
         if self.training_processes == 1 and self.sharding == "none":
             return None
         name = "cpu" if self.use_cpu else "ddp" if self.sharding == "none" else self.sharding
-        return [
-            "launch",
-            "--config_file",
-            str(CONFIGURATIONS / f"{name}.yaml"),
-            "--num_processes",
-            str(self.training_processes),
-        ]
+        configuration = ["--config_file", str(CONFIGURATIONS / f"{name}.yaml")]
+        return ["launch", *configuration, "--num_processes", str(self.training_processes)]
 
 
 def _divisors(number: int) -> str:

@@ -1,21 +1,16 @@
-"""What is known of a model before it is loaded: its architecture, and the pinned revision of those on the hub.
-
-Sizes are those of the models' published `config.json`; a folder on disk is read instead where there is one.
-"""
+"""What is known of a model before it is loaded: its sizes, and the pinned revisions of the hub."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Sizes of a decoder with grouped-query attention and a gated feed-forward layer (Qwen2, Llama).
-
-    tied: input and output embeddings are one matrix.  biased: queries, keys and values have biases, as in Qwen2.
-    """
+    """Sizes of a decoder with grouped-query attention and a gated feed-forward layer."""
 
     layers: int
     hidden_size: int
@@ -23,8 +18,8 @@ class Architecture:
     kv_heads: int
     intermediate_size: int
     vocab_size: int
-    tied: bool
-    biased: bool = True
+    tied: bool  # input and output embeddings are one matrix
+    biased: bool = True  # queries, keys and values have biases, as in Qwen2 but not in Llama
 
     @property
     def head_size(self) -> int:
@@ -40,7 +35,7 @@ class Architecture:
         return self.layers * layer + h + self.vocab_size * h * (1 if self.tied else 2)
 
     def lora_parameters(self, rank: int) -> int:
-        """Parameters of a low-rank adapter of `rank` on every linear layer but the output (Hu et al. 2021, arXiv 2106.09685)."""
+        """Parameters of an adapter on every linear layer but the output (arXiv 2106.09685)."""
         h, kv, wide = self.hidden_size, self.kv_heads * self.head_size, self.intermediate_size
         return self.layers * rank * (2 * (h + h) + 2 * (h + kv) + 3 * (h + wide))
 
@@ -50,52 +45,46 @@ class Architecture:
         return 2 * 2 * self.layers * self.kv_heads * self.head_size
 
 
-@dataclass(frozen=True, slots=True)
-class HubModel:
-    """A model of the Hugging Face hub.  revision: the commit that is loaded; gated: its terms must be accepted first."""
+class HubModel(NamedTuple):
+    """A model of the Hugging Face hub: the commit that is loaded, and its sizes."""
 
     revision: str
-    licence: str
     architecture: Architecture
-    gated: bool = False
 
 
-# Revisions as many public repositories pin them; the hub itself could not be asked when this was written.
-HUB_MODELS: dict[str, HubModel] = {
-    "Qwen/Qwen2.5-1.5B-Instruct": HubModel(
-        "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", "Apache-2.0", Architecture(28, 1536, 12, 2, 8960, 151936, tied=True)
-    ),
-    "Qwen/Qwen2.5-7B-Instruct": HubModel(
-        "a09a35458c702b33eeacc393d103063234e8bc28", "Apache-2.0", Architecture(28, 3584, 28, 4, 18944, 152064, tied=False)
-    ),
-    "Qwen/Qwen2.5-32B-Instruct": HubModel(
-        "5ede1c97bbab6ce5cda5812749b4c0bdf79b18dd", "Apache-2.0", Architecture(64, 5120, 40, 8, 27648, 152064, tied=False)
-    ),
-    "meta-llama/Llama-3.1-8B-Instruct": HubModel(
-        "0e9e39f249a16976918f6564b8830bc894c89659", "Llama 3.1 Community License",
-        Architecture(32, 4096, 32, 8, 14336, 128256, tied=False, biased=False), gated=True,
-    ),
+# Revisions as many public repositories pin them; the hub could not be asked when this was written.
+# Qwen's licences are Apache 2.0; Llama is gated, under the Llama 3.1 Community License.
+HUB_MODELS = {
+    "Qwen/Qwen2.5-1.5B-Instruct": HubModel("989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+        Architecture(28, 1536, 12, 2, 8960, 151936, tied=True)),
+    "Qwen/Qwen2.5-7B-Instruct": HubModel("a09a35458c702b33eeacc393d103063234e8bc28",
+        Architecture(28, 3584, 28, 4, 18944, 152064, tied=False)),
+    "Qwen/Qwen2.5-32B-Instruct": HubModel("5ede1c97bbab6ce5cda5812749b4c0bdf79b18dd",
+        Architecture(64, 5120, 40, 8, 27648, 152064, tied=False)),
+    "meta-llama/Llama-3.1-8B-Instruct": HubModel("0e9e39f249a16976918f6564b8830bc894c89659",
+        Architecture(32, 4096, 32, 8, 14336, 128256, tied=False, biased=False)),
 }  # fmt: skip
 
 
 def revision_of(model: str | Path) -> str | None:
-    """The pinned revision of a hub model; None for a local folder, and for a model that has no pin (its newest is loaded)."""
+    """The pinned revision of a hub model; None for a local folder or a model without a pin."""
     known = HUB_MODELS.get(str(model))
     return known.revision if known else None
 
 
 def architecture_of(model: str | Path) -> Architecture:
-    """The architecture of a local folder's `config.json` or of a hub model of `HUB_MODELS`, without loading weights.
+    """The architecture of a local folder or of a model of `HUB_MODELS`; no weights are loaded.
 
-    Raises ValueError where neither is known.
+    Raises:
+        ValueError: neither is known.
     """
     if str(model) in HUB_MODELS:
         return HUB_MODELS[str(model)].architecture
     path = Path(model) / "config.json"
     if not path.is_file():
+        known = ", ".join(HUB_MODELS)
         raise ValueError(
-            f"the sizes of {str(model)!r} are not known: no {path.name} in a folder of that name, and not one of "
-            f"{', '.join(HUB_MODELS)}"
+            f"the sizes of {str(model)!r} are not known: no {path}, not one of {known}"
         )
     config = json.loads(path.read_text())
     return Architecture(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ _AN_ERROR = re.compile(r"^(\[rank\d+\]: ?)?([\w.]+(Error|Exception|Interrupt): |
 
 
 def rank() -> int:
-    """This process's number among those that were launched together; 0 where it is alone."""
+    """This process's number among those that were launched together; 0 if there is one."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -23,63 +24,56 @@ def launched() -> int:
 
 
 def gathered(rows: list) -> list:
-    """The rows of all processes, those of the first process first; every process must call this at the same point.
+    """The rows of all processes in their order; every process must call this at the same point.
 
-    Raises ValueError where processes were launched together but cannot speak with each other.
+    Not by accelerate's `gather_object`: in a process group that another library set up it returns
+    this process's rows, without a word.
+
+    Raises:
+        ValueError: processes were launched together but cannot speak with each other.
     """
     distributed = _distributed()
+    if distributed is None and launched() > 1:
+        raise ValueError(
+            f"{launched()} processes were launched together, but torch.distributed is not set "
+            "up, so what the others hold is not known; build the trainer first, or `accelerate launch`"
+        )
     if distributed is None:
-        if launched() > 1:
-            raise ValueError(
-                f"{launched()} processes were launched together, but torch.distributed is not set up, so what the others "
-                "hold cannot be known; build the trainer first, or launch with `accelerate launch`"
-            )
         return rows
-    found: list = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, rows)
-    return [row for part in found for row in part]
+    shares: list = [None] * distributed.get_world_size()
+    distributed.all_gather_object(shares, rows)
+    return [row for share in shares for row in share]
 
 
 def wait() -> None:
     """Return when every process has come here."""
-    distributed = _distributed()
-    if distributed is not None:
+    if distributed := _distributed():
         distributed.barrier()
 
 
 def _distributed():
-    """`torch.distributed` where it joins several processes; torch is not imported for the question."""
+    """`torch.distributed` if it joins several processes; torch is not imported for the question."""
     torch = sys.modules.get("torch")
-    if (
-        torch is None
-        or not torch.distributed.is_available()
-        or not torch.distributed.is_initialized()
-    ):
+    if torch is None or not torch.distributed.is_available():
         return None
-    return torch.distributed if torch.distributed.get_world_size() > 1 else None
+    joined = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return torch.distributed if joined else None
 
 
 def launch(command: list[str], module: str, *arguments: str) -> None:
-    """Run `python -m module arguments` in the processes that `accelerate` starts by `command`, and wait for them.
+    """Run `python -m module arguments` in the processes that `accelerate command` starts.
 
-    Raises RuntimeError where one of them fails; their output is this process's.
+    Raises:
+        RuntimeError: one of them fails; their output is this process's.
     """
-    import subprocess
-
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    }
-    whole = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.accelerate_cli",
-        *command,
-        "-m",
-        module,
-        *arguments,
-    ]
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]
     process = subprocess.Popen(
-        whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*accelerate, "-m", module, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     tail: list[str] = []
     try:
@@ -92,12 +86,11 @@ def launch(command: list[str], module: str, *arguments: str) -> None:
             process.terminate()
             process.wait()
     if status:
-        raise RuntimeError(
-            f"`{module} {' '.join(arguments)}` failed in several processes (status {status}): {_reason(tail)}"
-        )
+        what = f"`{module} {' '.join(arguments)}` failed in several processes (status {status})"
+        raise RuntimeError(f"{what}: {_reason(tail)}")
 
 
 def _reason(output: list[str]) -> str:
-    """The last error that a process named itself, before those of the launcher, which tell nothing."""
+    """The last error that a process named itself; the launcher's own tells nothing."""
     named = [line for line in output if _AN_ERROR.match(line) and "ChildFailedError" not in line]
     return _RANK.sub("", (named or output or ["no output"])[-1]).strip()

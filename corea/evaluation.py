@@ -1,6 +1,6 @@
-"""From questions to records: ask an engine, judge what it wrote, measure the records.
+"""From questions to records: ask engines, judge what they wrote, measure the records.
 
-`judge` is the one place that parses and grades completions; training alone grades apart, inside its rewards.
+`judge` is the one place that parses and grades; only training grades apart, inside its rewards.
 """
 
 from __future__ import annotations
@@ -38,35 +38,16 @@ class Judgement:
 def judge(
     completions: Sequence[str], questions: Sequence[Question], grader: Grader
 ) -> list[Judgement]:
-    """Parse completions and grade their answers.
-
-    Args:
-        completions: raw texts.
-        questions: the question of each completion, so of the same length.
-        grader: an open grader.
-    """
+    """Parse completions and grade their answers; `questions` has the question of each."""
     responses = [parse(text) for text in completions]
     grades = _grades([response.answer for response in responses], questions, grader)
     return [Judgement(*pair) for pair in zip(responses, grades, strict=True)]
 
 
-def _grades(
-    answers: Sequence[str | None], questions: Sequence[Question], grader: Grader
-) -> list[bool | None]:
-    """Whether each answer is right; None for a question without a gold answer."""
-    pairs = [
-        (answer, question)
-        for answer, question in zip(answers, questions, strict=True)
-        if question.gold is not None
-    ]
-    grades = iter(
-        grader.grade(
-            [answer for answer, _ in pairs],
-            [str(question.gold) for _, question in pairs],
-            [question.answer_type for _, question in pairs],
-        )
-    )
-    return [None if question.gold is None else next(grades) for question in questions]
+def _grades(answers, questions: Sequence[Question], grader: Grader) -> list[bool | None]:
+    golds = [question.gold for question in questions]
+    grades = grader.grade(answers, golds, [question.answer_type for question in questions])
+    return [None if gold is None else grade for gold, grade in zip(golds, grades, strict=True)]
 
 
 def evaluate(
@@ -78,13 +59,13 @@ def evaluate(
     """Ask engines questions and judge the answers.
 
     Args:
-        engines: their names must differ; each is a `system` of the records.
+        engines: each is a `system` of the records, so their names must differ.
         questions: a JSONL file as `load_jsonl` reads it, or texts or `Question`s.
         samples: completions per question and engine.
         seed: of the sampling.
 
     Returns:
-        Records in the columns of `corea.records.SCHEMA`, ready for `write_records`.  `correct` is missing for questions
+        Records in the columns of `corea.records.SCHEMA`; `correct` is missing for questions
         without a gold answer.
 
     Raises:
@@ -94,20 +75,16 @@ def evaluate(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"evaluate needs engines of different names; it was given {names}")
     if isinstance(questions, (str, Path)):
-        asked = load_jsonl(questions)
-    else:
-        asked = with_distinct_ids(Question(q) if isinstance(q, str) else q for q in questions)
-    frames = []
+        questions = load_jsonl(questions)
+    questions = with_distinct_ids(Question(q) if isinstance(q, str) else q for q in questions)
+    hashed, frames = [question.hashed() for question in questions], []
     with Grader() as grader:
         for engine in engines:
-            rows = answer_records(engine, asked, grader, samples=samples, seed=seed)
-            settings = settings_hash([engine.name, [q.hashed() for q in asked], samples, seed])
-            frames.append(
-                rows.assign(
-                    profile="own", system=engine.name, run="own", seed=seed, settings=settings
-                )
-            )
-    return typed(pd.concat(frames, ignore_index=True).assign(commit=git_commit()[0]))
+            rows = answer_records(engine, questions, grader, samples=samples, seed=seed)
+            settings = settings_hash([engine.name, hashed, samples, seed])
+            frames.append(rows.assign(system=engine.name, settings=settings))
+    named = {"profile": "own", "run": "own", "seed": seed, "commit": git_commit()[0]}
+    return typed(pd.concat(frames, ignore_index=True).assign(**named))
 
 
 def answer_records(
@@ -120,36 +97,27 @@ def answer_records(
     samples: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`samples` judged answers of an engine per question: records, but for the columns that name the run.
+    """Judged answers of one engine: records, but for the columns that name the run.
 
-    dataset: what the records say instead of each question's own set, as "calibration" does.
+    dataset: what they say instead of each question's own set, such as "calibration".
     """
     from tqdm.auto import tqdm
 
     title = f"{engine.name} {dataset or group}"
     with tqdm(total=len(questions) * samples, desc=title, mininterval=5) as bar:
         groups = engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
-    rows = [
-        (question, sample, completion)
-        for question, completions in zip(questions, groups, strict=True)
-        for sample, completion in enumerate(completions)
-    ]
-    judgements = judge([c.text for _, _, c in rows], [q for q, _, _ in rows], grader)
-    return pd.DataFrame(
-        [
-            _of_question(question, dataset, group)
-            | {"sample": sample}
-            | _of_judgement(judgement)
-            | _of_completion(completion)
-            for (question, sample, completion), judgement in zip(rows, judgements, strict=True)
-        ]
-    )
+    completions = [completion for group_rows in groups for completion in group_rows]
+    repeated = [question for question in questions for _ in range(samples)]
+    judgements = judge([completion.text for completion in completions], repeated, grader)
+    rows = map(_record, repeated, completions, judgements)
+    frame = pd.DataFrame(rows).assign(group=group, sample=[*range(samples)] * len(questions))
+    return frame if dataset is None else frame.assign(dataset=dataset)
 
 
-def _of_question(question: Question, dataset: str | None, group: str) -> dict:
+def _record(question: Question, completion: Completion, judgement: Judgement) -> dict:
+    response = judgement.response
     return {
-        "dataset": dataset or question.dataset,
-        "group": group,
+        "dataset": question.dataset,
         "question_id": question.id,
         "content_id": content_id(question.text),
         "question": question.text,
@@ -157,52 +125,37 @@ def _of_question(question: Question, dataset: str | None, group: str) -> dict:
         "level": question.level,
         "gold": question.gold,
         "answer_type": question.answer_type,
-    }
-
-
-def _of_judgement(judgement: Judgement) -> dict:
-    response = judgement.response
-    return {
         "answer": response.answer,
         "correct": judgement.correct,
         "confidence": response.confidence,
         "well_formed": response.well_formed,
         "problems": " ".join(response.problems),
-    }
-
-
-def _of_completion(completion: Completion) -> dict:
-    row = {
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
         "finish": completion.finish,
         "text": completion.text,
-        "mean_probability": None,
-        "answer_probability": None,
-        "numerals": None,
+        "mean_probability": _mean_probability(completion, (0, None)),
+        "answer_probability": _mean_probability(completion, completion.answer_span),
+        "numerals": format_numerals(completion.numerals),
     }
-    if completion.logprobs is not None:
-        probabilities = np.exp(completion.logprobs)
-        row["mean_probability"] = _mean(probabilities)
-        row["numerals"] = format_numerals(completion.numerals)
-        if completion.answer_span is not None:
-            row["answer_probability"] = _mean(probabilities[slice(*completion.answer_span)])
-    return row
 
 
-def _mean(probabilities: np.ndarray) -> float:
-    return round(min(1.0, float(probabilities.mean())), 6)
+def _mean_probability(completion: Completion, span: tuple[int, int | None] | None) -> float | None:
+    """Of the tokens of a span; None if there is none, or log-probabilities were not kept."""
+    if completion.logprobs is None or span is None:
+        return None
+    return round(min(1.0, float(np.exp(completion.logprobs)[slice(*span)].mean())), 6)
 
 
 def format_numerals(numerals: Mapping[str, float] | None) -> str | None:
-    """Numerals and their probabilities as one field of a record, "0.7:0.63120 0.8:0.21000"; those under 1e-5 are dropped."""
+    """Numerals with their probabilities as a record has them, "0.7:0.63120 0.8:0.21000"."""
     if numerals is None:
         return None
     return " ".join(f"{numeral}:{p:.5f}" for numeral, p in numerals.items() if p >= 1e-5)
 
 
 def decisions(questions: Sequence[Question], answers: Sequence[CascadeAnswer]) -> pd.DataFrame:
-    """What a cascade did with each question, one sample each: who answered, what, whether right (None without gold), at what cost."""
+    """What a cascade did with each question: who answered, what, whether right, at what cost."""
     with Grader() as grader:
         right = _grades([a.answer for a in answers], questions, grader)
     return pd.DataFrame(
@@ -218,7 +171,7 @@ def decisions(questions: Sequence[Question], answers: Sequence[CascadeAnswer]) -
 
 
 def settings_of(path: Path) -> str | None:
-    """The settings hash of a file of records or of a probe; None if there is no such file, or it is empty."""
+    """The settings hash of a file of records or of a probe; None if there is none."""
     if not path.exists():
         return None
     column = pq.read_table(path, columns=["settings"])["settings"]
@@ -226,9 +179,9 @@ def settings_of(path: Path) -> str | None:
 
 
 def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
-    """Whether records of these settings lie there; those of an older corea are given the questions that they lack.
+    """Whether records of these settings are there.
 
-    That is safe: the hash of the settings is made of the questions too.
+    Those of an older corea are given their questions, which the hash of their settings proves.
     """
     if settings_of(path) != settings:
         return False
@@ -240,11 +193,7 @@ def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
 
 
 def measure(records: str | Path | pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """The metrics of `metrics.evaluate` for each system of some records, with 95% intervals over questions.
-
-    Args:
-        records: a frame, or a file of records.
-        seed: of the bootstrap.
+    """The metrics of `metrics.evaluate` per system, with 95% intervals over questions.
 
     Returns:
         Columns system, metric, value, low, high.
@@ -255,15 +204,14 @@ def measure(records: str | Path | pd.DataFrame, *, seed: int = 0) -> pd.DataFram
     rows = records if isinstance(records, pd.DataFrame) else read_records(records)
     if lacking := int(rows["correct"].isna().sum()):
         raise ValueError(
-            f"{lacking} of {len(rows)} records have no gold answer; metrics need an `answer` to every question"
+            f"{lacking} of {len(rows)} records have no gold answer; "
+            "metrics need an `answer` to every question"
         )
-    return pd.DataFrame(
-        [
-            (system, metric, interval.value, interval.low, interval.high)
-            for system, part in rows.groupby("system", sort=False)
-            for metric, interval in metrics.evaluate(
-                part["question_id"], part["correct"].astype(bool), part["confidence"], seed=seed
-            ).items()
-        ],
-        columns=["system", "metric", "value", "low", "high"],
-    )
+    table = [
+        (system, metric, interval.value, interval.low, interval.high)
+        for system, part in rows.groupby("system", sort=False)
+        for metric, interval in metrics.evaluate(
+            part["question_id"], part["correct"].astype(bool), part["confidence"], seed=seed
+        ).items()
+    ]
+    return pd.DataFrame(table, columns=["system", "metric", "value", "low", "high"])

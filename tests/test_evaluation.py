@@ -92,7 +92,7 @@ def test_records_of_an_older_corea_are_told_and_given_their_questions(tmp_path):
     settings = whole["settings"].iloc[0]
     whole.drop(columns=["question", "content_id"]).to_parquet(path)
     with pytest.raises(
-        RecordsError, match=r"old\.parquet: column 'question' is missing: an older"
+        RecordsError, match=r"old\.parquet: column 'content_id' is missing: an older"
     ) as caught:
         read_records(path)
     assert "\n" not in str(caught.value)

@@ -235,20 +235,6 @@ def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.nda
     return np.where(np.isfinite(best), best, np.nan)
 
 
-def random_deferral(
-    slm_pass1: float, llm_pass1: float, slm_cost: float, llm_cost: float, points: int = 11
-) -> pd.DataFrame:
-    """What deferring a random share is expected to give: the line a useful confidence must beat.
-
-    The SLM is paid always and the LLM for the share deferred, so the line ends at the LLM's
-    accuracy and the cost of both.  Columns llm_share, pass1, cost; `points` rows from share 0 to 1.
-    Costs are means in one unit.
-    """
-    share = np.linspace(0, 1, points)
-    pass1 = (1 - share) * slm_pass1 + share * llm_pass1
-    return pd.DataFrame({"llm_share": share, "pass1": pass1, "cost": slm_cost + share * llm_cost})
-
-
 # --- offline: from records ------------------------------------------------------------------------
 
 
@@ -303,32 +289,26 @@ def evaluate_cascade(
     table = []
     for dataset, draws in set_draws(rows, resamples=resamples, seed=seed).items():
         set_rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
-        questions = len(set_rows[KEY[:2]].drop_duplicates())
+        questions = set_rows.groupby(KEY[:2]).ngroups
         samples = len(set_rows) / questions
         row = {"dataset": dataset, "threshold": threshold, "questions": questions}
         row["samples"] = int(samples) if samples.is_integer() else samples
         for name, values in draws.items():
-            interval = metrics.interval(values)
-            row |= {
-                name: interval.value,
-                f"{name}_low": interval.low,
-                f"{name}_high": interval.high,
-            }
+            bounds = metrics.interval(values)
+            row |= {name: bounds.value, f"{name}_low": bounds.low, f"{name}_high": bounds.high}
         table.append(row)
     return pd.DataFrame(table)
 
 
-def set_draws(
-    rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, dict[str, np.ndarray]]:
+def set_draws(rows: pd.DataFrame, **options) -> dict[str, metrics.Draws]:
     """The draws behind `evaluate_cascade`, from the rows of `replay`: per dataset, then "mean"."""
-    return metrics.set_draws(rows, _draws, resamples=resamples, seed=seed)
+    return metrics.set_draws(rows, _draws, **options)
 
 
-def _draws(rows: pd.DataFrame, resamples: int, seed) -> dict[str, np.ndarray]:
+def _draws(rows: pd.DataFrame, **options) -> metrics.Draws:
     columns = {name: rows[name] for name in ("correct", "llm_correct", "cost", "llm_cost")}
     columns["deferred"] = rows["source"] == "llm"
-    means = metrics.question_means(rows, columns, resamples=resamples, seed=seed)
+    means = metrics.question_means(rows, columns, **options)
     with np.errstate(divide="ignore", invalid="ignore"):
         reduction = 1 - means["cost"] / means["llm_cost"]
     return {

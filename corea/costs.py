@@ -1,4 +1,4 @@
-"""Tokens to cost: what a model charges for each million prompt and completion tokens."""
+"""Tokens to cost: what a model charges per million prompt and completion tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _MILLION = 1_000_000
 class Price:
     """Price of one model, in units (money, FLOPs, ...) per million prompt or completion tokens.
 
-    Raises ValueError unless both are finite numbers of at least 0.
+    Raises:
+        ValueError: unless both are finite numbers of at least 0.
     """
 
     prompt: float
@@ -23,15 +24,16 @@ class Price:
             _check_number(f"price per million {name} tokens", getattr(self, name))
 
     def cost(self, prompt_tokens, completion_tokens):
-        """Cost, in units, of these token counts (two numbers, or two arrays of one shape)."""
+        """Cost, in units, of these token counts: two numbers, or two arrays of one shape."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / _MILLION
 
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """Prices of a cascade's two models in the same unit, and where they come from.
+    """Prices of a cascade's two models in one unit, and the source that they can be checked by.
 
-    Raises ValueError where `source` is empty: a price without a source cannot be checked.
+    Raises:
+        ValueError: if the source is empty.
     """
 
     slm: Price
@@ -40,12 +42,10 @@ class PriceList:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source.strip():
-            raise ValueError(
-                f"source={self.source!r} of a price list: say where the prices come from"
-            )
+            raise ValueError(f"source={self.source!r} of prices: say where the prices come from")
 
     def cascade_cost(self, attempt, rescue=None) -> float:
-        """What one answer of a cascade costs: the SLM's completion, and the LLM's where it was asked."""
+        """Cost of one answer: the SLM's completion, and the LLM's if it was asked."""
         cost = self.slm.cost(attempt.prompt_tokens, attempt.completion_tokens)
         if rescue is not None:
             cost += self.llm.cost(rescue.prompt_tokens, rescue.completion_tokens)
@@ -55,9 +55,7 @@ class PriceList:
     def from_parameters(cls, slm_parameters: int, llm_parameters: int) -> PriceList:
         """Prices in proportion to the parameter counts; the LLM's is 1 per million tokens.
 
-        A forward pass takes about 2 N FLOPs a token for N parameters (Kaplan et al. 2020, arXiv
-        2001.08361), so the ratio of the prices is that of the FLOPs.  Raises ValueError for a count
-        that is not finite and above 0.
+        So is a forward pass: about 2 FLOPs per parameter (Kaplan et al. 2020, arXiv 2001.08361).
         """
         for name, count in (("slm_parameters", slm_parameters), ("llm_parameters", llm_parameters)):
             _check_number(name, count)

@@ -224,9 +224,7 @@ def test_vllm_server_agrees_with_the_engine_here(side, vllm, here, expected):
 
 
 def test_the_cascade_over_vllm_keeps_by_stated_confidence_and_by_its_expectation(vllm, expected):
-    answers = Cascade(server(vllm["slm"], "slm"), server(vllm["llm"], "llm"), threshold=0.8).answer(
-        QUESTIONS
-    )
+    answers = Cascade(server(vllm["slm"], "slm"), server(vllm["llm"], "llm"), 0.8).answer(QUESTIONS)
     kept = [
         parse(c.text).confidence is not None and parse(c.text).confidence >= 0.8
         for c in expected["slm"]
@@ -265,7 +263,7 @@ def test_transformers_serve_agrees_with_the_engine_here(transformers_serve, here
 
 def test_a_cascade_of_two_kinds_of_servers(transformers_serve, vllm):
     slm = server(transformers_serve, FOLDERS["slm"], concurrency=2, top_logprobs=0)
-    answers = Cascade(slm, server(vllm["llm"], "llm"), threshold=0.8).answer(QUESTIONS[:24])
+    answers = Cascade(slm, server(vllm["llm"], "llm"), 0.8).answer(QUESTIONS[:24])
     assert {a.source for a in answers} == {"slm", "llm"} and all(
         a.answer for a in answers if a.source == "llm"
     )

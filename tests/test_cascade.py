@@ -251,11 +251,6 @@ def test_sweep_refuses(columns, message):
     assert "\n" not in str(error.value)
 
 
-def test_random_deferral_is_the_line_from_the_slm_to_both():
-    line = cascade.random_deferral(0.5, 0.9, 1.0, 5.0, points=3)
-    assert line.to_numpy().tolist() == [[0, 0.5, 1], [0.5, 0.7, 3.5], [1, 0.9, 6]]
-
-
 def test_a_confidence_that_knows_nothing_lies_on_the_random_line():
     rng = np.random.default_rng(0)
     n = 40_000

@@ -363,9 +363,9 @@ def test_the_cascade_runs_over_two_servers(questions):
     from corea.cascade import Cascade
 
     with FaultyServer() as small, FaultyServer() as large:
-        kept = Cascade(engine(small), engine(large), threshold=0.5).answer(questions)
+        kept = Cascade(engine(small), engine(large), 0.5).answer(questions)
         assert {answer.source for answer in kept} == {"slm"} and large.asked.total() == 0
-        deferred = Cascade(engine(small), engine(large), threshold=0.8).answer(questions)
+        deferred = Cascade(engine(small), engine(large), 0.8).answer(questions)
         assert {answer.source for answer in deferred} == {"llm"} and large.asked.total() == 12
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
+import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +17,7 @@ import pytest
 import yaml
 
 import corea
-from tests import artifact, wheel
+from tests import artifact, ten_lines, wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -106,6 +110,55 @@ def test_without_a_checkout_a_plan_of_the_papers_models_is_made(installed, tmp_p
     assert done.returncode == 0 and "Plan of PROFILE=paper" in done.stdout, done.stderr
 
 
+# --- what `import corea` gives -----------------------------------------------------------------------
+
+
+def test_every_name_is_there_and_comes_without_what_is_heavy(tmp_path):
+    code = (
+        "import sys, corea; assert set(corea.__all__) <= set(dir(corea)); [getattr(corea, n) for n in corea.__all__]; "
+        "print(len(corea.__all__), *{'torch', 'scipy', 'trl', 'openai', 'datasets'} & set(sys.modules))"
+    )
+    done = run(ROOT, code, tmp_path)
+    assert done.returncode == 0 and done.stdout.split() == ["27"], done.stdout + done.stderr
+    with pytest.raises(AttributeError, match="module 'corea' has no attribute 'no_such'"):
+        corea.no_such
+
+
+@pytest.mark.parametrize("name", corea.__all__)
+def test_what_editors_see_is_what_is_given(name):
+    tree = ast.parse((ROOT / "corea" / "__init__.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    (module,) = [n.module for n in imports if name in {alias.name for alias in n.names}]
+    assert getattr(importlib.import_module(module), name) is getattr(corea, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("train", "train"), ("training_set", "train"), ("Server", "serve")]
+)
+def test_a_name_whose_extra_is_missing_says_what_to_install(name, extra, monkeypatch):
+    for package in ten_lines.EXTRAS:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError) as error:
+        getattr(corea, name)
+    assert str(error.value).endswith(f'pip install "corea[{extra}]"')
+
+
+def test_the_ten_lines_that_ask_run_without_any_extra():
+    """As in an empty environment with the core's dependencies alone, where `make dist` runs them."""
+    command = [sys.executable, str(ROOT / "tests" / "ten_lines.py"), "--core"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("threshold"), done.stderr
+
+
+PUBLIC = sorted({getattr(corea, name).__module__ for name in corea.__all__})
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_examples_of_docstrings_hold(module):
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
 # --- papers ---------------------------------------------------------------------------------------
 
 
@@ -139,15 +192,13 @@ def test_the_lock_file_holds_every_dependency_that_is_tested_with():
         for line in (ROOT / "requirements.lock").read_text().splitlines()
         if "==" in line
     }
-    wanted = [
-        *PROJECT["project"]["dependencies"],
-        *(
-            need
-            for extra in ("test", "course")
-            for need in PROJECT["project"]["optional-dependencies"][extra]
-        ),
-    ]
-    assert {re.match(r"[\w.-]+", need).group().lower() for need in wanted} <= locked
+    needs = dict(
+        PROJECT["project"]["optional-dependencies"], core=PROJECT["project"]["dependencies"]
+    )
+    wanted = [need for extra in needs.keys() - {"gpu"} for need in needs[extra]]
+    names = {re.match(r"[\w.-]+", need).group().lower() for need in wanted} - {"corea"}
+    assert names <= locked
+    assert not [need for need in wanted if "==" in need], "pins lie in the lock file"
     names = [
         line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()[1:]
     ]

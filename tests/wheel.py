@@ -1,4 +1,4 @@
-"""What `make dist` built: the wheel holds the package and its configurations, and works in an empty environment."""
+"""What `make dist` built: the wheel holds the package and its configurations, and runs the ten lines in an empty environment."""
 
 from __future__ import annotations
 
@@ -40,26 +40,21 @@ def check_contents(dist: Path) -> Path:
 
 
 def check_installed(wheel: Path) -> None:
-    """Install into an empty environment, without what it depends on, and import what needs none of that."""
+    """Install into an empty environment, with the core's dependencies, and run the README's ten lines on recorded answers."""
     with TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = str(Path(folder) / "bin" / "python")
-        install = [
-            python,
-            "-I",
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            str(wheel),
-        ]
-        subprocess.run(install, check=True)
-        found = subprocess.run(
+        pip = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, str(wheel)], check=True)
+        light = subprocess.run(
             [python, "-I", "-c", LIGHT], check=True, capture_output=True, text=True, cwd=folder
         )
-        assert found.stdout.strip() == "None None", found.stdout
+        assert light.stdout.strip() == "None None", light.stdout
+        subprocess.run([python, "-I", str(ROOT / "tests" / "ten_lines.py")], check=True, cwd=folder)
+        torch = subprocess.run(
+            [python, "-I", "-c", "import torch"], capture_output=True, cwd=folder
+        )
+        assert torch.returncode, "the core brings torch"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     wheel = check_contents(Path(arguments[0]))
     check_installed(wheel)
     print(
-        f"{wheel.name} holds the package of version {__version__} and is imported from an empty environment"
+        f"{wheel.name} holds the package of version {__version__} and runs the ten lines in an empty environment"
     )
 
 

@@ -121,7 +121,7 @@ def test_every_name_is_there_and_comes_without_what_is_heavy(tmp_path):
     done = run(ROOT, code, tmp_path)
     assert done.returncode == 0 and done.stdout.split() == ["27"], done.stdout + done.stderr
     with pytest.raises(AttributeError, match="module 'corea' has no attribute 'no_such'"):
-        corea.no_such
+        _ = corea.no_such
 
 
 @pytest.mark.parametrize("name", corea.__all__)

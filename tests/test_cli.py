@@ -81,7 +81,7 @@ def test_a_model_is_measured_with_intervals_and_not_asked_again(
         "parse_rate",
     } <= set(shown)
     assert "24 questions, 2 samples each" in said
-    monkeypatch.setattr(cli, "_own_engine", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(cli, "_engine", lambda *_: pytest.fail("asked again"))
     assert cli.main(command) == 0
     assert capsys.readouterr().out == said
 

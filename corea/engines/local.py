@@ -39,7 +39,7 @@ class TransformersEngine(ModelEngine):
             output = self.model.generate(
                 **inputs,
                 max_new_tokens=self.max_new_tokens,
-                do_sample=False,  # the sampler leaves one token, drawn from the model's distribution
+                do_sample=False,  # the sampler leaves one token, drawn by itself
                 logits_processor=LogitsProcessorList([sampler]),
                 eos_token_id=self.tokenizer.eos_token_id,
                 pad_token_id=self.tokenizer.pad_token_id,
@@ -163,7 +163,7 @@ class _Sampler:
         return torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[-1] - 1)
 
     def kept(self) -> list:
-        """By row: log-probabilities (steps,), ids and log-probabilities of likely ones (steps, top)."""
+        """By row: log-probabilities (steps,); ids and log-probabilities of likely tokens (steps, top)."""
         import torch
 
         if not self.steps:

@@ -18,28 +18,24 @@ from corea.rewards import REWARDS
 from corea.serving.client import Budget, Server
 from corea.support.files import atomic_write, settings_hash
 
-_KEYS = "API keys are read from COREA_SLM_KEY and COREA_LLM_KEY, or OPENAI_API_KEY for both."
+_KEYS = """API keys are read from COREA_SLM_KEY and COREA_LLM_KEY, or OPENAI_API_KEY for both.
+Clients of `corea serve` send COREA_API_KEY, if it is set."""
 _PLACES = """--slm http://127.0.0.1:8001/v1 --slm-model small \\
     --llm http://127.0.0.1:8002/v1 --llm-model large --threshold 0.8"""
 _EXAMPLES = {
     "train": """example:
   corea train questions.jsonl --model Qwen/Qwen2.5-1.5B-Instruct --out runs/mine \\
     --gpus 1 --lora-rank 32""",
-    "evaluate": f"""examples:
+    "evaluate": """examples:
   corea evaluate questions.jsonl --model runs/mine/model --out mine.parquet --gpus 1
-  corea evaluate questions.jsonl --server http://127.0.0.1:8001/v1 --model small --out small.parquet
-
-{_KEYS}""",
+  corea evaluate questions.jsonl --server http://127.0.0.1:8001/v1 --model small \\
+    --out small.parquet""",
     "answer": f"""example:
   corea answer questions.jsonl --out answers.jsonl \\
-    {_PLACES}
-
-{_KEYS}""",
+    {_PLACES}""",
     "serve": f"""example:
   corea serve \\
-    {_PLACES}
-
-{_KEYS} Clients send COREA_API_KEY, if it is set.""",
+    {_PLACES}""",
 }
 _ASKING = "--max-new-tokens --no-instruction --temperature --concurrency --timeout "
 _SIDES = "--slm --slm-model --slm-price --llm --llm-model --llm-price --threshold " + _ASKING
@@ -64,8 +60,8 @@ _COMMANDS = {  # what it does, and its options
     "serve": ("serve the cascade as an OpenAI-compatible API", "--host --port " + _SIDES),
 }
 _FILE = (
-    'one {"question": ..., "answer": ...} a line; also "id" and "answer_type": '
-    "math (the default), choice or text"
+    'one {"question": ..., "answer": ...} per line ("answer" only to grade); also "id" and '
+    '"answer_type": math (the default), choice or text'
 )
 _PRICE = {"nargs": 2, "type": float, "metavar": ("PROMPT", "COMPLETION")}
 _OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what it is
@@ -147,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=what,
             description=f"{what[0].upper()}{what[1:]}.",
-            epilog=_EXAMPLES[name],
+            epilog=f"{_EXAMPLES[name]}\n\n{_KEYS}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -209,13 +205,12 @@ def _train(given: argparse.Namespace) -> None:
     )
     if processes.rank() == 0:
         log = run.log().pivot(index="step", columns="metric", values="value")
-        ends = [
+        ends = ", ".join(
             f"{name} {log[name].iloc[0]:.2f} -> {log[name].iloc[-1]:.2f}"
             for name in ("accuracy", "mean confidence")
-        ]
-        print(
-            f"{len(log)} steps, {', '.join(ends)}; model in {run.model}, log in {run.folder / 'log.csv'}"
         )
+        log_file = run.folder / "log.csv"
+        print(f"{len(log)} steps, {ends}; model in {run.model}, log in {log_file}")
 
 
 def _evaluate(given: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from corea import cli, grpo
+from corea import __version__, cli, grpo
 from corea.paper.profiles import load_profile
 from corea.questions.load import load_questions
 from corea.records import read_records
@@ -134,10 +134,33 @@ def test_what_cannot_be_trained_is_one_line(more, says, questions, tmp_path, cap
 
 def test_wrong_lines_of_a_file_are_named_by_number(tmp_path, capsys):
     path = tmp_path / "own.jsonl"
-    path.write_text('{"question": "1+1=?", "answer": 2}\n{"question": "no answer"}\nnot json\n')
+    path.write_text('{"question": "1+1=?", "answer": 2}\n{"answer": "no question"}\nnot json\n')
     assert cli.main(evaluate(path, SLM, tmp_path / "out.parquet")) == 1
-    assert "2 wrong lines (2, 3); line 2: answer is missing" in capsys.readouterr().err
+    assert "2 wrong lines (2, 3); line 2: question is missing" in capsys.readouterr().err
     assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_questions_without_answers_are_asked_and_not_graded(answers, tmp_path, capsys):
+    """With one answer in three, accuracy is that of the one."""
+    path, out = tmp_path / "own.jsonl", tmp_path / "own.parquet"
+    lines = [{"question": f"{n}+0=?"} | ({"answer": "?"} if n < answers else {}) for n in range(3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with FaultyServer() as server:
+        assert cli.main(evaluate(path, "tiny", out, "--server", server.url)) == 0
+    rows, said = read_records(out), capsys.readouterr().out
+    assert len(rows) == 3 and rows["correct"].notna().sum() == answers
+    assert ("pass1" in said) == (answers > 0)
+    assert f"3 questions ({3 - answers} without an answer), 1 samples each" in said
+
+
+def test_the_version_is_told_and_no_command_is_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out.strip() == f"corea {__version__}"
+    assert cli.main([]) == 2
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("train", "evaluate", "answer", "serve", "COREA_SLM_KEY"))
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "answer", "serve"])

@@ -163,7 +163,7 @@ class _Sampler:
         return torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[-1] - 1)
 
     def kept(self) -> list:
-        """By row: log-probabilities (steps,); ids and log-probabilities of likely tokens (steps, top)."""
+        """By row: (steps,) log-probabilities; (steps, top) ids of likely tokens, and theirs."""
         import torch
 
         if not self.steps:

@@ -121,7 +121,7 @@ def test_an_unknown_architecture_is_one_clear_line():
 
 
 def test_a_model_that_wrote_nothing_well_formed_is_one_clear_line():
-    from corea.prompts import build_mini_tokenizer
+    from corea.mini.tokenizer import build_mini_tokenizer
 
     tokenizer = build_mini_tokenizer()
     model = pretrain.build_model(SPEC, len(tokenizer))

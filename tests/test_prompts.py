@@ -9,6 +9,7 @@ import trl
 from tokenizers import AddedToken
 
 from corea import prompts
+from corea.mini.tokenizer import build_mini_tokenizer
 from corea.parser import parse
 from corea.questions.base import Question
 
@@ -17,7 +18,7 @@ QUESTION = Question("47+386=?", "433")
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return prompts.build_mini_tokenizer()
+    return build_mini_tokenizer()
 
 
 def test_a_rendered_response_parses_to_what_was_put_in():
@@ -95,7 +96,7 @@ def test_real_chat_templates_render_the_system_turn_and_end_at_the_assistant(
     template, told, untold
 ):
     """The models' own templates, which TRL ships to know models by."""
-    tokenizer = prompts.build_mini_tokenizer()
+    tokenizer = build_mini_tokenizer()
     tokenizer.chat_template = (
         Path(trl.__file__).parent / "chat_templates" / f"{template}.jinja"
     ).read_text()
@@ -105,7 +106,7 @@ def test_real_chat_templates_render_the_system_turn_and_end_at_the_assistant(
 
 
 def test_a_tokenizer_that_would_hide_a_tag_is_refused(tmp_path):
-    tokenizer = prompts.build_mini_tokenizer()
+    tokenizer = build_mini_tokenizer()
     tokenizer.add_tokens([AddedToken("<answer>", special=True, normalized=False)])
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has <answer> as a special token"):
@@ -113,7 +114,7 @@ def test_a_tokenizer_that_would_hide_a_tag_is_refused(tmp_path):
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
-    tokenizer = prompts.build_mini_tokenizer()
+    tokenizer = build_mini_tokenizer()
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no chat template: use an instruction-tuned model"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corea import prompts
 from corea.mini.pretrain import BaseSpec, build_model
+from corea.mini.tokenizer import build_mini_tokenizer
 
 SPEC = BaseSpec(
     "tiny",
@@ -21,7 +21,7 @@ SPEC = BaseSpec(
 
 def save_tiny(folder: Path) -> Path:
     """Write weights, configuration and tokenizer to `folder`."""
-    tokenizer = prompts.build_mini_tokenizer()
+    tokenizer = build_mini_tokenizer()
     build_model(SPEC, len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

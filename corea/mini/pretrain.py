@@ -23,6 +23,7 @@ from filelock import FileLock
 from corea import prompts
 from corea.evaluation import judge
 from corea.grader import Grader
+from corea.mini.tokenizer import build_mini_tokenizer
 from corea.questions import generated
 from corea.questions.base import Question
 from corea.questions.generated import Sketch
@@ -292,7 +293,7 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     """
     folder, read = Path(folder), Path(work) / f"{spec.name}-reading-{settings_hash(spec.reading())}"
     work = Path(work) / f"{spec.name}-{settings_hash(spec)}"
-    tokenizer = prompts.build_mini_tokenizer()
+    tokenizer = build_mini_tokenizer()
     model, stages = build_model(spec, len(tokenizer)), {}
     texts = reading_texts(spec, spec.steps * spec.batch_size)
     read.mkdir(parents=True, exist_ok=True)

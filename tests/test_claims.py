@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 
 from corea.analysis import systems
-from corea.paper import claims
-from tests.fakes import PRICES, fake_records
+from corea.paper import claims, variants
+from corea.paper.profiles import ROOT
+from tests.fakes import PRICES, fake_records, fake_texts
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,8 @@ def table() -> pd.DataFrame:
 
 
 def ece_claim(above: bool) -> claims.Claim:
-    return claims._less("ECE", "test", "all", "ece", systems.COREA, "SLM-Verb", above=above)
+    compared = (systems.COREA, "SLM-Verb")
+    return claims.Claim("ECE", "test", "all", "difference", "ece", compared, above, trainings=1)
 
 
 def test_made_up_records_give_each_verdict():
@@ -93,9 +96,11 @@ def test_claims_about_ablations_read_their_runs():
     records = fake_records(questions=30)
     slm, ours = (records[records["system"] == name] for name in ("SLM", "L1-SLM"))
     wanted = [
-        claim for claim in claims.CLAIMS if "mixed target" in claim.claim and "AUROC" in claim.claim
+        claim
+        for claim in claims.read_claims()
+        if "mixed target" in claim.claim and "AUROC" in claim.claim
     ]
-    found = claims.table_claims(evidence(records, {"l2": slm, "mix-0.5": ours}), tuple(wanted))
+    found = claims.table_claims(evidence(records, {"l2": slm, "mix-0.5": ours}), wanted)
     assert found["verdict"].tolist() == ["reproduced"] and found["n"].iloc[0] == 120
 
 
@@ -142,7 +147,7 @@ def test_unstated_confidences_do_not_break_the_pairing():
     ours = records[records["system"] == "L1-SLM"]
     silent = ours.assign(confidence=ours["confidence"].where(ours["question_id"] != "drill/3"))
     e = evidence(records, {"one": ours, "other": silent})
-    difference = e.metric("one", "in-domain")["over"] - e.metric("other", "in-domain")["over"]
+    difference = e.draws("over", "one", "in-domain") - e.draws("over", "other", "in-domain")
     assert np.abs(difference).max() < 0.05 and np.ptp(difference) < 0.05
 
 
@@ -151,7 +156,7 @@ def test_ranking_within_a_question():
         "dataset": "d", "question_id": list("aabbccdd"), "correct": [True, False, True, False, True, True, False, True],
         "confidence": [0.9, 0.1, 0.1, 0.9, 0.5, 0.1, 0.5, 0.5],
     })  # fmt: skip
-    found = claims._within(rows, np.full((1, 8), 1 / 8))
+    found = claims._ranking_within(rows, np.full((1, 8), 1 / 8))
     assert found[0] == pytest.approx((1 + 0 + 0.5) / 3), (
         "one ranked well, one badly, one tied; c has no wrong answer"
     )
@@ -162,7 +167,9 @@ def test_seeds_widen_the_interval_of_a_claim_about_a_training():
     ours = records[records["system"] == "L1-SLM"]
     shifted = ours.assign(confidence=(ours["confidence"] * 0.6))
     claim = next(
-        c for c in claims.CLAIMS if c.claim.startswith("L1-SLM is better calibrated than the SLM")
+        c
+        for c in claims.read_claims()
+        if c.claim.startswith("L1-SLM is better calibrated than the SLM")
     )
     alone = claims.table_claims(evidence(records), (claim,)).iloc[0]
     seeded = claims.table_claims(evidence(records, {"L1-SLM-seed-1": shifted}), (claim,)).iloc[0]
@@ -175,6 +182,50 @@ def test_seeds_widen_the_interval_of_a_claim_about_a_training():
 
 
 def test_the_page_says_what_it_cannot_say():
-    assert len(claims.CANNOT_SAY) >= 3 and all(
-        line.endswith((";", ".")) for line in claims.CANNOT_SAY
-    )
+    notebook = json.loads((ROOT / "notebooks" / "11_claims.ipynb").read_text())
+    texts = ["".join(cell["source"]) for cell in notebook["cells"]]
+    page = next(text for text in texts if text.startswith("## What the mini world cannot say"))
+    points = page.split("\n- ")[1:]
+    assert len(points) >= 3 and all(point.strip().endswith((";", ".")) for point in points)
+
+
+HEAD = "claim,source,scope,kind,measure,systems,bound,trainings,paper_value,certainty\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("everywhere,value,ece,l2,above 0,1,,firm", "scope='everywhere'; use one of in-domain"),
+        ("all,ratio,ece,anchor; l2,above 0,1,,firm", "kind='ratio'; use one of value, difference"),
+        ("all,value,ecce,l2,above 0,1,,firm", "measure='ecce'; use one of pass1, ece"),
+        ("all,largest miss,ece,l2,above 0,1,,firm", "measure='ece'; use one of kept, deferred"),
+        ("all,difference,ece,l2,above 0,1,,firm", "1 systems; a difference is of 2"),
+        ("all,value,ece,l2 @ nowhere,above 0,1,,firm", "systems are in 'nowhere'; use one of"),
+        ("all,value,ece,l2,over 0,1,,firm", "bound='over 0'; use 'above' or 'below'"),
+        ("all,value,ece,l2,above much,1,,firm", "bound='above much'; use 'above' or 'below'"),
+        ("all,value,ece,l2,above 0,one,,firm", "trainings='one'; use a whole number"),
+        ("all,value,ece,l2,above 0,1,,surely", "certainty='surely'; use one of firm"),
+    ],
+)
+def test_a_wrong_row_is_one_clear_line(row, said, tmp_path):
+    path = tmp_path / "claims.csv"
+    path.write_text(f"{HEAD}A,paper,all,difference,ece,anchor; l2,above 0,1,,firm\nB,paper,{row}\n")
+    with pytest.raises(ValueError, match="line 3: ") as caught:
+        claims.read_claims(path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_missing_is_named(tmp_path):
+    path = tmp_path / "claims.csv"
+    path.write_text(f"{HEAD.replace('scope,', '')}A,paper,value,ece,l2,above 0,1,,firm\n")
+    with pytest.raises(ValueError, match=r"line 2: .*'scope'"):
+        claims.read_claims(path)
+
+
+def test_each_claim_names_runs_that_exist():
+    """A misspelt run would leave its claim undecided for ever."""
+    candidates = {system.name for system in systems.CANDIDATES}
+    ours = {system.name for system in (*systems.PAPER, *systems.OURS)}
+    for claim in claims.read_claims():
+        names = {name for name, _ in claim.terms} - {"honest-0 base"}
+        assert names <= candidates | ours | set(variants.RUNS), claim.claim

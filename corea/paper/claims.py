@@ -1,15 +1,18 @@
-"""Claims of the paper, and claims against it, each as a relation that records can decide.
+"""Claims of the paper, and of later work against it, each a relation that records decide.
 
-A claim is a number that is said to lie above or below a bound.  Its verdict comes from the 95% interval alone, by `verdict`;
-nobody writes one down.  The interval is over questions; where trainings are compared and several seeds were run, the spread
-from seed to seed widens it.  Sources: the paper (EACL 2026, pp. 4480-4501) and later work, by arXiv number or name.
+A row of `claims.csv` says that a value lies above or below a bound.  Its verdict follows from the
+value's 95% interval; nobody writes one down.  The interval is over questions.  If trainings are
+compared and several seeds were run, the spread from seed to seed widens it.  Sources are the paper
+(EACL 2026, pp. 4480-4501) and later work, by arXiv number or name.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,47 +24,119 @@ from corea.metrics import Interval
 from corea.paper.variants import TRAINED
 from corea.questions.base import GROUPS
 
-COLUMNS = [
-    "claim",
-    "source",
-    "scope",
-    "paper_value",
-    "value",
-    "low",
-    "high",
-    "n",
-    "verdict",
-    "certainty",
-]
+CLAIMS = Path(__file__).with_name("claims.csv")
+_RESULT = ["value", "low", "high", "n", "verdict"]
+COLUMNS = ["claim", "source", "scope", "paper_value", *_RESULT, "certainty"]
 SCOPES = {
     **{group: (group,) for group in GROUPS},
     "ood": ("ood-math", "ood-nonmath"),
     "all": tuple(GROUPS),
 }
-_CASCADE_MEASURES = ("pass1_drop", "cost_reduction")
-_NEVER = 100.0
-CANNOT_SAY = (
-    "the absolute Pass@1, ECE, AUROC and cost of 7B and 32B models: a mini world has its own;",
-    "how much the token probabilities of a large model tell: here many an error is an unlikely token drawn at temperature 1,"
-    " which AvgProb sees at once;",
-    "how 0.69 would do as a threshold on DeepMath500: thresholds do not carry over;",
-    "what reasoning text a large model writes, and whether its length follows its confidence;",
-    "how much knowledge, other than arithmetic and string handling, a confidence carries over;",
-    "whether stated numerals collapse to 10-22 levels (CREDO): the mini models know eleven;",
-    "whether separate advantages for reasoning and confidence tokens help (DCPO): that is another trainer;",
-    "what a threshold with a finite-sample guarantee costs (Learn-then-Test): none is fitted here;",
-    "how RLCC behaves over thousands of steps, or with a vocabulary in which a numeral has many spellings.",
-)
+# Kinds of value: how many systems each compares, and how, from their draws of one measure.
+_KINDS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
+    "value": (1, lambda draws: draws),
+    "difference": (2, lambda first, second: first - second),
+    "reduction": (2, lambda first, second: 1 - first / second),
+    "difference of differences": (4, lambda a, b, c, d: (a - b) - (c - d)),
+}
+_MISS = "largest miss"  # a kind of its own, of one system: its interval is not that of draws
+_MISSES = ("kept", "deferred")
+_METRICS = ("pass1", "ece", "brier", "auroc", "aurc")
+_OF_ANSWERS = ("over", "ends", "within")
+_OF_CASCADE = ("cascade pass1", "cascade pass1_drop", "cascade cost_reduction")
+_COST = "cost at COREA's Pass@1"
+_QUESTION = ["dataset", "question_id"]
+_NEVER = 100.0  # times the LLM's cost, for a Pass@1 that is never reached
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One row of `claims.csv`: a value of `kind` is said to lie above, or below, a bound.
+
+    Args:
+        kind, measure: of `_KINDS`, and what is measured; or "largest miss", "kept" or "deferred".
+        systems: whose records are read, each in `scope` or in its own ("L1-SLM-Verb @ ood-math").
+        trainings: how many trainings, which chance could have made otherwise, are compared.
+        paper_value: what the source reports, as text.
+        certainty: how surely that is known (firm, likely, weak); "counter" for later work against
+            the paper, "ours" for our own trials.
+
+    Raises:
+        ValueError: if a field is none of those allowed.
+    """
+
+    claim: str
+    source: str
+    scope: str
+    kind: str
+    measure: str
+    systems: tuple[str, ...]
+    above: bool = True
+    bound: float = 0.0
+    trainings: int = 0
+    paper_value: str = ""
+    certainty: str = "likely"
+
+    def __post_init__(self):
+        is_miss = self.kind == _MISS
+        measures = _MISSES if is_miss else (*_METRICS, *_OF_ANSWERS, *_OF_CASCADE, _COST)
+        choices = {
+            "kind": (*_KINDS, _MISS),
+            "measure": measures,
+            "scope": tuple(SCOPES),
+            "certainty": ("firm", "likely", "weak", "counter", "ours"),
+        }
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}={value!r}; use one of {', '.join(allowed)}")
+        if scopes := [scope for _, scope in self.terms if scope not in SCOPES]:
+            raise ValueError(f"systems are in {scopes[0]!r}; use one of {', '.join(SCOPES)}")
+        if len(self.systems) != (count := 1 if is_miss else _KINDS[self.kind][0]):
+            raise ValueError(f"{len(self.systems)} systems; a {self.kind} is of {count}")
+
+    @property
+    def terms(self) -> list[tuple[str, str]]:
+        """The name and the scope of each system."""
+        names = (system.partition(" @ ") for system in self.systems)
+        return [(name, scope or self.scope) for name, _, scope in names]
+
+
+def read_claims(path: str | Path = CLAIMS) -> list[Claim]:
+    """The claims of a file; raises ValueError, in one line, for a wrong row."""
+    claims = []
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        try:
+            claims.append(_claim(**row))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {line}: {error}") from error
+    return claims
+
+
+def _claim(bound: str, systems: str, trainings: str, **row: str) -> Claim:
+    if not re.fullmatch(r"(above|below) \d+(\.\d+)?", bound):
+        raise ValueError(f"bound={bound!r}; use 'above' or 'below' and a number")
+    if not trainings.isdigit():
+        raise ValueError(f"trainings={trainings!r}; use a whole number")
+    side, number = bound.split()
+    relation: dict = {"above": side == "above", "bound": float(number)}
+    names = tuple(systems.split("; "))
+    return Claim(**row, **relation, systems=names, trainings=int(trainings))
 
 
 verdict = functools.partial(metrics.verdict, words=("reproduced", "contradicted"))
 
 
 class Evidence:
-    """Records behind the claims, and their bootstrap draws: first the value, then one for each resample of questions.
+    """Records behind the claims, and their bootstrap draws: the value, then one per resample.
 
-    compared: the systems of one run; ablations: records of ablation runs, of seeds ("L1-SLM-seed-1") and bases ("tiny base"), by
-    name, or empty.  All draws of a scope resample the same questions alike, so they can be subtracted.
+    All draws in a scope resample the same questions alike, so that they can be subtracted.
+
+    Args:
+        compared: the systems of one run.
+        ablations: records by run, of ablations, seeds ("L1-SLM-seed-1") and bases ("tiny base").
+        resamples, seed: of the bootstrap over questions.
     """
 
     def __init__(
@@ -72,303 +147,144 @@ class Evidence:
         resamples: int = 1000,
         seed: int = 0,
     ):
-        self.compared, self.threshold, self.prices = compared, compared.threshold, compared.prices
+        self.compared, self.threshold = compared, compared.threshold
         self.records = {**ablations, **compared.rows, "LLM": compared.llm}
-        self.options: dict[str, Any] = {"resamples": resamples, "seed": seed}
-        self.metric = functools.cache(self._metric)
-        self.together = functools.cache(self._together)
-        self.seed_sd = functools.cache(self._seed_sd)
+        self._options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+        self._means = functools.cache(self._means_over_sets)
 
-    def part(self, system: str, scope: str) -> pd.DataFrame:
+    def rows(self, system: str, scope: str) -> pd.DataFrame:
         """Rows of a system or an ablation run in one scope."""
-        found = self.records[system]
-        return found[found["group"].isin(SCOPES[scope])]
+        records = self.records[system]
+        return records[records["group"].isin(SCOPES[scope])]
 
-    def questions(self, system: str, scope: str) -> int:
-        """How many questions stand behind a draw."""
-        return len(self.part(system, scope)[["dataset", "question_id"]].drop_duplicates())
+    def draws(self, measure: str, system: str, scope: str) -> np.ndarray:
+        """Draws of a measure, (1 + resamples,), its mean over the sets of the scope.
 
-    def _metric(self, system: str, scope: str) -> dict[str, np.ndarray]:
-        """Draws of every metric of a stand-alone system, the mean over sets, and two more.
-
-        over: mean confidence less accuracy, of the answers that state one.  within: chance that, of a right and a wrong
-        answer to the same question, the right one is the more confident (ties count half), the mean over such questions.
+        Beside metrics and the cascade's measures at the paper's threshold: over, the mean
+        confidence less accuracy of answers that state one; ends, the share of answers whose
+        confidence is 0 or 1; within, the AUROC among answers to one question; the least cost at
+        COREA's Pass@1 as a share of the LLM's.
         """
-        part = self.part(system, scope)
-        weights = metrics.row_weights(part, **self.options)
-        stated = part["confidence"].notna().to_numpy(dtype=float)
-        gap = (part["confidence"].fillna(0) - part["correct"]).to_numpy(dtype=float) * stated
-        found = metrics.set_draws(part, **self.options)["mean"]
-        return found | {
-            "over": weights @ gap / (weights @ stated),
-            "within": _within(part, weights),
-        }
-
-    def _together(self, system: str, scope: str) -> dict[str, np.ndarray]:
-        """Draws of a cascade at the paper's threshold, the mean over sets; as `cascade.set_draws`."""
-        return cascade.set_draws(self.replayed(system, scope), **self.options)["mean"]
-
-    def replayed(self, system: str, scope: str) -> pd.DataFrame:
-        """The rows of `cascade.replay` for one system in one scope."""
-        return cascade.replay(
-            self.part(system, scope).sort_values(cascade.KEY), self.part("LLM", scope), self.threshold, self.prices,
-            before_generation=system in self.compared.routers,
-        )  # fmt: skip
-
-    def cost_beyond_coreas(self, system: str, scope: str) -> np.ndarray:
-        """Draws of a system's cost at COREA's Pass@1, less COREA's there, as a share of the LLM's; both from the whole curve.
-
-        A Pass@1 that is never reached counts as `_NEVER` times the LLM's cost.
-        """
-        ours, theirs = self.replayed(COREA, scope), self.replayed(system, scope)
-        weights = metrics.row_weights(ours, **self.options)
-        target, spent = (
-            weights @ ours["correct"].to_numpy(dtype=float),
-            weights @ ours["llm_cost"].to_numpy(),
-        )
-        costs = [
-            cascade.cost_at_pass1(
-                rows, weights, target, before_generation=name in self.compared.routers
-            )[0]
-            / spent
-            for name, rows in ((system, theirs), (COREA, ours))
-        ]
-        return np.nan_to_num(costs[0], nan=_NEVER) - np.nan_to_num(costs[1], nan=_NEVER)
-
-    def ends(self, system: str, scope: str) -> np.ndarray:
-        """Draws of the share of answers whose confidence is 0 or 1."""
-        part = self.part(system, scope)
-        return metrics.row_weights(part, **self.options) @ part["confidence"].isin((0, 1)).to_numpy(
-            dtype=float
-        )
+        if measure == _COST:
+            return self._cost_at_coreas(system, scope)
+        if measure in _OF_ANSWERS:
+            return self._of_answers(measure, system, scope)
+        means = self._means(system, scope, measure in _OF_CASCADE)
+        return means[measure.removeprefix("cascade ")]
 
     def misses(self, scope: str, kept: bool) -> Interval:
-        """The largest miss of COREA's threshold over the sets of a scope, with an interval that allows for their number.
+        """The largest miss of COREA's threshold over the sets of a scope.
 
-        A miss is how far, on one set, the accuracy of the answers kept lies under the threshold (kept), or that of the SLM's
-        answers deferred lies over it (not kept).  The largest of several noisy numbers is too large, so each set's interval is
-        widened for their number (Bonferroni) before the largest is taken.
+        A miss is how far, on one set, the accuracy of the answers kept lies under the threshold
+        (kept), or that of the SLM's answers deferred lies over it.  The largest of several noisy
+        numbers is too large, so each set's interval is widened for their number (Bonferroni) first.
         """
-        found, level = [], 2.5 / len(self.replayed(COREA, scope)["dataset"].unique())
-        for _, rows in self.replayed(COREA, scope).groupby("dataset", sort=False):
-            weights = metrics.row_weights(rows, **self.options)
-            among = (rows["source"] == ("slm" if kept else "llm")).to_numpy(dtype=float)
-            total = weights @ among
+        replayed = self._replayed(COREA, scope)
+        intervals, level = [], 2.5 / replayed["dataset"].nunique()
+        for _, rows in replayed.groupby("dataset", sort=False):
+            weights = metrics.row_weights(rows, **self._options)
+            counted = (rows["source"] == ("slm" if kept else "llm")).to_numpy(dtype=float)
+            total = weights @ counted
             if (total > 0).all():
-                accuracy = weights @ (among * rows["slm_correct"].to_numpy(dtype=float)) / total
+                accuracy = weights @ (counted * rows["slm_correct"].to_numpy(dtype=float)) / total
                 draws = (self.threshold - accuracy) * (1 if kept else -1)
-                found.append((draws[0], *np.percentile(draws[1:], [level, 100 - level])))
-        return Interval(*np.max(found, axis=0)) if found else Interval(*[float("nan")] * 3)
+                intervals.append((draws[0], *np.percentile(draws[1:], [level, 100 - level])))
+        return Interval(*np.max(intervals, axis=0)) if intervals else _UNKNOWN
 
-    def _seed_sd(self, name: str, scope: str) -> float:
-        """Seed-to-seed standard deviation of a measure; NaN where there is one seed only.
+    def _of_answers(self, measure: str, system: str, scope: str) -> np.ndarray:
+        """Draws of a measure of single answers, as `draws` explains them."""
+        rows = self.rows(system, scope)
+        weights = metrics.row_weights(rows, **self._options)
+        if measure == "within":
+            return _ranking_within(rows, weights)
+        if measure == "ends":
+            return weights @ rows["confidence"].isin((0, 1)).to_numpy(dtype=float)
+        stated = rows["confidence"].notna().to_numpy(dtype=float)
+        gap = (rows["confidence"].fillna(0) - rows["correct"]).to_numpy(dtype=float) * stated
+        return weights @ gap / (weights @ stated)
 
-        Of a metric: pooled over the three trained systems.  Of a cascade's measure (cost_reduction, ...): of COREA.
-        """
-        variances = []
-        for system in TRAINED:
-            runs = [
-                f"{system}-Verb",
-                *(run for run in sorted(self.records) if run.startswith(f"{system}-seed-")),
-            ]
-            if len(runs) > 1 and name in _CASCADE_MEASURES and system == "L1-SLM":
-                variances.append(
-                    np.var([self.together(run, scope)[name][0] for run in runs], ddof=1)
-                )
-            if len(runs) > 1 and name not in _CASCADE_MEASURES:
-                found = [
-                    self.metric(run, scope)[name.removesuffix(" reduction")][0] for run in runs
-                ]
-                if name == "ece reduction":
-                    found = [1 - ece / self.metric("SLM-Verb", scope)["ece"][0] for ece in found]
-                variances.append(np.var(found, ddof=1))
-        return float(np.sqrt(np.mean(variances))) if variances else float("nan")
+    def _replayed(self, system: str, scope: str) -> pd.DataFrame:
+        slm = self.rows(system, scope).sort_values(cascade.KEY)
+        llm, prices = self.rows("LLM", scope), self.compared.prices
+        is_router = system in self.compared.routers
+        return cascade.replay(slm, llm, self.threshold, prices, before_generation=is_router)
 
+    def _means_over_sets(self, system: str, scope: str, cascaded: bool) -> dict[str, np.ndarray]:
+        if cascaded:
+            return cascade.set_draws(self._replayed(system, scope), **self._options)["mean"]
+        return metrics.set_draws(self.rows(system, scope), **self._options)["mean"]
 
-def _within(part: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-    """See `Evidence._metric`; part and weights row for row."""
-    confidence = part["confidence"].fillna(-1).to_numpy(dtype=float)
-    correct = part["correct"].to_numpy(dtype=bool)
-    question = part.groupby(["dataset", "question_id"], sort=False).ngroup().to_numpy()
-    first = np.unique(question, return_index=True)[1]
-    score = np.full(len(first), np.nan)
-    for n, rows in enumerate(
-        np.split(np.argsort(question, kind="stable"), np.cumsum(np.bincount(question))[:-1])
-    ):
-        right, wrong = confidence[rows][correct[rows]], confidence[rows][~correct[rows]]
-        if len(right) and len(wrong):
-            higher = right[:, None] - wrong[None, :]
-            score[n] = np.mean((higher > 0) + 0.5 * (higher == 0))
-    mixed = ~np.isnan(score)
-    own = weights[:, first][:, mixed]
-    with np.errstate(invalid="ignore"):
-        return own @ score[mixed] / own.sum(axis=1)
+    def _cost_at_coreas(self, system: str, scope: str) -> np.ndarray:
+        ours, theirs = self._replayed(COREA, scope), self._replayed(system, scope)
+        weights = metrics.row_weights(ours, **self._options)
+        target = weights @ ours["correct"].to_numpy(dtype=float)
+        is_router = system in self.compared.routers
+        cost = cascade.cost_at_pass1(theirs, weights, target, before_generation=is_router)[0]
+        return np.nan_to_num(cost / (weights @ ours["llm_cost"].to_numpy()), nan=_NEVER)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A relation that is said to hold: `value` lies above, or below, `bound`.
+def _ranking_within(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Draws of the mean AUROC over questions that have right and wrong answers.
 
-    value: from `Evidence`, draws or an interval.  paper_value: what the source reports, as text.  certainty: how surely that is
-    known (firm, likely, weak), "counter" for later work against the paper, "ours" for our own trials.  systems: whose records
-    are read; the first one's questions are counted.  measure, trainings: the measure, and how many trainings that chance
-    could have made otherwise are compared; their seed-to-seed spread widens the interval.
+    An answer without a confidence ranks below all others; weights are (draws, rows).
     """
-
-    claim: str
-    source: str
-    scope: str
-    value: Callable[[Evidence], np.ndarray | Interval]
-    bound: float = 0.0
-    above: bool = True
-    paper_value: str = ""
-    certainty: str = "likely"
-    systems: tuple[str, ...] = (COREA,)
-    measure: str = ""
-    trainings: int = 0
+    ranks = rows.assign(rank=(rows["confidence"].fillna(-1) + 1) / 2)
+    by_question = ranks.groupby(_QUESTION, sort=False)[["rank", "correct"]]
+    scores = np.array([metrics.auroc(each["rank"], each["correct"]) for _, each in by_question])
+    is_mixed = ~np.isnan(scores)
+    question_weights = weights[:, ~rows.duplicated(_QUESTION)][:, is_mixed]
+    with np.errstate(invalid="ignore"):
+        return question_weights @ scores[is_mixed] / question_weights.sum(axis=1)
 
 
-def _cascade(claim: str, scope: str, measure: str, **rest) -> Claim:
-    """A claim about COREA's own measure at the paper's threshold."""
-    return Claim(
-        claim,
-        _PAPER,
-        scope,
-        lambda e: e.together(COREA, scope)[measure],
-        measure=measure,
-        trainings=1,
-        **rest,
-    )
+def table_claims(evidence: Evidence, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
+    """Every claim, of `claims.csv` unless given, with its value, 95% interval and verdict.
 
-
-def _between_scopes(claim: str, measure: str, first: str, second: str, **rest) -> Claim:
-    """A claim that COREA's measure is larger in one scope than in another."""
-    return Claim(
-        claim,
-        _PAPER,
-        "all",
-        lambda e: e.together(COREA, first)[measure] - e.together(COREA, second)[measure],
-        **rest,
-    )
-
-
-def _less(
-    claim: str,
-    source: str,
-    scope: str,
-    measure: str,
-    first: str,
-    second: str,
-    trainings: int = 1,
-    **rest,
-) -> Claim:
-    """A claim about the first system's metric less the second's."""
-    return Claim(
-        claim, source, scope, lambda e: e.metric(first, scope)[measure] - e.metric(second, scope)[measure],
-        systems=(first, second), measure=measure, trainings=trainings, **rest,
-    )  # fmt: skip
-
-
-def _reduction(claim: str, bound: float, above: bool, paper_value: str) -> Claim:
-    """A claim about the share of the SLM's ECE that training removes."""
-    return Claim(
-        claim, _PAPER, "all", lambda e: 1 - e.metric(COREA, "all")["ece"] / e.metric("SLM-Verb", "all")["ece"], bound, above,
-        paper_value, systems=(COREA, "SLM-Verb"), measure="ece reduction", trainings=1,
-    )  # fmt: skip
-
-
-def _auroc_gain(e: Evidence, after: str, before: str) -> np.ndarray:
-    return e.metric(after, "ood")["auroc"] - e.metric(before, "ood")["auroc"]
-
-
-def _routers_cost(e: Evidence, scope: str) -> np.ndarray:
-    return e.cost_beyond_coreas("Router+RLVR-SLM", scope)
-
-
-_PAPER, _LATER = "paper", "counter"
-_ROLLOUTS = ("anchor", "rollouts-4", "rollouts-16", "rollouts-32")
-CLAIMS: tuple[Claim, ...] = (
-    _cascade("COREA costs less than the LLM alone", "ood-math", "cost_reduction", paper_value="21.5%", certainty="firm"),
-    _cascade("COREA costs less than the LLM alone", "ood-nonmath", "cost_reduction", paper_value="16.8%", certainty="firm"),
-    _cascade("COREA costs less than the LLM alone", "in-domain", "cost_reduction", paper_value="6.7%"),
-    _between_scopes("COREA saves more on OOD math than on OOD non-math", "cost_reduction", "ood-math", "ood-nonmath", paper_value="21.5% to 16.8%", certainty="firm"),
-    _between_scopes("COREA saves more on OOD math than in domain", "cost_reduction", "ood-math", "in-domain", paper_value="21.5% to 6.7%"),
-    _between_scopes("COREA saves more on OOD non-math than in domain", "cost_reduction", "ood-nonmath", "in-domain", paper_value="16.8% to 6.7%"),
-    *(
-        _cascade("COREA's Pass@1 is within 2 points of the LLM's", scope, "pass1_drop", bound=0.02, above=False, paper_value="at most 2 points", certainty="firm")
-        for scope in GROUPS
-    ),
-    _cascade("COREA is less accurate than the LLM alone", "ood-math", "pass1_drop", paper_value="77.9 to 79.6", certainty="weak"),
-    _between_scopes("COREA is more accurate on OOD math than in domain", "pass1", "ood-math", "in-domain", paper_value="77.9 to 67.5", certainty="weak"),
-    _between_scopes("COREA is more accurate on OOD math than on OOD non-math", "pass1", "ood-math", "ood-nonmath", paper_value="77.9 to 69.7", certainty="weak"),
-    _between_scopes("COREA is more accurate on OOD non-math than in domain", "pass1", "ood-nonmath", "in-domain", paper_value="69.7 to 67.5", certainty="weak"),
-    _less("L1-SLM is better calibrated than the SLM (ECE)", _PAPER, "all", "ece", COREA, "SLM-Verb", above=False, paper_value="0.12", certainty="weak"),
-    _less("L1-SLM's confidence ranks better than the SLM's (AUROC)", _PAPER, "all", "auroc", COREA, "SLM-Verb", paper_value="0.72", certainty="weak"),
-    _reduction("RLCC lowers ECE by 30% or more", 0.30, True, "30%"),
-    _reduction("RLCC lowers ECE by 50% or less", 0.50, False, "50%"),
-    _less("RLCC raises Pass@1 in domain", _PAPER, "in-domain", "pass1", COREA, "SLM-Verb", paper_value="up to 10 points"),
-    _less("RLCC raises Pass@1 in domain by 10 points or less", _PAPER, "in-domain", "pass1", COREA, "SLM-Verb", bound=0.10, above=False, paper_value="up to 10 points"),
-    _less("L1-SLM is better calibrated than RLVR-SLM (ECE)", _PAPER, "all", "ece", COREA, "RLVR-SLM-Verb", 2, above=False),
-    _less("L1-SLM is better calibrated than Brier-SLM (ECE)", _PAPER, "all", "ece", COREA, "Brier-SLM-Verb", 2, above=False),
-    _less("L1 calibrates better than KL (ECE, short runs)", _PAPER, "all", "ece", "anchor", "kl", 2, above=False),
-    *(
-        _less(f"with {run.split('-')[-1] if run != 'anchor' else 8} rollouts a group, ECE falls below the SLM's", _PAPER, "in-domain", "ece", run, "SLM-Verb", above=False, paper_value="4-32")
-        for run in _ROLLOUTS
-    ),
-    Claim("L1-SLM states 0 or 1 in more than half of its answers: confidences stay discretised", _PAPER, "all", lambda e: e.ends(COREA, "all"), 0.5, paper_value="stated limit"),
-    *(
-        _less("a probe of RLVR-SLM ranks better than COREA's stated confidence (AUROC)", "IPoET", scope, "auroc", "RLVR-SLM-Probe", COREA, 2, paper_value=".862 to .625", certainty=_LATER)
-        for scope in ("in-domain", "ood")
-    ),
-    _less("digit expectation ranks better than the sampled numeral: SLM (AUROC)", "CREDO", "all", "auroc", "SLM-Digits", "SLM-Verb", 0, paper_value=".644 to .765", certainty=_LATER),
-    _less("digit expectation ranks better than the sampled numeral: L1-SLM (AUROC)", "CREDO", "all", "auroc", "L1-SLM-Digits", COREA, 0, paper_value=".775 to .864", certainty=_LATER),
-    _less("a mixed target (.5) ranks better than the pure group target (AUROC, L2)", "CREDO", "all", "auroc", "mix-0.5", "l2", 2, paper_value="best of its mixes", certainty=_LATER),
-    _less("a mixed target (.5) calibrates better than the pure group target (ECE, L2)", "CREDO", "all", "ece", "mix-0.5", "l2", 2, above=False, paper_value="best of its mixes", certainty=_LATER),
-    _less("a pure group target teaches difficulty: it ranks answers to one question worse than the answer's own target (L2)", "CREDO", "all", "within", "l2", "brier", 2, above=False, certainty=_LATER),
-    _less("the answer's own correctness is the better target (ECE, L2)", "CALIBER 2606.24281", "all", "ece", "brier", "l2", 2, above=False, certainty=_LATER),
-    _less("dividing by the group's standard deviation raises confidence above accuracy", "2508.11800", "all", "over", "anchor", "no-std", 2, certainty=_LATER),
-    *(
-        Claim("a router that decides before generation is cheaper than COREA at its Pass@1", "2605.06350", scope, functools.partial(_routers_cost, scope=scope), above=False, paper_value="4 of 5 datasets", certainty=_LATER, systems=(COREA, "Router+RLVR-SLM"))
-        for scope in ("in-domain", "ood")
-    ),
-    _less("isotonic recalibration lowers ECE out of domain", "UCCI 2605.18796", "ood", "ece", "L1-SLM-Verb-Isotonic", COREA, 0, above=False, certainty=_LATER),
-    Claim("one threshold carried over keeps answers that are right less often than it says, on some set", "RLCR files", "ood", lambda e: e.misses("ood", kept=True), paper_value=".495 kept at .69", certainty=_LATER),
-    Claim("one threshold carried over defers answers that are right more often than it says, on some set", "RLCR files", "ood", lambda e: e.misses("ood", kept=False), paper_value=".975 kept at .69", certainty=_LATER),
-    Claim("a base that knows nothing of itself gains less AUROC out of domain", "our trials", "ood", lambda e: _auroc_gain(e, "honest-0", "honest-0 base") - _auroc_gain(e, "anchor", "SLM-Verb"), above=False, certainty="ours", systems=("anchor", "honest-0", "honest-0 base", "SLM-Verb"), measure="auroc", trainings=2),
-)  # fmt: skip
-
-
-def table_claims(evidence: Evidence, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
-    """Every claim with its value, 95% interval and verdict; a claim whose runs are not there is undecided, without a value.
-
-    Columns `COLUMNS`, and bound ("above 0") and seed_sd, by which the interval was widened; n is the number of questions behind
-    the value.
+    Returns:
+        `COLUMNS`, and bound ("above 0") and seed_sd, by which the interval was widened.  n is the
+        number of questions behind the value.  A claim without its runs is undecided, with no value.
     """
     table = []
-    for claim in claims:
-        there = all(system in evidence.records for system in claim.systems)
-        found, seed_sd = (
-            _interval(claim, evidence) if there else (Interval(*[float("nan")] * 3), float("nan"))
-        )
-        table.append({
-            "claim": claim.claim, "source": claim.source, "scope": claim.scope, "paper_value": claim.paper_value,
-            "value": found.value, "low": found.low, "high": found.high,
-            "n": evidence.questions(claim.systems[0], claim.scope) if there else 0,
-            "verdict": verdict(found.low, found.high, claim.bound, claim.above), "certainty": claim.certainty,
-            "bound": f"{'above' if claim.above else 'below'} {claim.bound:g}", "seed_sd": seed_sd,
-        })  # fmt: skip
+    for claim in read_claims() if claims is None else claims:
+        interval, seed_sd, questions = _UNKNOWN, float("nan"), 0
+        if all(name in evidence.records for name, _ in claim.terms):
+            interval, seed_sd = _interval(claim, evidence)
+            rows = evidence.rows(claim.terms[0][0], claim.scope)
+            questions = len(rows[_QUESTION].drop_duplicates())
+        held = verdict(interval.low, interval.high, claim.bound, claim.above)
+        bound = f"{'above' if claim.above else 'below'} {claim.bound:g}"
+        known = [claim.claim, claim.source, claim.scope, claim.paper_value]
+        result = [interval.value, interval.low, interval.high, questions, held]
+        table.append([*known, *result, claim.certainty, bound, seed_sd])
     return pd.DataFrame(table, columns=[*COLUMNS, "bound", "seed_sd"])
 
 
 def _interval(claim: Claim, evidence: Evidence) -> tuple[Interval, float]:
-    """Value and interval over questions, widened by the spread that as many trainings have from seed to seed."""
-    found = claim.value(evidence)
-    found = found if isinstance(found, Interval) else metrics.interval(found)
-    sd = evidence.seed_sd(claim.measure, claim.scope) if claim.trainings else float("nan")
-    if np.isnan(sd):
-        return found, sd
-    chance = 1.96 * sd * np.sqrt(claim.trainings)
-    low, high = (
-        np.hypot(side, chance) for side in (found.value - found.low, found.high - found.value)
-    )
-    return Interval(found.value, found.value - low, found.value + high), sd
+    """Value and interval, and the spread from seed to seed by which it was widened."""
+    if claim.kind == _MISS:
+        return evidence.misses(claim.scope, kept=claim.measure == "kept"), float("nan")
+    terms = [evidence.draws(claim.measure, name, scope) for name, scope in claim.terms]
+    interval = metrics.interval(_KINDS[claim.kind][1](*terms))
+    seed_sd = _seed_sd(claim, evidence) if claim.trainings else float("nan")
+    if np.isnan(seed_sd):
+        return interval, seed_sd
+    value, chance = interval.value, 1.96 * seed_sd * np.sqrt(claim.trainings)
+    low = value - np.hypot(value - interval.low, chance)
+    return Interval(value, low, value + np.hypot(interval.high - value, chance)), seed_sd
+
+
+def _seed_sd(claim: Claim, evidence: Evidence) -> float:
+    """Seed-to-seed standard deviation of a claim's measure; NaN if there is only one seed.
+
+    Of a metric it is pooled over the trained systems, of a cascade's measure it is COREA's.
+    """
+    variances = []
+    for system in ("L1-SLM",) if claim.measure in _OF_CASCADE else TRAINED:
+        seeds = [run for run in sorted(evidence.records) if run.startswith(f"{system}-seed-")]
+        runs = [f"{system}-Verb", *seeds]
+        values = np.array([evidence.draws(claim.measure, run, claim.scope)[0] for run in runs])
+        if claim.kind == "reduction":
+            values = 1 - values / evidence.draws(claim.measure, claim.systems[1], claim.scope)[0]
+        if seeds:
+            variances.append(np.var(values, ddof=1))
+    return float(np.sqrt(np.mean(variances))) if variances else float("nan")

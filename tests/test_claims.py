@@ -12,7 +12,7 @@ import pytest
 from corea.analysis import systems
 from corea.paper import claims, variants
 from corea.paper.profiles import ROOT
-from tests.fakes import PRICES, fake_records, fake_texts
+from tests.fakes import PRICES, fake_records
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 
 from corea import grpo
+from corea.engines.local import TransformersEngine
 from corea.paper import runs, variants
-from corea.paper.profiles import PROFILES, load_profile
+from corea.paper.profiles import PROFILES, Profile, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("smoke")
@@ -189,3 +191,42 @@ def test_a_setting_that_came_later_does_not_make_finished_runs_strangers():
         == "normalize_then_sum"
     )
     assert runs.CALIBRATION == "calibration"
+
+
+def test_a_run_made_before_modules_moved_is_found_again_and_nothing_is_redone(
+    tmp_path, monkeypatch, capsys
+):
+    """The tracked run as a user's own, whose records do not hold their questions yet."""
+    reference = load_profile("cpu").reference()
+    profile = load_profile("cpu").replace(root=str(tmp_path))
+    for folder in ("records/SLM", "records/L1-SLM", "probes", "runs", "ablations/anchor"):
+        shutil.copytree(reference.data / folder, profile.data / folder)
+    for path in (profile.data / "records").rglob("*.parquet"):
+        pd.read_parquet(path).drop(columns=["question", "content_id"]).to_parquet(path)
+    monkeypatch.setattr(grpo, "build_trainer", lambda *a, **k: pytest.fail("trained again"))
+    for method in ("complete", "hidden_states"):
+        monkeypatch.setattr(TransformersEngine, method, lambda *a, **k: pytest.fail("asked again"))
+    for name in ("L1-SLM", "RLVR-SLM", "anchor"):
+        assert runs.train(profile, name).settings == runs.train(reference, name).settings
+    for name in ("SLM", "L1-SLM"):
+        assert len(runs.generate(profile, name)) == 8
+        assert capsys.readouterr().out.count("kept") == 9  # eight sets and the probe
+    names = ["SLM", "L1-SLM"]
+    pd.testing.assert_frame_equal(
+        runs.load_records(profile, names), runs.load_records(reference, names)
+    )
+
+
+def test_a_field_that_a_profile_gets_later_leaves_its_hash_alone():
+    @dataclasses.dataclass(frozen=True)
+    class Wider(Profile):
+        later: int = 0
+
+    for profile in PROFILES.values():
+        fields = {f.name: getattr(profile, f.name) for f in dataclasses.fields(profile)}
+        assert Wider(**fields, later=1).settings() == profile.settings()
+
+
+def test_a_base_model_is_not_trained_and_says_so():
+    with pytest.raises(ValueError, match="SLM is a base model, which is not trained"):
+        runs.train(PROFILE, "SLM")

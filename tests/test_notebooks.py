@@ -141,6 +141,14 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_make_tests_is_make_test_although_a_folder_has_that_name():
+    said = [
+        subprocess.run(["make", "-n", name], cwd=ROOT, capture_output=True, text=True).stdout
+        for name in ("test", "tests")
+    ]
+    assert said[0] == said[1] and "-m pytest tests" in said[0]
+
+
 def test_a_wrong_profile_name_is_one_line_from_make():
     done = subprocess.run(
         ["make", "paper", "PROFILE=gpu"], cwd=ROOT, capture_output=True, text=True

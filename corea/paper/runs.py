@@ -27,7 +27,7 @@ from corea.evaluation import answer_records, are_kept, settings_of
 from corea.grader import Grader
 from corea.mini import pretrain
 from corea.paper.profiles import PROFILES, Profile, load_profile
-from corea.paper.shards import WHOLE, Shard, merge_shards
+from corea.paper.shards import Shard, merge_shards
 from corea.paper.variants import RUNS, SYSTEMS, TRAINED, ablations_of, spec_of
 from corea.questions.base import CALIBRATION, TRAINING, Question, group_of, test_datasets
 from corea.questions.load import load_questions
@@ -36,7 +36,7 @@ from corea.support import processes
 from corea.support.files import atomic_write, git_commit, settings_hash
 from corea.support.models import architecture_of
 
-# --- where things lie
+_PROBED = ("SLM", *TRAINED)  # systems whose hidden states a probe reads
 
 
 def run_folder(profile: Profile, name: str) -> Path:
@@ -45,10 +45,7 @@ def run_folder(profile: Profile, name: str) -> Path:
 
 
 def systems_of(name: str) -> list[str]:
-    """The systems whose records a run writes: itself and its base SLM, if it has one of its own.
-
-    The base ("tiny base") is asked too, so that training is seen beside where it began.
-    """
+    """The systems whose records a run writes: itself and, if it has one, its own base SLM."""
     return [system for system in (name, f"{name} base") if system in RUNS]
 
 
@@ -84,9 +81,6 @@ def _base_folder(profile: Profile, base: str | None) -> str:
     return profile.llm if base == "LLM" else base or profile.slm
 
 
-# --- questions
-
-
 def all_sets(profile: Profile) -> tuple[str, ...]:
     """The calibration split and the test sets of a profile."""
     return (CALIBRATION, *test_datasets(profile.suite))
@@ -108,15 +102,8 @@ def evaluation_questions(profile: Profile, dataset: str) -> list[Question]:
     return load_questions(source, split, size=size, seed=profile.seed)
 
 
-# --- train and generate
-
-
 def run(profile: Profile, name: str) -> bool:
-    """Train a run and write its records; returns whether they are there.
-
-    A run that collapses says so and has none. Run again, it collapses once more from its last
-    checkpoint.
-    """
+    """Train a run and write its records; a run that collapses says so, has none, and is False."""
     try:
         train(profile, name)
     except grpo.CollapseError as error:
@@ -127,14 +114,14 @@ def run(profile: Profile, name: str) -> bool:
 
 
 def train(profile: Profile, name: str) -> grpo.Run:
-    """Train one run, in processes of their own if the profile has several.
+    """Train one run, with its own base if it has one, in as many processes as the profile has.
 
     Raises:
         ValueError: if the profile has no such run, or it is a base model.
     """
     spec, folder = spec_of(profile, name), run_folder(profile, name)
     if spec.reward is None:
-        raise ValueError(f"{name} is a base model, which is not trained; train {TRAINED[0]}, say")
+        raise ValueError(f"{name} is a base model, which is not trained; train L1-SLM, say")
     base, command = _base_folder(profile, spec.base), profile.compute.launch_command()
     if spec.base in pretrain.VARIANTS and not Path(base, "manifest.json").exists():
         pretrain.make_base(pretrain.VARIANTS[spec.base], base, profile.data.parent / "work")
@@ -167,13 +154,8 @@ def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
     """Ask a run every evaluation question, write its records, and fit a main SLM's probe.
 
     Args:
-        profile: what is asked, and how.
-        name: of `variants.RUNS`.
         shard: "2/8" asks only the second eighth of each set, on this or another machine. Once all
             shards lie there, a call without one puts them together.
-
-    Returns:
-        The files of records, one per system and dataset.
     """
     profile = profile.replace(samples=spec_of(profile, name).samples(profile))
     written = []
@@ -182,32 +164,20 @@ def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
         run = grpo.run_settings(run_folder(profile, name)) if RUNS[system].reward else "base"
         paths = {dataset: records_path(profile, system, dataset) for dataset in all_sets(profile)}
         written += answer_sets(profile, engine, model, run, paths, Shard.parse(shard))
-        if shard == "1/1" and _has_probe(system):
+        if shard == "1/1" and system in _PROBED:
             _fit_probe(profile, engine, system)
     return written
 
 
-def _has_probe(system: str) -> bool:
-    return system in SYSTEMS and system != "LLM"
-
-
 def answer_sets(
-    profile: Profile,
-    engine: Engine,
-    model: str,
-    run: str,
-    paths: Mapping[str, Path],
-    shard: Shard = WHOLE,
+    profile: Profile, engine: Engine, model: str, run: str, paths: Mapping[str, Path], shard: Shard
 ) -> list[Path]:
     """Write an engine's records on each dataset of `paths`; those of the same settings are kept.
 
     Args:
-        profile: what is asked, and how.
-        engine: what is asked.
         model: the fingerprint of the engine's weights.
         run: the settings hash of their training run, or "base".
-        paths: the file of each dataset.
-        shard: the share of each set's questions that is asked.
+        paths: the file of each dataset; shards have names of their own beside it.
     """
     with Grader() as grader:
         for dataset, whole in paths.items():
@@ -216,7 +186,7 @@ def answer_sets(
             keys = {(q.id, sample) for q in questions for sample in range(profile.samples)}
             if are_kept(path, settings, questions):
                 print(f"{engine.name} {dataset}: records of these settings are there, kept")
-            elif shard == WHOLE and merge_shards(path, settings, keys):
+            elif shard.count == 1 and merge_shards(path, settings, keys):
                 print(f"{engine.name} {dataset}: put together from its shards")
             else:
                 group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
@@ -265,8 +235,7 @@ def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
     rows = rows.assign(layer=probe.layer, epochs=probe.epochs, settings=settings)
     with atomic_write(path, "wb") as stream:
         rows.to_parquet(stream, compression="zstd", index=False)
-    recipe = f"layer {probe.layer} after {probe.epochs} epochs"
-    print(f"{system}: probe on {recipe}, held-out log loss {probe.loss:.3f}")
+    print(f"{system}: probe on layer {probe.layer}, held-out log loss {probe.loss:.3f}")
 
 
 def _with_states(profile: Profile, engine: ModelEngine) -> TransformersEngine:
@@ -282,9 +251,6 @@ def _probe_settings(records_settings: Iterable[str]) -> str:
     return settings_hash(["probe", sources.PROBE_RECIPE, list(records_settings)])
 
 
-# --- read
-
-
 def with_results(profile: Profile) -> Profile:
     """The profile, or its tracked reference run if no main system was asked here; says which."""
     if (profile.data / "records").is_dir() or not profile.reference().data.is_dir():
@@ -294,10 +260,7 @@ def with_results(profile: Profile) -> Profile:
 
 
 def results_of(profile: Profile, name: str) -> Profile | None:
-    """The profile that holds a run's whole results, or None.
-
-    That is the one given or, for an ablation, its tracked reference run.
-    """
+    """The profile that holds a run's whole results: this or, of an ablation, its reference."""
     holders = [profile] if name in SYSTEMS else [profile, profile.reference()]
     return next((p for p in holders if all(path.exists() for path in _results(p, name))), None)
 
@@ -305,7 +268,7 @@ def results_of(profile: Profile, name: str) -> Profile | None:
 def _results(profile: Profile, name: str) -> list[Path]:
     """The files of a whole run: its log, its records, and its probe if it has one."""
     log = [run_folder(profile, name) / "log.csv"] if RUNS[name].reward else []
-    probe = [probe_path(profile, name)] if _has_probe(name) else []
+    probe = [probe_path(profile, name)] if name in _PROBED else []
     sets, systems = all_sets(profile), systems_of(name)
     return log + [records_path(profile, s, d) for s in systems for d in sets] + probe
 
@@ -369,11 +332,7 @@ def _probe(profile: Profile, path: Path, records: pd.DataFrame) -> pd.DataFrame:
 
 
 def where_from(profile: Profile) -> pd.DataFrame:
-    """Where each ablation's results come from.
-
-    Returns:
-        Columns variant, results ("made here", "reference run" or "not run").
-    """
+    """Where each ablation comes from: columns variant, results ("made here", "not run", ...)."""
     names = ablations_of(profile)
     kinds = {None: "not run", profile.reference(): "reference run", profile: "made here"}
     results = [kinds[results_of(profile, name)] for name in names]
@@ -382,12 +341,9 @@ def where_from(profile: Profile) -> pd.DataFrame:
 
 def by_seed(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
     """The records of each trained system per seed: of the main run, then of "L1-SLM-seed-1" ..."""
-    seeds = {name: rows for name, rows in records.groupby("system") if "-seed-" in str(name)}
+    groups = list(pd.concat([main, records]).groupby("system"))
     return {
-        system: [
-            main[main["system"] == system],
-            *(rows for name, rows in seeds.items() if name.startswith(system)),
-        ]
+        system: [rows for name, rows in groups if f"{name}-".startswith(f"{system}-")]
         for system in TRAINED
     }
 
@@ -397,16 +353,13 @@ def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
 
     What one token costs is taken to grow as the floating-point operations it needs.
     """
-    base, llm = RUNS[name].base, architecture_of(profile.llm)
+    base, slm = RUNS[name].base, architecture_of(profile.slm)
     if base in pretrain.VARIANTS:  # it need not have been made yet
-        vocabulary = architecture_of(profile.slm).vocab_size
-        model = pretrain.build_model(pretrain.VARIANTS[base], vocabulary)
-        return PriceList.from_parameters(model.num_parameters(), llm.parameters)
-    slm = architecture_of(_base_folder(profile, base))
-    return PriceList.from_parameters(slm.parameters, llm.parameters)
-
-
-# --- the command line
+        model = pretrain.build_model(pretrain.VARIANTS[base], slm.vocab_size)
+        parameters = model.num_parameters()
+    else:
+        parameters = architecture_of(_base_folder(profile, base)).parameters
+    return PriceList.from_parameters(parameters, architecture_of(profile.llm).parameters)
 
 
 def save_reference(profile: Profile) -> None:
@@ -429,8 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage.add_argument("--generate", metavar="NAME")
     stage.add_argument("--reference", action="store_true", help="make the run the tracked one")
     given = parser.parse_args(arguments)
-    profile = load_profile(given.profile)
     try:
+        profile = load_profile(given.profile)
         if given.reference:
             save_reference(profile)
         elif given.train:

@@ -16,8 +16,8 @@ from corea.records import RecordsError, read_records, write_records
 class Shard:
     """One of `count` shares of a set of questions, counted from 1."""
 
-    index: int = 1
-    count: int = 1
+    index: int
+    count: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -34,31 +34,27 @@ class Shard:
 
     def path(self, whole: Path) -> Path:
         """The file of this shard's records; the set's own file if there is only one shard."""
-        name = f"{whole.stem}.shard-{self.index}-of-{self.count}.parquet"
-        return whole if self == WHOLE else whole.with_name(name)
-
-
-WHOLE = Shard()
+        if self.count == 1:
+            return whole
+        return whole.with_name(f"{whole.stem}.shard-{self.index}-of-{self.count}.parquet")
 
 
 def merge_shards(whole: Path, settings: str, expected: set[tuple[str, int]]) -> bool:
     """Write the records of a set from those of its shards, and remove these; False without any.
 
     Args:
-        whole: the file of the set.
         settings: the hash that every row must have.
-        expected: (question_id, sample) of every row of the set.
+        expected: (question_id, sample) of every row.
 
     Raises:
-        RecordsError: before anything is written, if a shard or a row is missing, there twice, or of
-            other settings.
+        RecordsError: before anything is written, if the shards are not the whole set, once.
     """
     paths = sorted(whole.parent.glob(f"{whole.stem}.shard-[0-9]*-of-[0-9]*.parquet"))
     if not paths:
         return False
     numbers = [[int(n) for n in re.findall(r"\d+", path.name[len(whole.stem) :])] for path in paths]
     count = numbers[0][1]
-    if {of for _, of in numbers} != {count}:
+    if any(of != count for _, of in numbers):
         names = ", ".join(path.name for path in paths)
         raise RecordsError(f"{whole}: shards of several counts lie beside each other ({names})")
     if missing := sorted(set(range(1, count + 1)) - {index for index, _ in numbers}):
@@ -69,7 +65,7 @@ def merge_shards(whole: Path, settings: str, expected: set[tuple[str, int]]) -> 
     keys = set(zip(rows["question_id"], rows["sample"], strict=True))
     for wrong, where in ((expected - keys, "missing from"), (keys - expected, "too many in")):
         if wrong:
-            first = f"first {min(wrong)[0]!r}, sample {min(wrong)[1]}"
+            first = "first {!r}, sample {}".format(*min(wrong))
             raise RecordsError(f"{whole}: {len(wrong)} rows are {where} its shards, {first}")
     write_records(rows, whole)
     for path in paths:

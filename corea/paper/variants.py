@@ -1,13 +1,12 @@
 """Which runs there are, and which questions the ablations answer.
 
-An ablation differs from `ANCHOR` in the settings it names. The anchor is COREA's recipe on two
-fifths of the steps and three quarters of the questions per step; seeds are as long as main runs.
+An ablation differs from `ANCHOR` in what it names. The anchor is COREA's recipe on two fifths of
+the steps and three quarters of the questions per step; seeds are as long as main runs.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from corea.grpo import GRPOSettings
 from corea.mini import pretrain
@@ -24,8 +23,7 @@ class RunSpec:
     Attributes:
         reward: what it is trained with; None for a base model, which only answers questions.
         changes: fields of `GRPOSettings` that differ from the anchor's.
-        base: None for the profile's SLM; "LLM", one of `pretrain.VARIANTS` (in the mini world) or
-            one of the profile's `backbones` (on the hub).
+        base: None for the profile's SLM; or "LLM", a name of `pretrain.VARIANTS`, or a hub id.
         full: as long as the main runs, and asked as often.
     """
 
@@ -36,29 +34,25 @@ class RunSpec:
 
     def settings(self, profile: Profile) -> GRPOSettings:
         """The run's GRPO settings; another group size keeps the number of completions per step."""
-        main = profile.grpo
+        main = replace(profile.grpo, **self.changes)
         if self.full:
-            return dataclasses.replace(main, **self.changes)
-        steps, questions = max(1, main.steps * 2 // 5), max(1, main.questions_per_step * 3 // 4)
-        if "num_generations" in self.changes:
-            completions = questions * main.num_generations
-            questions = max(1, completions // self.changes["num_generations"])
-        short = dataclasses.replace(main, steps=steps, questions_per_step=questions)
-        return dataclasses.replace(short, **self.changes)
+            return main
+        completions = max(1, main.questions_per_step * 3 // 4) * profile.grpo.num_generations
+        questions = max(1, completions // main.num_generations)
+        return replace(main, steps=max(1, main.steps * 2 // 5), questions_per_step=questions)
 
     def samples(self, profile: Profile) -> int:
         """Completions per evaluation question: two for an ablation."""
         return profile.samples if self.full else min(2, profile.samples)
 
 
-_BACKBONES = {name.split("/")[1]: name for name in PROFILES["paper"].backbones}
-_BASES = {**dict(zip(pretrain.VARIANTS, pretrain.VARIANTS, strict=True)), **_BACKBONES}
-_MAIN = {"RLVR-SLM": REWARDS["RLVR"], "Brier-SLM": REWARDS["Brier"], "L1-SLM": REWARDS["L1"]}
-TRAINED = tuple(_MAIN)  # the trained systems differ only in their reward
+_BASES = (*pretrain.VARIANTS, *PROFILES["paper"].backbones)
+# The trained systems differ only in their reward.
+TRAINED = {"RLVR-SLM": REWARDS["RLVR"], "Brier-SLM": REWARDS["Brier"], "L1-SLM": REWARDS["L1"]}
 SYSTEMS = ("SLM", *TRAINED, "LLM")
 RUNS: dict[str, RunSpec] = {
     "SLM": RunSpec(None, full=True),
-    **{name: RunSpec(reward, full=True) for name, reward in _MAIN.items()},
+    **{name: RunSpec(reward, full=True) for name, reward in TRAINED.items()},
     "LLM": RunSpec(None, base="LLM", full=True),
     ANCHOR: RunSpec(),
     "none": RunSpec(REWARDS["RLVR"]),
@@ -72,12 +66,12 @@ RUNS: dict[str, RunSpec] = {
     "normalised-apart": RunSpec(changes={"aggregation": "normalize_then_sum"}),
     **{f"weight-{w:g}": RunSpec(RewardSpec(confidence_weight=w)) for w in (0.3, 3.0)},
     **{f"beta-{b}": RunSpec(changes={"beta": b}) for b in (0.0, 0.01, 0.1)},
-    **{name: RunSpec(base=base) for name, base in _BASES.items()},
-    **{f"{name} base": RunSpec(None, base=base) for name, base in _BASES.items()},
+    **{base.split("/")[-1]: RunSpec(base=base) for base in _BASES},
+    **{f"{base.split('/')[-1]} base": RunSpec(None, base=base) for base in _BASES},
     **{
         f"{name}-seed-{seed}": RunSpec(reward, {"seed": seed}, full=True)
         for seed in (1, 2)
-        for name, reward in _MAIN.items()
+        for name, reward in TRAINED.items()
     },
 }
 IN_PAPER = (ANCHOR, "l2", "brier")  # ablations of `make paper`; `make ablations` runs the others
@@ -100,20 +94,20 @@ AXES: dict[str, dict[str, str]] = {
 REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with the anchor
 
 
-def ablations_of(profile: Profile) -> tuple[str, ...]:
-    """Names of the ablations that a profile has: bases are of the mini world, or of the hub."""
-    return tuple(n for n in _names(profile) if RUNS[n].reward and n not in SYSTEMS)
+def runs_of(profile: Profile) -> list[str]:
+    """Names of the runs that a profile has: its bases are of the mini world, or of the hub."""
+    bases = (None, "LLM", *(pretrain.VARIANTS if profile.suite == "mini" else profile.backbones))
+    return [name for name, spec in RUNS.items() if spec.base in bases]
+
+
+def ablations_of(profile: Profile) -> list[str]:
+    """Names of the profile's runs that are trained beside the main systems, seeds among them."""
+    return [name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
 
 
 def spec_of(profile: Profile, name: str) -> RunSpec:
     """The run of that name. Raises ValueError for one that the profile does not have."""
-    if name not in (known := _names(profile)):
-        raise ValueError(
-            f"unknown run {name!r} of profile {profile.name!r}; use one of {', '.join(known)}"
-        )
+    if name not in (known := runs_of(profile)):
+        choices = f"use one of {', '.join(known)}"
+        raise ValueError(f"unknown run {name!r} of profile {profile.name!r}; {choices}")
     return RUNS[name]
-
-
-def _names(profile: Profile) -> list[str]:
-    bases = (None, "LLM", *(pretrain.VARIANTS if profile.suite == "mini" else profile.backbones))
-    return [name for name, spec in RUNS.items() if spec.base in bases]

@@ -27,7 +27,9 @@ def test_nothing_moved(kind, made):
 
 
 def test_the_tracked_run_is_found_by_these_hashes():
-    for path in REFERENCE.glob("ablations/*/settings.json"):
+    ablations = list(REFERENCE.glob("ablations/*/settings.json"))
+    assert len(ablations) > 25, "a pattern that finds nothing checks nothing"
+    for path in ablations:
         name = f"cpu/{path.parent.name}"
         assert json.loads(path.read_text())["settings"] == KEPT["runs"].get(
             name, json.loads(path.read_text())["settings"]
@@ -38,6 +40,8 @@ def test_the_tracked_run_is_found_by_these_hashes():
             == KEPT["runs"][f"cpu/{system}"]
         )
     for system in ("SLM", "LLM"):
-        for path in (REFERENCE / "records" / system).glob("*.parquet"):
+        records = list((REFERENCE / "records" / system).glob("*.parquet"))
+        assert len(records) == 8
+        for path in records:
             found = pd.read_parquet(path, columns=["settings"])["settings"].unique()
             assert list(found) == [KEPT["records"][f"cpu/{system}/{path.stem}"]]

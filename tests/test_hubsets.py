@@ -141,7 +141,6 @@ def test_every_set_of_the_paper_is_pinned_and_grouped():
     assert set(hub.SETS) == set(NAMES)
     for name, entry in hub.SETS.items():
         assert entry.name == name and re.fullmatch("[0-9a-f]{40}", entry.revision), name
-        assert entry.answer_type == ("choice" if base.group_of(name) == "ood-nonmath" else "math")
     assert {base.group_of(name) for name in hub.SETS} == set(base.SUITES["paper"])
     rows = {name: entry.rows for name, entry in hub.SETS.items()}
     assert rows == {
@@ -254,7 +253,7 @@ def test_odd_rows_give_their_gold_or_are_left_out_and_counted(lay, name, row, ou
 )
 def test_levels_are_rounded_half_up_and_at_least_one(difficulty, level):
     """Python's own round takes 4.5 to 4."""
-    assert hub.SETS["deepmath"].parts(deepmath_row("q", difficulty=difficulty)).level == level
+    assert hub.SETS["deepmath"].question(deepmath_row("q", difficulty=difficulty)).level == level
 
 
 @pytest.mark.parametrize(
@@ -290,6 +289,7 @@ def test_all_of_several_answers_are_wanted_in_any_order(all_sets, multiple):
 def test_options_stand_one_a_line_and_the_gold_letter_names_the_right_one(all_sets):
     for name in ("gpqa", "commonsenseqa"):
         for question in load_questions(name, "test"):
+            assert question.answer_type == "choice"
             options = dict(re.findall(r"^([A-E])\) (.+)$", question.text, re.MULTILINE))
             number = int(re.search(r"\d+", question.text)[0])
             assert list(options) == list("ABCD" if name == "gpqa" else "ABCDE")
@@ -312,8 +312,10 @@ def test_the_right_option_stands_everywhere_and_always_at_the_same_place(all_set
         "Incorrect Answer 1": row["Incorrect Answer 3"],
         "Incorrect Answer 3": row["Incorrect Answer 1"],
     }
-    parts = hub.SETS["gpqa"].parts
-    assert parts(row) == parts(row) == parts(moved), "nor does the order of the columns play a part"
+    question = hub.SETS["gpqa"].question
+    assert question(row) == question(row) == question(moved), (
+        "nor does the order of the columns play a part"
+    )
 
 
 def test_an_option_of_several_lines_takes_one(lay):

@@ -27,7 +27,7 @@ import random
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 LEVELS = 8
 _WORD_LENGTHS = (2, 3, 4, 5, 6, 8, 10, 12)
@@ -99,25 +99,17 @@ def _div(rng: random.Random, level: int) -> Sketch:
     quotient, divisor = _number(rng, _DIGITS[level - 1]), rng.randint(2, 9)
     product, steps, rest = quotient * divisor, [], 0
     for digit in map(int, str(product)):
-        part = rest * 10 + digit
-        rest = part % divisor
-        steps.append(f"{part}:{part // divisor}r{rest}")
+        dividend = rest * 10 + digit
+        rest = dividend % divisor
+        steps.append(f"{dividend}:{dividend // divisor}r{rest}")
     return Sketch(f"{product}/{divisor}=?", " ".join(steps), str(quotient))
-
-
-def _running(values: list[int]) -> list[int]:
-    totals = [values[0]]
-    for value in values[1:]:
-        totals.append(totals[-1] + value)
-    return totals
 
 
 def _adding_up(values: list[int]) -> str:
     """`3+8=11+5=16`: each step shows what it adds, so that a writer does not lose the place."""
-    totals = _running(values)
-    return f"{values[0]}" + "".join(
-        f"+{v}={t}" for v, t in zip(values[1:], totals[1:], strict=True)
-    )
+    totals = list(accumulate(values))
+    steps = zip(values[1:], totals[1:], strict=True)
+    return f"{values[0]}" + "".join(f"+{value}={total}" for value, total in steps)
 
 
 def _sum(rng: random.Random, level: int) -> Sketch:
@@ -184,10 +176,9 @@ def _drop(rng: random.Random, level: int) -> Sketch:
 
 def _missing_addend(rng: random.Random, level: int) -> Sketch:
     digits = _DIGITS[level - 1]
-    part, whole = sorted((_number(rng, rng.randint(1, digits)), _number(rng, digits)))
-    if rng.random() < 0.5:
-        return Sketch(f"?+{part}={whole}", _subtract_columns(whole, part), str(whole - part))
-    return Sketch(f"{part}+?={whole}", _subtract_columns(whole, part), str(whole - part))
+    addend, total = sorted((_number(rng, rng.randint(1, digits)), _number(rng, digits)))
+    text = f"?+{addend}={total}" if rng.random() < 0.5 else f"{addend}+?={total}"
+    return Sketch(text, _subtract_columns(total, addend), str(total - addend))
 
 
 # Per level: the largest first term, the largest difference, and by how much differences may grow.
@@ -203,20 +194,19 @@ def _next_term(rng: random.Random, level: int) -> Sketch:
     growth = rng.randint(1, most) if most else 0
     start, step = rng.randint(1, first), rng.randint(1, largest)
     steps = [step + n * growth for n in range(4)]
-    terms = _running([start, *steps])
-    return Sketch(
-        "next " + " ".join(map(str, terms[:-1])), _adding_up([start, *steps]), str(terms[-1])
-    )
+    terms = list(accumulate([start, *steps]))
+    text = "next " + " ".join(map(str, terms[:-1]))
+    return Sketch(text, _adding_up([start, *steps]), str(terms[-1]))
 
 
 def _shopping(rng: random.Random, level: int) -> Sketch:
     kinds, most = (level + 1) // 2, (6, 9, 9, 12, 12, 15, 15, 19)[level - 1]
     lines = [(rng.randint(2, 9), rng.randint(2, most)) for _ in range(kinds)]
     goods = rng.sample(_GOODS, kinds)
-    asked = ", ".join(f"{n} {g} at {p}" for (n, p), g in zip(lines, goods, strict=True))
+    order = ", ".join(f"{n} {g} at {p}" for (n, p), g in zip(lines, goods, strict=True))
     bills = [n * p for n, p in lines]
     working = " ".join(f"{n}*{p}={n * p}" for n, p in lines)
-    return Sketch(asked, f"{working} {_adding_up(bills)}", str(sum(bills)))
+    return Sketch(order, f"{working} {_adding_up(bills)}", str(sum(bills)))
 
 
 def _shell_game(rng: random.Random, level: int) -> Sketch:

@@ -20,7 +20,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from corea.support.files import checkout
 
 ROOT = checkout() or Path.cwd()
 SUITE = "paper"
+_CHOOSE = "\n\nChoose one letter."  # after it come the options
+_WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 _READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
@@ -41,20 +43,6 @@ class _LeftOut(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a row says: the question, its gold answer, and its family and level in reports.
-
-    stem: the question without its options, which may stand in another set; by default the text.
-    """
-
-    text: str
-    gold: str
-    family: str = ""
-    level: int = 1
-    stem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class HubSet:
     """One set on the hub.
 
@@ -62,8 +50,8 @@ class HubSet:
         revision: the commit of the set, 40 hexadecimal digits.
         rows: how many that commit holds.
         files: the pattern of this split's data files in the set's repository.
-        columns: those that `parts` reads.
-        parts: turns a row, a mapping of `columns`, into the parts of a question.
+        columns: those that `question` reads.
+        question: makes a question of a row, without its id; no gold leaves the row out.
         gated: whether its terms must be accepted first.
     """
 
@@ -76,8 +64,7 @@ class HubSet:
     rows: int
     files: str
     columns: tuple[str, ...]
-    parts: Callable[[Mapping], Parts]
-    answer_type: str = "math"
+    question: Callable[[Mapping], Question]
     gated: bool = False
 
 
@@ -104,58 +91,61 @@ def _level(value: object) -> int:
     return max(1, int(float(text) + 0.5)) if text else 1
 
 
-def _with_options(question: str, options: Mapping[str, str]) -> str:
-    """The question and its options, letter -> wording, one per line."""
+def _choice(text: str, options: Mapping[str, str], gold: str, **names) -> Question:
+    """A question with its options, letter -> wording, one per line."""
     if not all(options.values()):
         raise _LeftOut("an option is empty")
     lines = [f"{letter}) {words}" for letter, words in options.items()]
-    return "\n".join([question, "", "Choose one letter.", *lines])
+    return Question("\n".join([text + _CHOOSE, *lines]), gold, "choice", **names)
 
 
-def _deepmath(row: Mapping) -> Parts:
+def _deepmath(row: Mapping) -> Question:
     # Of "Mathematics -> Algebra -> ...", the second says the most in one word.
-    family = _text(row["topic"]).split(" -> ")[:2][-1]
-    level = _level(row["difficulty"])
-    return Parts(_text(row["question"]), _text(row["final_answer"]), family, level)
+    names = {"dataset": "deepmath", "family": _text(row["topic"]).split(" -> ")[:2][-1]}
+    gold, level = _text(row["final_answer"]), _level(row["difficulty"])
+    return Question(_text(row["question"]), gold, level=level, **names)
 
 
-def _math500(row: Mapping) -> Parts:
-    level = _level(row["level"])
-    return Parts(_text(row["problem"]), _text(row["answer"]), _text(row["subject"]), level)
+def _math500(row: Mapping) -> Question:
+    names = {"dataset": "math500", "family": _text(row["subject"])}
+    return Question(
+        _text(row["problem"]), _text(row["answer"]), level=_level(row["level"]), **names
+    )
 
 
-def _gsm8k(row: Mapping) -> Parts:
+def _gsm8k(row: Mapping) -> Question:
     _, mark, last = _text(row["answer"]).rpartition("####")
-    return Parts(_text(row["question"]), last.strip().replace(",", "") if mark else "")
+    gold = last.strip().replace(",", "") if mark else ""
+    return Question(_text(row["question"]), gold, dataset="gsm8k")
 
 
-def _olympiadbench(row: Mapping) -> Parts:
+def _olympiadbench(row: Mapping) -> Question:
     """Several answers become one list, "1, 2": the grader wants all of them, in any order."""
     if "Need_human_evaluate" in _text(row["answer_type"]):
         raise _LeftOut("only a human can grade it")
     answers = row["final_answer"]
     answers = answers if isinstance(answers, (list, tuple)) else [answers]
-    question = "\n\n".join(filter(None, [_text(row["context"]), _text(row["question"])]))
-    return Parts(question, ", ".join(filter(None, map(_text, answers))), _text(row["subfield"]))
+    gold = ", ".join(filter(None, map(_text, answers)))
+    text = "\n\n".join(filter(None, [_text(row["context"]), _text(row["question"])]))
+    return Question(text, gold, dataset="olympiadbench", family=_text(row["subfield"]))
 
 
-_WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
-
-
-def _gpqa(row: Mapping) -> Parts:
+def _gpqa(row: Mapping) -> Question:
     """Options are sorted by a hash, so that the right one stands at no place of its own."""
-    question = _text(row["Question"])
+    text = _text(row["Question"])
     options = [" ".join(_text(row[name]).split()) for name in ("Correct Answer", *_WRONG)]
-    right = options[0]
-    options.sort(key=lambda option: _digest(f"{question}/{option}"))
-    text = _with_options(question, dict(zip("ABCD", options, strict=True)))
-    return Parts(text, "ABCD"[options.index(right)], _text(row["High-level domain"]), stem=question)
+    ordered = sorted(options, key=lambda option: _digest(f"{text}/{option}"))
+    gold, domain = "ABCD"[ordered.index(options[0])], _text(row["High-level domain"])
+    return _choice(
+        text, dict(zip("ABCD", ordered, strict=True)), gold, dataset="gpqa", family=domain
+    )
 
 
-def _commonsenseqa(row: Mapping) -> Parts:
-    question, gold = _text(row["question"]), _text(row["answerKey"])
+def _commonsenseqa(row: Mapping) -> Question:
     options = dict(zip(row["choices"]["label"], map(_text, row["choices"]["text"]), strict=True))
-    return Parts(_with_options(question, options), gold if gold in options else "", stem=question)
+    gold = _text(row["answerKey"])
+    gold = gold if gold in options else ""
+    return _choice(_text(row["question"]), options, gold, dataset="commonsenseqa")
 
 
 # Where each revision was seen: in public code that pins that very set to it.
@@ -185,13 +175,12 @@ SETS = {
         HubSet(  # ten files, three of which check its 198 rows
             "gpqa", "Idavidrein/gpqa", "gpqa_diamond", "train",
             "633f5ee89ab8ad4522a9f850766b73f62147ffdd", "CC-BY-4.0", 198, "gpqa_diamond.csv",
-            ("Question", "Correct Answer", *_WRONG, "High-level domain"), _gpqa,
-            answer_type="choice", gated=True,
+            ("Question", "Correct Answer", *_WRONG, "High-level domain"), _gpqa, gated=True,
         ),
         HubSet(  # huggingface/smollm, text/evaluation/smollm3/tasks.py; "test" has no answers
             "commonsenseqa", "tau/commonsense_qa", "default", "validation",
             "94630fe30dad47192a8546eb75f094926d47e155", "MIT", 1_221, "data/validation-*.parquet",
-            ("question", "choices", "answerKey"), _commonsenseqa, answer_type="choice",
+            ("question", "choices", "answerKey"), _commonsenseqa,
         ),
     )
 }  # fmt: skip
@@ -259,32 +248,22 @@ def _read(entry: HubSet, files: tuple[Path, ...]) -> ReadSet:
     seen = set[str]()
     for index, row in enumerate(_rows(entry, files)):
         try:
-            parts = entry.parts(row)
-            if not parts.text or not parts.gold:
-                raise _LeftOut("no answer" if parts.text else "no question")
-            key = normalised(parts.text)
-            if key in seen:
+            question = entry.question(row)
+            if not question.text or not question.gold:
+                raise _LeftOut("no answer" if question.text else "no question")
+            text = normalised(question.text)
+            if text in seen:
                 raise _LeftOut("a repeated question")
         except _LeftOut as reason:
             whole.dropped[str(reason)] += 1
             continue
-        seen.add(key)
-        split = split_of(key) if entry.name == TRAINING[SUITE] else "test"
+        seen.add(text)
+        split = split_of(text) if entry.name == TRAINING[SUITE] else "test"
         split = "train" if split == "pretrain" else split
         # The number of a row is a name for good, since the revision is pinned.
-        name = f"{entry.name}/{split}/{index:05d}"
-        whole.questions[split].append(
-            Question(
-                parts.text,
-                parts.gold,
-                entry.answer_type,
-                id=name,
-                dataset=entry.name,
-                family=parts.family,
-                level=parts.level,
-            )
-        )
-        whole.stems[split].append(normalised(parts.stem or parts.text))
+        question = replace(question, id=f"{entry.name}/{split}/{index:05d}")
+        whole.questions[split].append(question)
+        whole.stems[split].append(normalised(question.text.split(_CHOOSE)[0]))
     return whole
 
 

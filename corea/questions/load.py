@@ -37,31 +37,26 @@ def load_questions(
     if dataset not in base.DATASETS:
         return hub.draw(dataset, split, size=size, seed=seed)
     if size is None:
-        raise ValueError(
-            f"dataset {dataset!r} is generated without end; give its size, a number of questions"
-        )
-    stream = draw(base.DATASETS[dataset], split, f"{dataset}/{split}/{seed}")
-    drawn: dict[str, tuple[str, int, generated.Sketch]] = {}
-    for item in islice(stream, size * _DRAWS_PER_QUESTION + 1):
-        if len(drawn) >= size:
+        endless = f"dataset {dataset!r} is generated without end"
+        raise ValueError(f"{endless}; give its size, a number of questions")
+    return _generated(dataset, split, size, seed)
+
+
+def _generated(dataset: str, split: str, size: int, seed: int) -> list[Question]:
+    where, questions = f"{dataset}/{split}", dict[str, Question]()
+    stream = draw(base.DATASETS[dataset], split, f"{where}/{seed}")
+    for family, level, s in islice(stream, size * _DRAWS_PER_QUESTION + 1):
+        if len(questions) >= size:
             break
-        drawn.setdefault(item[2].text, item)
-    if len(drawn) < size:
+        name = f"{where}/{seed}/{len(questions):05d}"
+        names = {"id": name, "dataset": dataset, "family": family}
+        question = Question(s.text, s.answer, s.answer_type, level=level, **names)
+        questions.setdefault(s.text, question)
+    if len(questions) < size:
         raise ValueError(
-            f"{dataset}/{split} holds {len(drawn)} different questions of the {size} asked for"
+            f"{where} holds {len(questions)} different questions of the {size} asked for"
         )
-    return [
-        Question(
-            s.text,
-            s.answer,
-            s.answer_type,
-            id=f"{dataset}/{split}/{seed}/{n:05d}",
-            dataset=dataset,
-            family=family,
-            level=level,
-        )
-        for n, (family, level, s) in enumerate(drawn.values())
-    ]
+    return list(questions.values())
 
 
 def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question]:
@@ -136,7 +131,7 @@ def _text(row: dict, key: str) -> str:
 def draw(
     families: Sequence[str], split: str, seed: str, levels: Sequence[float] | None = None
 ) -> Iterator[tuple[str, int, generated.Sketch]]:
-    """Draw sketches of one split without end, as (family, level, sketch); some are drawn again.
+    """Draw questions of one split without end, as (family, level, sketch); some are drawn again.
 
     Args:
         levels: weights of the ladder's levels; by default all cells (family, level) come in turn.

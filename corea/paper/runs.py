@@ -44,7 +44,7 @@ def run_folder(profile: Profile, name: str) -> Path:
     return profile.data / ("runs" if name in SYSTEMS else "ablations") / name
 
 
-def systems_of(name: str) -> list[str]:
+def _systems_of(name: str) -> list[str]:
     """The systems whose records a run writes: itself and, if it has one, its own base SLM."""
     return [system for system in (name, f"{name} base") if system in RUNS]
 
@@ -56,7 +56,7 @@ def records_path(profile: Profile, system: str, dataset: str) -> Path:
     return above / "records" / system.replace(" ", "-") / f"{dataset}.parquet"
 
 
-def probe_path(profile: Profile, system: str) -> Path:
+def _probe_path(profile: Profile, system: str) -> Path:
     """The confidences of a main SLM's probe."""
     return profile.data / "probes" / f"{system}.parquet"
 
@@ -159,7 +159,7 @@ def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
     """
     profile = profile.replace(samples=spec_of(profile, name).samples(profile))
     written = []
-    for system in systems_of(name):
+    for system in _systems_of(name):
         engine, model = engine_for(profile, system), grpo.fingerprint(model_folder(profile, system))
         run = grpo.run_settings(run_folder(profile, name)) if RUNS[system].reward else "base"
         paths = {dataset: records_path(profile, system, dataset) for dataset in all_sets(profile)}
@@ -219,7 +219,7 @@ def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
     from tqdm.auto import tqdm
 
     records = {d: read_records(records_path(profile, system, d)) for d in all_sets(profile)}
-    path = probe_path(profile, system)
+    path = _probe_path(profile, system)
     settings = _probe_settings(frame["settings"].iloc[0] for frame in records.values())
     if settings_of(path) == settings:
         print(f"{system}: the probe of these records is there, kept")
@@ -268,8 +268,8 @@ def results_of(profile: Profile, name: str) -> Profile | None:
 def _results(profile: Profile, name: str) -> list[Path]:
     """The files of a whole run: its log, its records, and its probe if it has one."""
     log = [run_folder(profile, name) / "log.csv"] if RUNS[name].reward else []
-    probe = [probe_path(profile, name)] if name in _PROBED else []
-    sets, systems = all_sets(profile), systems_of(name)
+    probe = [_probe_path(profile, name)] if name in _PROBED else []
+    sets, systems = all_sets(profile), _systems_of(name)
     return log + [records_path(profile, s, d) for s in systems for d in sets] + probe
 
 
@@ -362,7 +362,7 @@ def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
     return PriceList.from_parameters(parameters, architecture_of(profile.llm).parameters)
 
 
-def save_reference(profile: Profile) -> None:
+def _save_reference(profile: Profile) -> None:
     """Make a finished run the tracked one: its records and logs, and the weights of L1-SLM."""
     target, aside = profile.reference().data, shutil.ignore_patterns("model", "checkpoints")
     for folder in ("records", "probes", "ablations", "runs"):
@@ -385,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         profile = load_profile(given.profile)
         if given.reference:
-            save_reference(profile)
+            _save_reference(profile)
         elif given.train:
             train(profile, given.train)
         else:

@@ -34,12 +34,13 @@ class RunSpec:
 
     def settings(self, profile: Profile) -> GRPOSettings:
         """The run's GRPO settings; another group size keeps the number of completions per step."""
-        main = replace(profile.grpo, **self.changes)
+        settings = replace(profile.grpo, **self.changes)
         if self.full:
-            return main
-        completions = max(1, main.questions_per_step * 3 // 4) * profile.grpo.num_generations
-        questions = max(1, completions // main.num_generations)
-        return replace(main, steps=max(1, main.steps * 2 // 5), questions_per_step=questions)
+            return settings
+        steps = max(1, settings.steps * 2 // 5)
+        completions = max(1, settings.questions_per_step * 3 // 4) * profile.grpo.num_generations
+        questions = max(1, completions // settings.num_generations)
+        return replace(settings, steps=steps, questions_per_step=questions)
 
     def samples(self, profile: Profile) -> int:
         """Completions per evaluation question: two for an ablation."""
@@ -94,20 +95,20 @@ AXES: dict[str, dict[str, str]] = {
 REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with the anchor
 
 
-def runs_of(profile: Profile) -> list[str]:
-    """Names of the runs that a profile has: its bases are of the mini world, or of the hub."""
-    bases = (None, "LLM", *(pretrain.VARIANTS if profile.suite == "mini" else profile.backbones))
-    return [name for name, spec in RUNS.items() if spec.base in bases]
-
-
 def ablations_of(profile: Profile) -> list[str]:
     """Names of the profile's runs that are trained beside the main systems, seeds among them."""
-    return [name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
+    return [name for name in _runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
 
 
 def spec_of(profile: Profile, name: str) -> RunSpec:
     """The run of that name. Raises ValueError for one that the profile does not have."""
-    if name not in (known := runs_of(profile)):
+    if name not in (known := _runs_of(profile)):
         choices = f"use one of {', '.join(known)}"
         raise ValueError(f"unknown run {name!r} of profile {profile.name!r}; {choices}")
     return RUNS[name]
+
+
+def _runs_of(profile: Profile) -> list[str]:
+    """Names of the runs that a profile has: bases are of the mini world, or of the hub."""
+    bases = (None, "LLM", *(pretrain.VARIANTS if profile.suite == "mini" else profile.backbones))
+    return [name for name, spec in RUNS.items() if spec.base in bases]

@@ -59,17 +59,18 @@ _COMMANDS = {  # what it does, and its options
     ),
     "serve": ("serve the cascade as an OpenAI-compatible API", "--host --port " + _SIDES),
 }
-_FILE = (
-    'one {"question": ..., "answer": ...} per line ("answer" only to grade); also "id" and '
-    '"answer_type": math (the default), choice or text'
-)
+_SAMPLERS = ("transformers", "colocate", "server")
 _PRICE = {"nargs": 2, "type": float, "metavar": ("PROMPT", "COMPLETION")}
-_OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what it is
-    "questions": (Path, _FILE),
+_OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what it is; choices
+    "questions": (
+        Path,
+        'one {"question": ..., "answer": ...} per line ("answer" only to grade); also "id" and '
+        '"answer_type": math (the default), choice or text',
+    ),
     "--out": (Path, "folder of the run, file of records or of answers; goes on if it was cut off"),
     "--model": (str, "a folder, a model of the hub, or its name at the server"),
     "--server": ("", "URL of an OpenAI-compatible server, ending in /v1; else it runs here"),
-    "--reward": ("L1", "L1 is COREA's"),
+    "--reward": ("L1", "L1 is COREA's", tuple(REWARDS)),
     "--steps": (200, "of training"),
     "--questions-per-step": (32, ""),
     "--rollouts": (8, "completions per question and step"),
@@ -79,9 +80,9 @@ _OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what i
     "--micro-batch": (0, "rollouts of one forward pass of a process; 0: all its share"),
     "--gradient-checkpointing": (False, "spare memory, at a third more time"),
     "--lora-rank": (0, "train an adapter of this rank; 0: all weights"),
-    "--rollout-engine": ("transformers", "who samples: the model itself, or vLLM"),
+    "--rollout-engine": ("transformers", "who samples: the model itself, or vLLM", _SAMPLERS),
     "--samples": (1, "completions per question"),
-    "--engine": ("transformers", "what runs the model here"),
+    "--engine": ("transformers", "what runs the model here", ("transformers", "vllm")),
     "--batch-size": (32, "completions at once, of transformers"),
     "--price": (_PRICE, "of a million tokens at the server"),
     "--budget": (math.inf, "most to spend, in the unit of the prices; never passed"),
@@ -96,18 +97,12 @@ _OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what i
     "--concurrency": (16, "requests under way at once, at each server"),
     "--timeout": (120.0, "seconds a request may take"),
     "--gpus": (0, "of this machine; 0: the CPU"),
-    "--dtype": ("", "by default bfloat16 on GPUs, float32 on the CPU"),
+    "--dtype": ("", "by default bfloat16 on GPUs, float32 on the CPU", ("float32", "bfloat16")),
     "--max-new-tokens": (1024, "of a completion"),
     "--seed": (0, ""),
     "--no-instruction": (False, "leave out the system turn that tells the format"),
     "--host": ("127.0.0.1", "address to bind; this machine only by default"),
     "--port": (8000, ""),
-}
-_CHOICES = {
-    "--reward": tuple(REWARDS),
-    "--rollout-engine": ("transformers", "colocate", "server"),
-    "--engine": ("transformers", "vllm"),
-    "--dtype": ("float32", "bfloat16"),
 }
 
 
@@ -120,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     given.arguments = arguments  # what several processes are launched with again
+    given.instruction = None if given.no_instruction else INSTRUCTION
+    if "dtype" in given:
+        given.dtype = given.dtype or ("bfloat16" if given.gpus else "float32")
     commands = {"answer": _answer, "serve": _serve, "train": _train, "evaluate": _evaluate}
     try:
         commands[given.command](given)
@@ -155,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _described(option: str) -> dict:
     """What argparse is told of an option."""
-    default, text = _OPTIONS[option]
+    default, text, *choices = _OPTIONS[option]
     if default is False:
         return {"action": "store_true", "help": text}
     if isinstance(default, dict):
@@ -163,13 +161,9 @@ def _described(option: str) -> dict:
     if isinstance(default, type):
         needed = {"required": True} if option.startswith("--") else {}
         return {"type": default, "help": text, **needed}
+    more = {"choices": choices[0]} if choices else {}
     shown = f"{text} (default: %(default)s)" if default else text
-    return {
-        "type": type(default),
-        "default": default,
-        "help": shown,
-        "choices": _CHOICES.get(option),
-    }
+    return {"type": type(default), "default": default, "help": shown, **more}
 
 
 def _train(given: argparse.Namespace) -> None:
@@ -179,8 +173,7 @@ def _train(given: argparse.Namespace) -> None:
     from corea.support.hardware import Compute
 
     compute = Compute(
-        **_chosen(given, "gpus lora_rank micro_batch gradient_checkpointing"),
-        dtype=_dtype(given),
+        **_chosen(given, "gpus dtype lora_rank micro_batch gradient_checkpointing"),
         rollouts=given.rollout_engine,
         sharding="fsdp2" if given.gpus > 1 and not given.lora_rank else "none",
     )
@@ -201,7 +194,7 @@ def _train(given: argparse.Namespace) -> None:
         settings=settings,
         name=given.out.name,
         compute=compute,
-        instruction=_instruction(given),
+        instruction=given.instruction,
     )
     if processes.rank() == 0:
         log = run.log().pivot(index="step", columns="metric", values="value")
@@ -225,8 +218,8 @@ def _evaluate(given: argparse.Namespace) -> None:
     how = _chosen(given, "samples temperature max_new_tokens seed no_instruction")
     settings = settings_hash([*asked, *how.values()])
     if not evaluation.are_kept(given.out, settings, questions):
-        engine = _engine(given, Path(given.model).name)
-        rows = evaluation.evaluate(engine, questions=questions, **_chosen(given, "samples seed"))
+        sampling = _chosen(given, "samples seed")
+        rows = evaluation.evaluate(_engine(given), questions=questions, **sampling)
         write_records(rows.assign(run=model[:12], settings=settings), given.out)
     rows = read_records(given.out)
     graded = rows[rows["correct"].notna()]
@@ -241,47 +234,47 @@ def _evaluate(given: argparse.Namespace) -> None:
     )
 
 
-def _engine(given: argparse.Namespace, name: str):
+def _engine(given: argparse.Namespace):
     """What `corea evaluate` measures: a server, or a model run here."""
+    name, settings = (
+        Path(given.model).name,
+        _chosen(given, "max_new_tokens temperature instruction"),
+    )
     if given.server:
         if math.isfinite(given.budget) and given.price is None:
             raise ValueError("--budget needs --price")
-        journal, budget = _beside(given.out, "journal"), Budget(given.budget)
-        options = {"name": name, "price": given.price, "journal": journal, "budget": budget}
-        return _server(given, given.server, given.model, **options)
+        return Server(
+            given.server,
+            given.model,
+            **_chosen(given, "concurrency timeout"),
+            name=name,
+            price=Price(*given.price or (0.0, 0.0)),
+            budget=Budget(given.budget),
+            journal=given.out.with_name(f"{given.out.name}.journal"),
+            **settings,
+        )
     from corea.engines.loading import model_engine
     from corea.support.hardware import Compute
 
-    return model_engine(
-        given.model,
-        Compute(gpus=given.gpus, engine=given.engine, dtype=_dtype(given)),
-        **_chosen(given, "batch_size max_new_tokens temperature"),
-        name=name,
-        keep_logprobs=True,
-        instruction=_instruction(given),
-    )
-
-
-def _server(given: argparse.Namespace, url: str, model: str, *, price, **options) -> Server:
-    return Server(
-        url,
-        model,
-        **_chosen(given, "max_new_tokens temperature concurrency timeout"),
-        price=Price(*price or (0.0, 0.0)),
-        instruction=_instruction(given),
-        **options,
-    )
+    compute = Compute(**_chosen(given, "gpus engine dtype"))
+    options = {"name": name, "batch_size": given.batch_size, "keep_logprobs": True}
+    return model_engine(given.model, compute, **options, **settings)
 
 
 def _side(given: argparse.Namespace, side: str, **options) -> Server:
-    """The server of the SLM or of the LLM."""
+    """The server of the SLM or of the LLM; what it finished is kept beside the answers."""
     url, model, price = (getattr(given, side + end) for end in ("", "_model", "_price"))
-    options |= {
-        "name": side,
-        "price": price,
-        "api_key": os.environ.get(f"COREA_{side.upper()}_KEY"),
-    }
-    return _server(given, url, model, **options)
+    if "out" in given:
+        options["journal"] = given.out.with_name(f"{given.out.name}.{side}.journal")
+    return Server(
+        url,
+        model,
+        **_chosen(given, "max_new_tokens temperature instruction concurrency timeout"),
+        name=side,
+        price=Price(*price or (0.0, 0.0)),
+        api_key=os.environ.get(f"COREA_{side.upper()}_KEY"),
+        **options,
+    )
 
 
 def _prices(given: argparse.Namespace) -> PriceList | None:
@@ -301,17 +294,14 @@ def _answer(given: argparse.Namespace) -> None:
     questions, prices, budget = load_jsonl(given.questions), _prices(given), Budget(given.budget)
     if math.isfinite(given.budget) and prices is None:
         raise ValueError("--budget needs --slm-price and --llm-price")
-    slm, llm = (
-        _Shown(_side(given, side, budget=budget, journal=_beside(given.out, f"{side}.journal")))
-        for side in ("slm", "llm")
-    )
+    slm, llm = (_Shown(_side(given, side, budget=budget)) for side in ("slm", "llm"))
     answers = Cascade(slm, llm, given.threshold, prices).answer(questions)
     right = decisions(questions, answers)["right"]
     rows = [(a.question_id, a.answer, a.source, a.confidence, a.cost) for a in answers]
     table = pd.DataFrame(rows, columns=["id", "answer", "source", "confidence", "cost"])
     table.insert(2, "correct", right)
     with atomic_write(given.out) as file:
-        file.write(table.to_json(orient="records", lines=True, force_ascii=False))
+        table.to_json(file, orient="records", lines=True, force_ascii=False, double_precision=15)
     graded = f", right {right.dropna().mean():.3f}" if right.notna().any() else ""
     money = f", cost {table['cost'].sum():g}" if prices else ""
     share = (table["source"] == "llm").mean()
@@ -344,20 +334,8 @@ def _serve(given: argparse.Namespace) -> None:
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
 
 
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(f"{path.name}.{ending}")
-
-
 def _chosen(given: argparse.Namespace, names: str) -> dict:
     return {name: getattr(given, name) for name in names.split()}
-
-
-def _dtype(given: argparse.Namespace) -> str:
-    return given.dtype or ("bfloat16" if given.gpus else "float32")
-
-
-def _instruction(given: argparse.Namespace) -> str | None:
-    return None if given.no_instruction else INSTRUCTION
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def ece(confidence, correct, *, bins=10, closed: str = "left") -> float:
     """Expected calibration error: the bins' |mean confidence - accuracy|, weighted by their shares.
 
     Args:
-        confidence: in [0, 1], NaN or None if not stated, shape (samples,) as `correct` (0/1 or bool).
+        confidence: in [0, 1], NaN or None if not stated; shape (samples,).
+        correct: 0/1 or bool, shape (samples,).
         bins: how many of equal width, or the edges themselves, rising from 0 to 1.
         closed: which edge belongs to a bin, "left" or "right"; the outermost edges always do.
 
@@ -112,7 +113,7 @@ def reliability(confidence, correct, *, bins=10, closed: str = "left") -> pd.Dat
 def evaluate(question_id, correct, confidence, **options) -> dict[str, Interval]:
     """Every metric of one system on one set, with its interval; arguments as in `bootstrap`.
 
-    The metrics are pass1, ece, brier, auroc, aurc, levels (distinct stated confidences), parse_rate.
+    The metrics: pass1, ece, brier, auroc, aurc, levels (distinct stated confidences), parse_rate.
     """
     return _intervals(bootstrap(question_id, correct, confidence, **options))
 
@@ -130,8 +131,7 @@ def paired_difference(
 ) -> dict[str, dict[str, Interval]]:
     """Metrics of `first` less those of `second` on the same resamples, as `evaluate_sets` does.
 
-    The two may differ in the number of samples. Raises ValueError unless both are about the same
-    questions.
+    The numbers of samples may differ. ValueError unless both are about the same questions.
     """
     keys = ["dataset", "question_id"]
     questions = [set(frame[keys].itertuples(index=False, name=None)) for frame in (first, second)]
@@ -180,12 +180,8 @@ def bootstrap(
 ) -> Draws:
     """The metrics of `evaluate` as arrays (1 + resamples,): the value, then each resample's.
 
-    Args:
-        question_id: shape (samples,), as `correct` (0/1 or bool) and `confidence` (NaN: not stated).
-        bins, closed: as in `ece`.
-        resamples: how often the questions are drawn.
-        seed: equal seeds draw the same questions for every system that answered them, so draws can
-            be subtracted.
+    The columns have shape (samples,); bins and closed are those of `ece`. Equal seeds draw the same
+    questions for every system that answered them, so draws can be subtracted.
     """
     from scipy.sparse import csr_array
 
@@ -215,7 +211,6 @@ def set_draws(
     """Draws of each dataset, then of "mean", their plain mean: NaN if one of them is.
 
     Args:
-        records: with the column dataset and those that `draw` needs.
         draw: makes the draws of one dataset's rows, given seed and options; `bootstrap` if None.
         seed: each dataset makes its own of it, whichever datasets stand beside it.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from corea import cascade, evaluation, metrics
+from corea import evaluation, metrics
 from corea.analysis import systems, tables
 from corea.engines import loading as engines
 from corea.grader import Grader
@@ -101,19 +101,15 @@ def test_the_flat_families_are_named():
 def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
     """The numbers of `figures/cpu/` come out of the reference records again, to the byte: also the page of claims."""
     options = {"resamples": PROFILE.resamples, "seed": PROFILE.seed}
-    calibration = records[(records["group"] == runs.CALIBRATION) & (records["system"] == "LLM")]
-    threshold = cascade.llm_pass1(calibration)
     compared = systems.compare(records, runs.prices_of(PROFILE))
     by_name = dict(
         tuple(runs.load_records(REFERENCE, variants.ablations_of(REFERENCE)).groupby("system"))
     )
     evidence = claims.Evidence(compared, by_name, **options)
-    rows = systems.verbalized(records)
+    stated = systems.verbalized(records, compared.prices)
     made = {
         "table_slm": tables.table_slm(records, **options),
-        "table_verbalized": tables.table_cascade(
-            rows, rows["LLM"], threshold, compared.prices, **options
-        ),
+        "table_verbalized": tables.table_cascade(stated, **options).drop(columns="rule"),
         "table_candidates": compared.chosen,
         "claims": claims.table_claims(evidence)[claims.COLUMNS],
     }

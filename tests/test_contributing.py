@@ -132,5 +132,5 @@ def test_a_system_down_to_the_tables():
     corea = next(system for system in systems.PAPER if system.name == systems.COREA)
     compared = systems.compare(few, runs.prices_of(profile), [corea, found["mine"]])
     assert set(compared.rows) == {systems.COREA, found["mine"].name, systems.COREA_PLUS}
-    sources = tables.table_sources(compared.rows, scores=compared.scores, resamples=10)
+    sources = tables.table_sources(compared, resamples=10)
     assert found["mine"].name in set(sources["system"])

@@ -10,7 +10,7 @@ import pytest
 
 from corea.analysis import figures, systems, tables
 from corea.paper import output
-from tests.fakes import PRICES, SKILL, fake_records
+from tests.fakes import PRICES, fake_records
 
 
 def fake_log(steps: int = 120) -> pd.DataFrame:
@@ -32,14 +32,13 @@ def records() -> pd.DataFrame:
     return fake_records()
 
 
-def table_cascade(records, thresholds, prices, **options) -> pd.DataFrame:
-    rows = systems.verbalized(records)
-    return tables.table_cascade(rows, rows.get("LLM", records[:0]), thresholds, prices, **options)
+def table_cascade(records, threshold, **options) -> pd.DataFrame:
+    return tables.table_cascade(systems.verbalized(records, PRICES, threshold), **options)
 
 
-def drawn_costs(records, threshold, prices):
-    rows = systems.verbalized(records)
-    return figures.cost_curves(rows, rows["LLM"], threshold, prices, baseline="SLM-Verb")
+def cost_curves(records, threshold):
+    compared = systems.verbalized(records, PRICES, threshold)
+    return figures.cost_curves(compared, baseline="SLM-Verb")
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -90,15 +89,13 @@ def test_tables_do_not_depend_on_row_order_or_the_calibration_split(records):
     shuffled = records[records["group"] != "calibration"].sample(frac=1, random_state=0)
     one = tables.table_slm(records, resamples=20)
     pd.testing.assert_frame_equal(one, tables.table_slm(shuffled, resamples=20))
-    one = table_cascade(records, 0.6, PRICES, resamples=20)
-    pd.testing.assert_frame_equal(
-        one, table_cascade(shuffled, 0.6, PRICES, resamples=20), rtol=1e-9
-    )
+    one = table_cascade(records, 0.6, resamples=20)
+    pd.testing.assert_frame_equal(one, table_cascade(shuffled, 0.6, resamples=20), rtol=1e-9)
 
 
 def test_table_cascade_agrees_with_plain_pandas(records):
-    table = table_cascade(records, {f"{s}-Verb": 0.6 for s in SKILL}, PRICES, resamples=20)
-    assert list(table) == tables.CASCADE_COLUMNS
+    table = table_cascade(records, 0.6, resamples=20)
+    assert list(table) == ["rule", *tables.CASCADE_COLUMNS]
     sides = [
         records[(records["system"] == s) & (records["dataset"] == "drill")]
         for s in ("L1-SLM", "LLM")
@@ -120,7 +117,7 @@ def test_table_cascade_agrees_with_plain_pandas(records):
 def test_the_llm_alone_is_the_reference_row(records):
     alone = tables.table_slm(records, resamples=20)
     alone = alone[alone["system"] == "LLM"].reset_index(drop=True)
-    rows = table_cascade(records, 0.6, PRICES, resamples=20)
+    rows = table_cascade(records, 0.6, resamples=20)
     rows = rows[rows["system"] == "LLM"].reset_index(drop=True)
     assert rows["threshold"].isna().all() and (rows["llm_share"] == 1).all()
     zero = [name for name in rows if name.startswith(("pass1_drop", "cost_reduction"))]
@@ -129,17 +126,16 @@ def test_the_llm_alone_is_the_reference_row(records):
 
 
 @pytest.mark.parametrize(
-    ("keep", "thresholds", "message"),
+    ("keep", "message"),
     [
-        (lambda r: r["system"] != "LLM", 0.5, "no records of system 'LLM'"),
-        (lambda r: r["group"] == "calibration", 0.5, "no records to report"),
-        (lambda r: r["system"] != "", {"SLM-Verb": 0.5}, "no threshold for 'RLVR-SLM-Verb'"),
-        (lambda r: (r["system"] != "LLM") | (r["sample"] > 0), 0.5, "llm records lack"),
+        (lambda r: r["system"] != "LLM", "no records of system 'LLM'"),
+        (lambda r: r["group"] == "calibration", "no records to report"),
+        (lambda r: (r["system"] != "LLM") | (r["sample"] > 0), "llm records lack"),
     ],
 )
-def test_what_table_cascade_cannot_compare_is_one_clear_line(records, keep, thresholds, message):
+def test_what_table_cascade_cannot_compare_is_one_clear_line(records, keep, message):
     with pytest.raises(ValueError, match=message) as caught:
-        table_cascade(records[keep(records)], thresholds, PRICES, resamples=5)
+        table_cascade(records[keep(records)], 0.5, resamples=5)
     assert "\n" not in str(caught.value)
 
 
@@ -147,7 +143,7 @@ def test_what_table_cascade_cannot_compare_is_one_clear_line(records, keep, thre
 
 FIGURES = {
     "reliability": lambda r: figures.reliability(r),
-    "cost_curves": lambda r: drawn_costs(r, 0.65, PRICES),
+    "cost_curves": lambda r: cost_curves(r, 0.65),
     "confidence_histograms": lambda r: figures.confidence_histograms(r, ("SLM", "L1-SLM")),
     "training_curves": lambda r: figures.training_curves(fake_log(30)),
 }
@@ -174,8 +170,8 @@ def test_a_figure_is_saved_whole_and_alike_twice(name, records, tmp_path):
 
 
 def test_the_marked_points_are_the_rows_of_table_cascade(records):
-    _, drawn = drawn_costs(records, 0.65, PRICES)
-    table = table_cascade(records, 0.65, PRICES, resamples=0)
+    _, drawn = cost_curves(records, 0.65)
+    table = table_cascade(records, 0.65, resamples=0)
     table = table[(table["dataset"] == "mean") & (table["system"] != "LLM")]
     marked = drawn[drawn["marked"].eq(True)].rename(columns={"series": "system"})
     both = table.merge(marked, on=["system", "group"], validate="1:1")
@@ -198,7 +194,7 @@ def test_systems_that_state_nothing_and_single_sets_can_be_drawn(records):
     few = few.assign(confidence=few["confidence"].where(few["system"] != "SLM"))
     _, drawn = figures.reliability(few)
     assert set(drawn["system"]) == {"L1-SLM"}
-    assert len(drawn_costs(few, 0.65, PRICES)[0].axes) == 1
+    assert len(cost_curves(few, 0.65)[0].axes) == 1
     _, drawn = figures.confidence_histograms(few, ("SLM",))
     assert drawn["level"].isna().all() and drawn[["right", "wrong"]].sum(axis=None) == 1
     table = tables.table_slm(few, resamples=5).set_index(["system", "dataset"])

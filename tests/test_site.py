@@ -185,8 +185,7 @@ def test_nodes_numbers_are_those_of_the_papers_table(node, data, records):
         f"return cascade.point(cascade.groupSums(data, 'ood-math', 'L1-SLM', 'Verb'), {ratio}, {data['threshold']});"
     )
     prices = PriceList(Price(ratio, ratio), Price(1.0, 1.0), "test")
-    rows = systems.verbalized(records)
-    table = tables.table_cascade(rows, rows["LLM"], threshold, prices, resamples=0)
+    table = tables.table_cascade(systems.verbalized(records, prices, threshold), resamples=0)
     row = table[
         (table["system"] == "L1-SLM-Verb")
         & (table["group"] == "ood-math")

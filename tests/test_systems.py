@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -146,8 +145,8 @@ def test_a_router_pays_the_llm_alone_for_what_it_defers(compared):
 
 
 def test_table_cascade_has_a_row_for_each_rule_system_and_set(compared):
-    two = dataclasses.replace(compared, rows=compared.of("L1-SLM-Verb", "Router+RLVR-SLM"))
-    table = tables.table_rules(two, resamples=10)
+    two = compared.of("L1-SLM-Verb", "Router+RLVR-SLM")
+    table = tables.table_cascade(two, resamples=10)
     assert list(table) == ["rule", *tables.CASCADE_COLUMNS]
     assert len(table) == 3 * 2 * (4 + 3)
     own = table[
@@ -226,8 +225,8 @@ def test_the_oracle_closes_its_own_gap_and_corea_none(equal):
 
 
 def test_table_sources_holds_each_confidence_and_its_intervals(compared):
-    rows = compared.of("L1-SLM-Verb", "Random", "L1-SLM-Gain")
-    table = tables.table_sources(rows, scores=compared.scores, resamples=20)
+    three = compared.of("L1-SLM-Verb", "Random", "L1-SLM-Gain")
+    table = tables.table_sources(three, resamples=20)
     assert list(table) == tables.SOURCE_COLUMNS and len(table) == 9
     assert table.loc[table["system"] == "L1-SLM-Gain", ["ece", "brier_low"]].isna().all().all(), (
         "a score has no ECE"
@@ -239,13 +238,8 @@ def test_table_sources_holds_each_confidence_and_its_intervals(compared):
 
 
 def test_curves_end_at_the_models_alone(compared):
-    figure, drawn = figures.cost_curves(
-        compared.of("L1-SLM-Verb", "Random", "Oracle", "Router+RLVR-SLM"),
-        compared.llm,
-        0.7,
-        PRICES,
-        compared.routers,
-    )
+    four = compared.of("L1-SLM-Verb", "Random", "Oracle", "Router+RLVR-SLM")
+    figure, drawn = figures.cost_curves(four)
     assert len(figure.axes) == 3
     ends = drawn[drawn["threshold"] == np.inf].set_index(["series", "group"])["cost"]
     assert np.allclose(ends["Router+RLVR-SLM"], 1), (

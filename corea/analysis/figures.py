@@ -10,7 +10,7 @@ import pandas as pd
 
 from corea import cascade, metrics
 from corea.analysis import style
-from corea.analysis.systems import COREA, cells, groups_of, mean_curve, ordered
+from corea.analysis.systems import COREA, Comparison, cells, groups_of, mean_curve, ordered
 from corea.costs import PriceList
 from corea.questions.base import GROUPS
 
@@ -46,7 +46,7 @@ def reliability(
     Answers of a group's datasets are pooled and binned around 0, .1, ..., 1; bins of under half a
     percent are only in the numbers. The ECE in the titles is the mean over the datasets.
     """
-    parts = list(cells(_only(records, systems)))
+    parts = list(cells(records[records["system"].isin(systems)]))
     figure, panels = style.group_panels([group for _, group, _ in parts], 3.1, sharey=True)
     drawn = []
     for system, group, rows in parts:
@@ -94,7 +94,7 @@ def confidence_histograms(
     """
     shares = {
         (system, group): _confidence_shares(rows).assign(system=system, group=group)
-        for system, group, rows in cells(_only(records, systems))
+        for system, group, rows in cells(records[records["system"].isin(systems)])
     }
     rows = ordered(system for system, _ in shares)
     groups = [name for name in GROUPS if name in {group for _, group in shares}]
@@ -129,29 +129,17 @@ def _confidence_shares(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _only(records: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
-    rows = records[records["system"].isin(systems)]
-    if rows.empty:
-        raise ValueError(f"no records of {', '.join(systems)} to draw")
-    return rows
-
-
 @style.styled
-def training_curves(log: pd.DataFrame, window: int = 15) -> tuple[Figure, pd.DataFrame]:
-    """Each logged metric of training against the step; a line for each run.
+def training_curves(log: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Each logged metric of training (columns run, step, metric, value); a line for each run.
 
-    Args:
-        log: columns run, step, metric, value.
-        window: how many logged steps the strong line averages; the faint line is the raw value.
-
-    Raises:
-        ValueError: if the log holds none of the metrics that training writes.
+    The faint line is the raw value. ValueError if the log holds no metric that training writes.
     """
     log = log[log["metric"].isin(_UNITS)].sort_values(["metric", "run", "step"])
     names = [name for name in _UNITS if name in set(log["metric"])]
     if not names:
         raise ValueError(f"the log holds none of the metrics {', '.join(_UNITS)}")
-    log = log.assign(running_mean=_smooth(log, window))
+    log = log.assign(running_mean=_smooth(log, 15))
     across = min(4, len(names))
     down = -(-len(names) // across)
     figure, grid = style.grid(0.6 + 1.5 * down, down, across, sharex=True)
@@ -166,46 +154,39 @@ def training_curves(log: pd.DataFrame, window: int = 15) -> tuple[Figure, pd.Dat
         axes.set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("GRPO step")
-    style.legend(figure, grid[0, 0], f"strong lines: mean over {window} logged steps")
+    style.legend(figure, grid[0, 0], "strong lines: mean over 15 logged steps")
     return figure, log.reset_index(drop=True)
 
 
 def _smooth(log: pd.DataFrame, window: int) -> pd.Series:
     """The running mean of each run's metrics, centred."""
-    by_line = log.groupby(["metric", "run"])["value"]
-    return by_line.transform(lambda v: v.rolling(window, center=True, min_periods=1).mean())
+    values = log.groupby(["metric", "run"])["value"]
+    return values.transform(lambda v: v.rolling(window, center=True, min_periods=1).mean())
 
 
 @style.styled
 def cost_curves(
-    rows: Mapping[str, pd.DataFrame],
-    llm: pd.DataFrame,
-    threshold: float,
-    prices: PriceList,
-    routers: Sequence[str] = (),
-    *,
-    baseline: str | None = None,
+    compared: Comparison, *, baseline: str | None = None
 ) -> tuple[Figure, pd.DataFrame]:
     """Pass@1 against cost for every threshold of several systems; a panel for each group.
 
     Args:
-        rows: by system; "Random" and "Oracle" are thin lines, "LLM" is a point.
-        threshold: the paper's, which every curve holds.
-        routers: names of the systems that decide before generation.
+        compared: "Random" and "Oracle" are thin lines, "LLM" is a point.
         baseline: a system, to draw its SLM by itself, the line of deferring a random share of its
-            questions, and a marker at the threshold on every curve.
+            questions, and a marker at the paper's threshold on every curve.
     """
-    rows, llm_groups = {name: rows[name] for name in rows if name != "LLM"}, groups_of(llm)
-    drawn = []
+    rows, llm = dict(compared.rows), groups_of(compared.llm)
+    rows.pop("LLM", None)
+    threshold, prices, drawn = compared.threshold, compared.prices, []
     for name, group, slm in cells(rows):
-        curve = mean_curve(slm, llm_groups[group], prices, threshold, name in routers)
+        curve = mean_curve(slm, llm[group], prices, threshold, name in compared.routers)
         curve["marked"] = curve["threshold"] == threshold
         kept = np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))
         drawn.append(curve.iloc[kept].assign(series=name, group=group))
     for group, slm in groups_of(rows[baseline or next(iter(rows))]).items():
-        alone = _alone(slm, llm_groups[group], prices).assign(group=group)
+        alone = _alone(slm, llm[group], prices).assign(group=group)
         drawn.append(alone if baseline else alone[alone["series"] == "LLM"])
-    figure, panels = style.group_panels(llm_groups, 2.9)
+    figure, panels = style.group_panels(llm, 2.9)
     for curve in drawn:
         _draw_curve(panels[curve["group"].iloc[0]], curve, list(rows), baseline is not None)
     for axes in panels.values():
@@ -222,13 +203,17 @@ def _draw_curve(axes: Axes, curve: pd.DataFrame, names: Sequence[str], marked: b
     for series, line in curve.groupby("series", sort=False):
         label = f"{series} alone" if series in ("SLM", "LLM") else str(series)
         colour, dashes, marker = style.look(label, names)
-        at = np.flatnonzero(line["marked"].eq(True) & marked).tolist()
+        if len(line) == 1:
+            look: dict[str, Any] = {"marker": marker, "ms": 9 if marker == "*" else 6, "zorder": 5}
+        elif marked and line["marked"].any():
+            at = np.flatnonzero(line["marked"]).tolist()
+            look = {"marker": marker, "ms": 6, "markevery": at}
+        else:
+            look = {}
         width = 1.8 if series in (COREA, "COREA+") else 0.8 if colour == style.GREY else 1.1
-        axes.plot(
-            line["cost"], line["pass1"], marker, ls=dashes, color=colour, lw=width, ms=6,
-            mec="white", mew=0.6, markevery=[0] if len(line) == 1 else at,
-            label=f"{label} (COREA)" if series == COREA else label,
-        )  # fmt: skip
+        look |= {"color": colour, "ls": dashes, "lw": width, "mec": "white", "mew": 0.6}
+        label = f"{label} (COREA)" if series == COREA else label
+        axes.plot(line["cost"], line["pass1"], label=label, **look)
 
 
 def _alone(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFrame:
@@ -274,15 +259,13 @@ def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 @style.styled
 def ablation_figure(
-    table: pd.DataFrame, logs: pd.DataFrame, axis: Mapping[str, str], name: str, window: int = 9
+    table: pd.DataFrame, logs: pd.DataFrame, axis: Mapping[str, str], name: str
 ) -> tuple[Figure, pd.DataFrame]:
-    """One ablation: ECE, AUROC and Pass@1 by value and group, and the entropy over training.
+    """`tables.table_ablation`: ECE, AUROC and Pass@1 by value, and the entropy over training.
 
     Args:
-        table: from `tables.table_ablation`.
         axis: run by label.
-        name: what is varied, for the axis.
-        window: how many logged steps the entropy is averaged over.
+        name: what is varied.
     """
     labels = [label for label, run in axis.items() if run in set(table["run"])]
     figure, grid = style.grid(2.35, 1, 4)
@@ -296,7 +279,7 @@ def ablation_figure(
     for label in labels:
         line = entropy[entropy["run"] == axis[label]]
         colour, dashes, _ = style.look(label, labels)
-        smooth = _smooth(line, window)
+        smooth = _smooth(line, 9)
         grid[0, 3].plot(line["step"], smooth, color=colour, ls=dashes, lw=1, label=label)
     grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
     style.legend_below_lines(grid[0, 3])

@@ -167,28 +167,24 @@ def router_confidences(records: pd.DataFrame) -> pd.Series:
     Logistic regression on counts of character 1- to 3-grams, its strength chosen on held-out
     questions.
     """
+    from sklearn.metrics import log_loss
+
     is_known = (records["group"] == CALIBRATION).to_numpy()
     texts = records["question"].to_numpy(dtype=object)
     right = records["correct"].to_numpy().astype(int)
     _need_both(right[is_known], "the calibration split")
-    held = folds(records.loc[is_known, "question_id"]) == 0
-    strength = _router_strength(texts[is_known], right[is_known], held)
+    held = is_known & (folds(records["question_id"]) == 0)
+
+    def loss(strength: float) -> float:
+        model = _fit_router(texts[is_known & ~held], right[is_known & ~held], strength)
+        return log_loss(right[held], _by_text(model, texts[held]), labels=[0, 1])
+
+    strength = min((1e-3, 1e-2, 1e-1), key=loss)
 
     def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
         return _by_text(_fit_router(texts[inside], right[inside], strength), texts[outside])
 
     return pd.Series(_out_of_fold(records, judge), index=records.index)
-
-
-def _router_strength(texts: np.ndarray, correct: np.ndarray, held: np.ndarray) -> float:
-    """The inverse regularisation of least log loss on the held-out rows."""
-    from sklearn.metrics import log_loss
-
-    def loss(strength: float) -> float:
-        model = _fit_router(texts[~held], correct[~held], strength)
-        return log_loss(correct[held], _by_text(model, texts[held]), labels=[0, 1])
-
-    return min((1e-3, 1e-2, 1e-1), key=loss)
 
 
 def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float):

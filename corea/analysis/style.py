@@ -113,7 +113,7 @@ def percent():
 def legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
     """A legend of what the axes hold, below the panels, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = len(labels) if len(labels) <= 5 else -(-len(labels) // 2)
+    columns = len(labels) if len(labels) <= 5 else min(4, -(-len(labels) // 2))
     options: dict[str, Any] = {"title": title, "handlelength": 2.8, "columnspacing": 1.4}
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -126,12 +125,6 @@ def ordered(systems: Iterable[str]) -> list[str]:
     return sorted(set(systems), key=lambda system: (rank.get(system, len(rank) - 1.5), system))
 
 
-def verbalized(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`by_system`, by the name of the cascade that trusts the stated confidence ("SLM-Verb")."""
-    systems = by_system(records)
-    return {name if name == "LLM" else f"{name}-Verb": rows for name, rows in systems.items()}
-
-
 def groups_of(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each group, in the order of the tables, without the calibration split."""
     groups = set(records["group"])
@@ -170,37 +163,54 @@ def mean_curve(
 
 @dataclass(frozen=True)
 class Comparison:
-    """All systems of one run, side by side; what is chosen is chosen on the calibration split.
+    """Systems side by side; all thresholds are from the calibration split.
 
     Attributes:
-        rows: by system, COREA+ among them.
-        chosen: the candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
-        routers: names of the systems that decide before generation.
-        scores: names of those whose confidence ranks and is no probability.
-        budget: COREA's cost at the paper's threshold, and `pass1`, its Pass@1 there.
+        rows: by system.
         thresholds: by rule and system, NaN if there is none. `PAPER_RULE` is the LLM's Pass@1 (not
             for scores), `BUDGET_RULE` has the highest Pass@1 within the budget, `EQUAL_RULE` the
             least cost that reaches `pass1`.
+        routers: names of the systems that decide before generation.
+        scores: names of those whose confidence ranks and is no probability.
+        chosen: the candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
+        budget: COREA's cost at the paper's threshold, and `pass1`, its Pass@1 there.
     """
 
     rows: Mapping[str, pd.DataFrame]
     llm: pd.DataFrame
     prices: PriceList
-    chosen: pd.DataFrame
-    routers: tuple[str, ...]
-    scores: tuple[str, ...]
-    budget: float
-    pass1: float
     thresholds: Mapping[str, Mapping[str, float]]
+    routers: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
+    chosen: pd.DataFrame = field(default_factory=pd.DataFrame)
+    budget: float = math.nan
+    pass1: float = math.nan
 
     @property
     def threshold(self) -> float:
         """The paper's threshold: the LLM's Pass@1 on the calibration split."""
         return self.thresholds[PAPER_RULE][COREA]
 
-    def of(self, *names: str) -> dict[str, pd.DataFrame]:
-        """The rows of the systems named, in that order."""
-        return {name: self.rows[name] for name in names}
+    def of(self, *names: str) -> Comparison:
+        """The same of the systems named, in that order."""
+        return replace(self, rows={name: self.rows[name] for name in names})
+
+
+def verbalized(
+    records: pd.DataFrame, prices: PriceList, threshold: float | None = None
+) -> Comparison:
+    """Each SLM with its stated confidence ("SLM-Verb", ...), and "LLM", the LLM by itself.
+
+    The threshold is the paper's if none is given.
+    """
+    llm = records[records["system"] == "LLM"]
+    if threshold is None:
+        threshold = cascade.llm_pass1(_calibration(llm))
+    rows = {
+        name if name == "LLM" else f"{name}-Verb": its_rows
+        for name, its_rows in by_system(records).items()
+    }
+    return Comparison(rows, llm, prices, {PAPER_RULE: dict.fromkeys(rows, threshold)})
 
 
 def compare(
@@ -235,7 +245,7 @@ def compare(
         BUDGET_RULE: _each(cascade.best_under_budget, curves, budget),
         EQUAL_RULE: _each(cascade.cheapest_at_pass1, curves, pass1),
     }
-    return Comparison(rows, llm, prices, chosen, routers, scores, budget, pass1, thresholds)
+    return Comparison(rows, llm, prices, thresholds, routers, scores, chosen, budget, pass1)
 
 
 def _calibration(records: pd.DataFrame) -> pd.DataFrame:
@@ -254,9 +264,7 @@ def _curve(replayed: pd.DataFrame, router: bool) -> pd.DataFrame:
 def _each(rule: Callable, curves: Mapping[str, pd.DataFrame], bound: float) -> dict[str, float]:
     """A rule's threshold for each curve, NaN if it finds none."""
     thresholds = dict.fromkeys(curves, math.nan)
-    with warnings.catch_warnings():  # that it keeps or defers all shows in the table's LLM share
-        warnings.simplefilter("ignore", UserWarning)
-        for name, curve in curves.items():
-            with contextlib.suppress(ValueError):
-                thresholds[name] = rule(curve, bound)
+    for name, curve in curves.items():
+        with contextlib.suppress(ValueError):
+            thresholds[name] = rule(curve, bound)
     return thresholds

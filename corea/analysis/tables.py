@@ -53,72 +53,49 @@ def table_slm(rows: pd.DataFrame | Mapping[str, pd.DataFrame], **options) -> pd.
     return pd.DataFrame(table, columns=SLM_COLUMNS)
 
 
-def table_sources(
-    rows: Mapping[str, pd.DataFrame], *, scores: Sequence[str] = (), **options
-) -> pd.DataFrame:
+def table_sources(compared: Comparison, **options) -> pd.DataFrame:
     """How good each system's confidence is: the mean rows of `table_slm`.
 
     ECE and Brier score of scores, which are no probabilities, are left out.
     """
-    table = table_slm(rows, **options)
+    table = table_slm(compared.rows, **options)
     table = table.loc[table["dataset"] == "mean", SOURCE_COLUMNS].reset_index(drop=True)
     of_probability = [name for name in table if name.startswith(("ece", "brier"))]
-    table.loc[table["system"].isin(scores), of_probability] = np.nan
+    table.loc[table["system"].isin(compared.scores), of_probability] = np.nan
     return table
 
 
-def table_cascade(
-    rows: Mapping[str, pd.DataFrame],
-    llm: pd.DataFrame,
-    thresholds: Mapping[str, float] | float,
-    prices: PriceList,
-    *,
-    routers: Sequence[str] = (),
-    **options,
-) -> pd.DataFrame:
-    """Every system with the LLM behind it, on every dataset and on the mean of each group.
+def table_cascade(compared: Comparison, **options) -> pd.DataFrame:
+    """Every system with the LLM behind it by every rule, on every dataset and each group's mean.
 
-    Args:
-        rows: by system, as from `systems.verbalized`; "LLM" is the LLM by itself.
-        thresholds: one for all, or by system; a system of threshold NaN has no rows.
-        routers: names of the systems that decide before generation.
+    A system has no rows by a rule that finds no threshold; "LLM" is the LLM by itself.
 
     Returns:
-        Columns `CASCADE_COLUMNS`: cost in price units per 1,000 questions; pass1_drop (LLM less
-        cascade) and cost_reduction (1 - cascade / LLM), paired over questions.
+        Columns rule and `CASCADE_COLUMNS`: cost in price units per 1,000 questions; pass1_drop (LLM
+        less cascade) and cost_reduction (1 - cascade / LLM), paired over questions.
 
     Raises:
-        ValueError: if the LLM's records, or a threshold, are missing.
+        ValueError: if the LLM's records are missing.
     """
-    tables, llm_groups = [], groups_of(llm)
-    for system, group, group_rows in cells(rows):
-        alone = system == "LLM"  # a router that defers everything pays only the LLM
-        threshold = cascade.DEFER_ALL if alone else _threshold(thresholds, system)
-        if np.isnan(threshold):
-            continue
-        if group not in llm_groups:
-            raise ValueError(f"no records of system 'LLM' on group {group!r} to compare with")
-        table = cascade.evaluate_cascade(
-            group_rows, llm_groups[group], threshold, prices,
-            before_generation=alone or system in routers, **options,
-        )  # fmt: skip
-        seeds = [_sizes(group_rows, dataset)["seeds"] for dataset in table["dataset"]]
-        tables.append(table.assign(system=system, group=group, seeds=seeds))
-        if alone:
-            tables[-1]["threshold"] = np.nan
-    return pd.concat(tables, ignore_index=True)[CASCADE_COLUMNS]
-
-
-def table_rules(compared: Comparison, **options) -> pd.DataFrame:
-    """`table_cascade` under every rule for the threshold; the column rule comes first."""
-    tables = {
-        rule: table_cascade(
-            compared.rows, compared.llm, thresholds, compared.prices,
-            routers=compared.routers, **options,
-        )
-        for rule, thresholds in compared.thresholds.items()
-    }  # fmt: skip
-    return pd.concat(tables, names=["rule"]).reset_index("rule").reset_index(drop=True)
+    tables, llm = [], groups_of(compared.llm)
+    for rule, thresholds in compared.thresholds.items():
+        for system, group, rows in cells(compared.rows):
+            if np.isnan(thresholds[system]):
+                continue
+            if group not in llm:
+                raise ValueError(f"no records of system 'LLM' on group {group!r} to compare with")
+            alone = system == "LLM"  # a router that defers everything pays only the LLM
+            threshold = cascade.DEFER_ALL if alone else thresholds[system]
+            router = alone or system in compared.routers
+            table = cascade.evaluate_cascade(
+                rows, llm[group], threshold, compared.prices, before_generation=router, **options
+            )
+            seeds = [_sizes(rows, dataset)["seeds"] for dataset in table["dataset"]]
+            table = table.assign(rule=rule, system=system, group=group, seeds=seeds)
+            tables.append(
+                table.replace({"threshold": {cascade.DEFER_ALL: np.nan}}) if alone else table
+            )
+    return pd.concat(tables, ignore_index=True)[["rule", *CASCADE_COLUMNS]]
 
 
 def table_change(records: pd.DataFrame, before: str, after: str, **options) -> pd.DataFrame:
@@ -290,14 +267,6 @@ def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], **options) -> pd.
                     "question_se": np.mean([run_draws[name][1:].std() for run_draws in draws]),
                 })  # fmt: skip
     return pd.DataFrame(table)
-
-
-def _threshold(thresholds: Mapping[str, float] | float, system: str) -> float:
-    if not isinstance(thresholds, Mapping):
-        return thresholds
-    if system not in thresholds:
-        raise ValueError(f"no threshold for {system!r}; there are some for {', '.join(thresholds)}")
-    return thresholds[system]
 
 
 def _mean(weights: np.ndarray, column: pd.Series) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tables and figures as files: the numbers as CSV, what they came from as JSON, and forms to read."""
+"""Tables and figures as files: numbers as CSV, where they come from as JSON, and forms to read."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _latex(table: pd.DataFrame) -> str:
     align = "".join("l" if name in _TEXT else "r" for name in table)
     lines = table.to_latex(index=False, escape=True, column_format=align).splitlines()
     top = lines.index(r"\midrule") + 1
-    for row in reversed(range(1, len(table))):
+    for row in range(len(table) - 1, 0, -1):
         if "system" in table and table["system"][row] != table["system"][row - 1]:
             lines.insert(top + row, r"\midrule")
     return "\n".join([*lines, ""])

@@ -198,7 +198,11 @@ def bootstrap(
         blocks.append(
             {
                 "pass1": weights @ (hits / samples) / questions,
-                **_of_confidence(levels, right, wrong, _edges(bins), closed),
+                "ece": _ece(levels, right, wrong, _edges(bins), closed),
+                "brier": _brier(levels, right, wrong),
+                "auroc": _auroc(levels, right, wrong),
+                "aurc": _aurc(levels, right, wrong),
+                "levels": (right + wrong > 0).sum(axis=-1, dtype=float),
                 "parse_rate": (weights @ parsed) / (weights @ samples),
             }
         )
@@ -270,17 +274,6 @@ def question_weights(
 
 
 # --- metrics of histograms: levels (L,) rising; right, wrong (..., L) -----------------------------
-
-
-def _of_confidence(levels, right, wrong, edges, closed) -> dict[str, np.ndarray]:
-    """Metrics of histograms of right and wrong answers by stated confidence, one a row."""
-    return {
-        "ece": _ece(levels, right, wrong, edges, closed),
-        "brier": _brier(levels, right, wrong),
-        "auroc": _auroc(levels, right, wrong),
-        "aurc": _aurc(levels, right, wrong),
-        "levels": (right + wrong > 0).sum(axis=-1, dtype=float),
-    }
 
 
 def _ece(levels, right, wrong, edges, closed):

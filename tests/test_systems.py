@@ -255,8 +255,9 @@ def test_an_ablation_compares_with_its_reference(records):
     llm = records[records["system"] == "LLM"]
     logs = pd.DataFrame([(run, step, "confidence entropy", 2.0 - step / 100) for run in ("L1-SLM", "SLM") for step in range(1, 41)],
                         columns=["run", "step", "metric", "value"])  # fmt: skip
+    prices = dict.fromkeys(("SLM", "L1-SLM"), PRICES)
     axis = {"one": "SLM", "two": "L1-SLM", "three": "not run"}
-    table = tables.table_ablation(records, logs, llm, axis, "L1-SLM", PRICES, resamples=20)
+    table = tables.table_ablation(records, logs, llm, axis, "L1-SLM", prices, resamples=20)
     assert list(table["value"].unique()) == ["one", "two"], "a run that is not there has no row"
     same = table[table["value"] == "two"]
     assert (same[["d_ece", "d_ece_low", "d_ece_high"]] == 0).all().all()

@@ -24,15 +24,10 @@ _TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 _POINTS = 256  # of a drawn curve: more cannot be told apart
 _TITLES = {"pass1": "Pass@1", "ece": "ECE", "auroc": "AUROC"}
 _UNITS = {
-    "accuracy": "share of rollouts",
-    "format": "mean reward",
-    "confidence reward": "mean reward",
-    "total reward": "mean reward",
-    "mean confidence": "probability",
-    "confidence entropy": "nats",
-    "completion tokens": "per completion",
-    "KL to base": "nats per token",
-}
+    "accuracy": "share of rollouts", "format": "mean reward", "confidence reward": "mean reward",
+    "total reward": "mean reward", "mean confidence": "probability", "confidence entropy": "nats",
+    "completion tokens": "per completion", "KL to base": "nats per token",
+}  # fmt: skip
 _RIGHT: dict[str, Any] = {"fc": style.BLUE, "ec": style.BLUE, "lw": 0.5}
 _WRONG: dict[str, Any] = {"fc": "white", "ec": style.BROWN, "lw": 0.5, "hatch": "//////"}
 
@@ -62,9 +57,8 @@ def reliability(
             axes.scatter([], [], _area(share), fc="white", ec=style.GREY, label=label)
         axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), aspect="equal")
         axes.set(xticks=_TICKS, yticks=_TICKS, xlabel="stated confidence (probability)")
-    first = next(iter(panels.values()))
-    first.set_ylabel("accuracy (share of answers)")
-    style.legend(figure, first)
+    figure.axes[0].set_ylabel("accuracy (share of answers)")
+    style.legend(figure)
     return figure, pd.concat(drawn, ignore_index=True)
 
 
@@ -106,14 +100,11 @@ def confidence_histograms(
         axes.bar(at, bars["right"], 0.08, label="right", **_RIGHT)
         axes.bar(at, bars["wrong"], 0.08, bottom=bars["right"], label="wrong", **_WRONG)
         axes.yaxis.set_major_formatter(style.percent())
-    for axes, group in zip(grid[0], groups, strict=True):
-        axes.set_title(group)
-    for axes, system in zip(grid[:, 0], rows, strict=True):
-        axes.set_ylabel(f"{system}\nanswers (%)")
-    for axes in grid[-1]:
         axes.set_xticks([-0.15, *_TICKS], ["none", *map(str, _TICKS)])
-        axes.set_xlabel("stated confidence (probability)")
-    style.legend(figure, grid[0, 0])
+        axes.set(xlabel="stated confidence (probability)", ylabel=f"{system}\nanswers (%)")
+        axes.set_title(group if system == rows[0] else "")
+        axes.label_outer()
+    style.legend(figure)
     return figure, pd.concat(shares.values(), ignore_index=True)
 
 
@@ -140,9 +131,8 @@ def training_curves(log: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     if not names:
         raise ValueError(f"the log holds none of the metrics {', '.join(_UNITS)}")
     log = log.assign(running_mean=_smooth(log, 15))
-    across = min(4, len(names))
-    down = -(-len(names) // across)
-    figure, grid = style.grid(0.6 + 1.5 * down, down, across, sharex=True)
+    down = -(-len(names) // 4)
+    figure, grid = style.grid(0.6 + 1.5 * down, down, 4, sharex=True)
     for axes, name in zip(grid.flat, names, strict=False):
         for run in ordered(log["run"]):
             line = log[(log["metric"] == name) & (log["run"] == run)]
@@ -154,7 +144,7 @@ def training_curves(log: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes.set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("GRPO step")
-    style.legend(figure, grid[0, 0], "strong lines: mean over 15 logged steps")
+    style.legend(figure, "strong lines: mean over 15 logged steps")
     return figure, log.reset_index(drop=True)
 
 
@@ -193,10 +183,16 @@ def cost_curves(
         axes.set_xlabel("cost (% of the LLM alone)")
         axes.xaxis.set_major_formatter(style.percent())
         axes.yaxis.set_major_formatter(style.percent())
-    first = next(iter(panels.values()))
-    first.set_ylabel("Pass@1 (%)")
-    style.legend(figure, first, "marker on a curve: the threshold used" if baseline else None)
-    return figure, _drawn_table(pd.concat(drawn, ignore_index=True), baseline is not None)
+    figure.axes[0].set_ylabel("Pass@1 (%)")
+    style.legend(figure, "marker on a curve: the threshold used" if baseline else None)
+    columns = ["group", "series", "threshold", "marked", "cost", "pass1", "llm_share"]
+    numbers = pd.concat(drawn, ignore_index=True)[columns]
+    return figure, numbers if baseline else _by_group(numbers[numbers["series"] != "LLM"])
+
+
+def _by_group(numbers: pd.DataFrame) -> pd.DataFrame:
+    rank = numbers["group"].map(list(GROUPS).index).sort_values(kind="stable")
+    return numbers.loc[rank.index].drop(columns="marked").reset_index(drop=True)
 
 
 def _draw_curve(axes: Axes, curve: pd.DataFrame, names: Sequence[str], marked: bool) -> None:
@@ -230,16 +226,6 @@ def _alone(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFr
     return table.assign(threshold=np.nan, marked=None)
 
 
-def _drawn_table(drawn: pd.DataFrame, marked: bool) -> pd.DataFrame:
-    """The numbers of `cost_curves`: by series if thresholds are marked, else by group."""
-    names = ["group", "series", "threshold", "marked", "cost", "pass1", "llm_share"]
-    if marked:
-        return drawn[names]
-    curves = drawn[drawn["series"] != "LLM"].drop(columns="marked")
-    order = curves["group"].map(list(GROUPS).index).sort_values(kind="stable").index
-    return curves.loc[order].reset_index(drop=True)[[name for name in names if name != "marked"]]
-
-
 @style.styled
 def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """ECE and AUROC of every confidence source in `tables.table_sources`; a mark for each group."""
@@ -253,7 +239,7 @@ def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     grid[0, 0].set_xlabel("ECE (fraction, lower is better)")
     grid[0, 1].set_xlabel("AUROC (probability, higher is better)")
     grid[0, 1].axvline(0.5, color=style.GREY, lw=0.8, ls="--", zorder=0)
-    style.legend(figure, grid[0, 0])
+    style.legend(figure)
     return figure, table
 
 
@@ -284,7 +270,7 @@ def ablation_figure(
     grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
     style.legend_below_lines(grid[0, 3])
     grid[0, 0].set_ylabel("fraction")
-    style.legend(figure, grid[0, 0])
+    style.legend(figure)
     return figure, table
 
 
@@ -304,8 +290,8 @@ def seeds_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes.set_xticks(range(len(names)), names)
         axes.set(title=_TITLES[metric], xlim=(-0.6, len(names) - 0.4))
     grid[0, 0].set_ylabel("fraction")
-    note = "thick: range over training seeds; thin: 95% interval over questions of one seed"
-    style.legend(figure, grid[0, 0], note)
+    title = "thick: range over training seeds; thin: 95% interval over questions of one seed"
+    style.legend(figure, title)
     return figure, table
 
 
@@ -315,7 +301,7 @@ def _marks(
     value: str,
     column: str,
     names: Sequence[str],
-    along: str = "y",
+    along="y",
     **look,
 ) -> None:
     """Values with their intervals at the numbers of their names, the groups side by side."""

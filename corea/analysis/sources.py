@@ -16,11 +16,8 @@ import pandas as pd
 
 from corea.questions.base import CALIBRATION
 
-_FOLDS = 5
-_EPOCHS, _PATIENCE, _RATE, _PENALTY = 400, 20, 1e-3, 1e-3
-PROBE_RECIPE = {
-    "epochs": _EPOCHS, "patience": _PATIENCE, "rate": _RATE, "penalty": _PENALTY, "folds": _FOLDS,
-}  # fmt: skip
+PROBE_RECIPE: dict = {"epochs": 400, "patience": 20, "rate": 1e-3, "penalty": 1e-3, "folds": 5}
+_FOLDS = PROBE_RECIPE["folds"]
 RECALIBRATIONS = ("isotonic", "platt", "temperature")
 
 
@@ -98,10 +95,8 @@ class Probe:
 def fit_probe(states: np.ndarray, correct, question_id, *, seed: int = 0) -> Probe:
     """A logistic head on standardised hidden states (rows, layers, hidden), stopped early.
 
-    Layer and epoch are the best on a held-out fifth of the questions.
-
-    Raises:
-        ValueError: if rows differ in number, or all answers of either part are right, or wrong.
+    Layer and epoch are the best on a held-out fifth of the questions. ValueError if rows differ in
+    number, or if all answers of either part are right, or wrong.
     """
     correct, held = np.asarray(correct, dtype=int), folds(question_id, seed) == 0
     if not len(states) == len(correct) == len(held):
@@ -122,17 +117,16 @@ def _layer(
 
     scaler = StandardScaler().fit(states[~held])
     inside, outside = scaler.transform(states[~held]), scaler.transform(states[held])
-    head = SGDClassifier(
-        loss="log_loss", alpha=_PENALTY, learning_rate="constant", eta0=_RATE, average=True,
-        random_state=seed,
-    )  # fmt: skip
+    rate, penalty = PROBE_RECIPE["rate"], PROBE_RECIPE["penalty"]
+    head = SGDClassifier(loss="log_loss", alpha=penalty, learning_rate="constant", eta0=rate)
+    head.set_params(average=True, random_state=seed)
     best, kept = (np.inf, 0), (np.zeros(states.shape[-1]), 0.0)
-    for epoch in range(1, _EPOCHS + 1):
+    for epoch in range(1, PROBE_RECIPE["epochs"] + 1):
         head.partial_fit(inside, correct[~held], classes=[0, 1])
         loss = log_loss(correct[held], head.predict_proba(outside)[:, 1], labels=[0, 1])
         if loss < best[0]:
             best, kept = (loss, epoch), (head.coef_[0].copy(), float(head.intercept_[0]))
-        elif epoch - best[1] >= _PATIENCE:
+        elif epoch - best[1] >= PROBE_RECIPE["patience"]:
             break
     weights, bias = kept
 
@@ -252,9 +246,8 @@ def _logistic(records: pd.DataFrame, features: np.ndarray, right: np.ndarray) ->
 def recalibration(method: str, confidence, correct) -> Callable[[np.ndarray], np.ndarray]:
     """A rising map from confidence to P(correct), fitted on rows with a confidence; NaN stays NaN.
 
-    Args:
-        method: "isotonic" is stepwise, "platt" logistic in the log-odds, "temperature" divides the
-            log-odds (Guo et al. 2017); else ValueError.
+    "isotonic" is stepwise, "platt" is logistic in the log-odds, and "temperature" divides them (Guo
+    et al. 2017).
     """
     fits = dict(zip(RECALIBRATIONS, (_isotonic, _platt, _temperature), strict=True))
     if method not in fits:

@@ -110,9 +110,9 @@ def percent():
     return PercentFormatter(1.0, decimals=0, symbol="")
 
 
-def legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
-    """A legend of what the axes hold, below the panels, where it covers nothing."""
-    handles, labels = axes.get_legend_handles_labels()
+def legend(figure: Figure, title: str | None = None) -> None:
+    """A legend of what the first panel holds, below the panels, where it covers nothing."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     columns = len(labels) if len(labels) <= 5 else min(4, -(-len(labels) // 2))
     options: dict[str, Any] = {"title": title, "handlelength": 2.8, "columnspacing": 1.4}
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
@@ -124,5 +124,4 @@ def legend_below_lines(axes: Axes) -> None:
     columns = 2 if max(map(len, labels)) <= 7 else 1
     low, high = axes.get_ylim()
     axes.set_ylim(low - (high - low) * 0.13 * -(-len(labels) // columns), high)
-    spacing: dict[str, Any] = {"labelspacing": 0.2, "columnspacing": 0.8, "borderaxespad": 0.3}
-    axes.legend(fontsize=6.5, loc="lower left", ncols=columns, handlelength=2, **spacing)
+    axes.legend(fontsize=6.5, loc="lower left", ncols=columns, labelspacing=0.2, columnspacing=0.8)

@@ -37,10 +37,8 @@ class System:
     recalibrated: str | None = None
 
 
-def _system(name: str, recalibrated: str | None = None) -> System:
-    slm, source = name.rsplit("-", 1)
-    full_name = name if recalibrated is None else f"{name}-{recalibrated.title()}"
-    return System(full_name, slm, source, recalibrated)
+def _system(name: str) -> System:
+    return System(name, *name.rsplit("-", 1))
 
 
 PAPER = (
@@ -51,7 +49,9 @@ PAPER = (
 OURS = (
     *map(_system, ("SLM-Digits", "L1-SLM-Digits", "L1-SLM-Probe", "L1-SLM-AvgProb")),
     *map(_system, ("RLVR-SLM-AnswerProb", "RLVR-SLM-Digits", "RLVR-SLM-Consistency")),
-    *(_system("L1-SLM-Verb", method) for method in sources.RECALIBRATIONS),
+    System("L1-SLM-Verb-Isotonic", "L1-SLM", "Verb", "isotonic"),
+    System("L1-SLM-Verb-Platt", "L1-SLM", "Verb", "platt"),
+    System("L1-SLM-Verb-Temperature", "L1-SLM", "Verb", "temperature"),
     _system("L1-SLM-Gain"),
     System("Random", "L1-SLM", "Random"),
     System("Oracle-L1-SLM", "L1-SLM", "Oracle"),
@@ -91,8 +91,7 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
 def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
     """The records of a system's SLM with the system's confidence, fitted on the calibration split.
 
-    Args:
-        records: of its SLM and, for Gain and Oracle, of the LLM, with the calibration split.
+    Gain and Oracle need the LLM's records too.
 
     Raises:
         ValueError: if the SLM has no records, or the source is not in `SOURCES`.
@@ -143,11 +142,9 @@ def cells(
 def mean_curve(
     slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float, router: bool = False
 ) -> pd.DataFrame:
-    """The mean over a group's datasets of their cost-accuracy curves.
+    """The mean cost-accuracy curve of a group's datasets; cost is a share of the LLM's.
 
-    Returns:
-        Columns cost (a share of the LLM's), pass1, llm_share and threshold: rising, `threshold` and
-        all at which something changes.
+    It has a row for `threshold` and for every other at which something changes, rising.
     """
     sweeps = []
     for _, rows in cascade.replay(slm, llm, threshold, prices).groupby("dataset", sort=False):
@@ -163,17 +160,15 @@ def mean_curve(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Systems side by side; all thresholds are from the calibration split.
+    """Rows by system, side by side; all thresholds are from the calibration split.
 
     Attributes:
-        rows: by system.
         thresholds: by rule and system, NaN if there is none. `PAPER_RULE` is the LLM's Pass@1 (not
             for scores), `BUDGET_RULE` has the highest Pass@1 within the budget, `EQUAL_RULE` the
-            least cost that reaches `pass1`.
+            least cost that reaches `pass1`; those two are COREA's at the paper's threshold.
         routers: names of the systems that decide before generation.
         scores: names of those whose confidence ranks and is no probability.
         chosen: the candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
-        budget: COREA's cost at the paper's threshold, and `pass1`, its Pass@1 there.
     """
 
     rows: Mapping[str, pd.DataFrame]
@@ -199,18 +194,18 @@ class Comparison:
 def verbalized(
     records: pd.DataFrame, prices: PriceList, threshold: float | None = None
 ) -> Comparison:
-    """Each SLM with its stated confidence ("SLM-Verb", ...), and "LLM", the LLM by itself.
+    """Each SLM with its stated confidence ("SLM-Verb", ...), at the paper's threshold or another.
 
-    The threshold is the paper's if none is given.
+    "LLM" is the LLM by itself: a router that defers everything, so that only the LLM is paid.
     """
     llm = records[records["system"] == "LLM"]
     if threshold is None:
         threshold = cascade.llm_pass1(_calibration(llm))
-    rows = {
-        name if name == "LLM" else f"{name}-Verb": its_rows
-        for name, its_rows in by_system(records).items()
-    }
-    return Comparison(rows, llm, prices, {PAPER_RULE: dict.fromkeys(rows, threshold)})
+    rows = {f"{name}-Verb": its_rows for name, its_rows in by_system(records).items()}
+    if "LLM-Verb" in rows:
+        rows["LLM"] = rows.pop("LLM-Verb")
+    thresholds = {**dict.fromkeys(rows, threshold), "LLM": cascade.DEFER_ALL}
+    return Comparison(rows, llm, prices, {PAPER_RULE: thresholds}, routers=("LLM",))
 
 
 def compare(
@@ -235,10 +230,8 @@ def compare(
     names = [system.name for system in systems if system.name not in _LINES]
     names += [COREA_PLUS, *(name for name in _LINES if name in known)]
     rows = {name: rows[name] for name in names}
-    routers, scores = (
-        tuple(name for name in names if known[name].source in sources_of_kind)
-        for sources_of_kind in (ROUTERS, SCORES)
-    )
+    routers = tuple(name for name in names if known[name].source in ROUTERS)
+    scores = tuple(name for name in names if known[name].source in SCORES)
     curves = {name: _curve(replayed[name], name in routers) for name in names}
     thresholds = {
         PAPER_RULE: {name: math.nan if name in scores else fixed for name in names},

@@ -1,7 +1,7 @@
-"""The tables, from records: every number comes from `corea.metrics` and `corea.cascade`.
+"""The tables, from records: a row per system (or value of an ablation) and group.
 
-Each has a row per system (or value of an ablation) and group; intervals are 95%, by the bootstrap
-over questions, in columns ending in _low and _high. `resamples` and `seed` are the bootstrap's.
+Columns ending in _low and _high are 95% intervals by the bootstrap over questions, whose
+`resamples` and `seed` are the `options` of every table.
 """
 
 from __future__ import annotations
@@ -36,11 +36,7 @@ CASCADE_COLUMNS = [
 def table_slm(rows: pd.DataFrame | Mapping[str, pd.DataFrame], **options) -> pd.DataFrame:
     """Every system by itself on every dataset, then its mean over the datasets of each group.
 
-    Args:
-        rows: records of stand-alone systems, or rows by system; ValueError if there are none.
-
-    Returns:
-        Columns `SLM_COLUMNS`: fractions, samples per question, how many seeds, mean tokens.
+    `rows` are records of stand-alone systems, or rows by system. ValueError if there are none.
     """
     table = []
     for system, group, group_rows in cells(rows):
@@ -68,14 +64,11 @@ def table_sources(compared: Comparison, **options) -> pd.DataFrame:
 def table_cascade(compared: Comparison, **options) -> pd.DataFrame:
     """Every system with the LLM behind it by every rule, on every dataset and each group's mean.
 
-    A system has no rows by a rule that finds no threshold; "LLM" is the LLM by itself.
+    A system has no rows by a rule that finds no threshold. ValueError without the LLM's records.
 
     Returns:
         Columns rule and `CASCADE_COLUMNS`: cost in price units per 1,000 questions; pass1_drop (LLM
         less cascade) and cost_reduction (1 - cascade / LLM), paired over questions.
-
-    Raises:
-        ValueError: if the LLM's records are missing.
     """
     tables, llm = [], groups_of(compared.llm)
     for rule, thresholds in compared.thresholds.items():
@@ -84,26 +77,21 @@ def table_cascade(compared: Comparison, **options) -> pd.DataFrame:
                 continue
             if group not in llm:
                 raise ValueError(f"no records of system 'LLM' on group {group!r} to compare with")
-            alone = system == "LLM"  # a router that defers everything pays only the LLM
-            threshold = cascade.DEFER_ALL if alone else thresholds[system]
-            router = alone or system in compared.routers
+            sides, router = (rows, llm[group], thresholds[system]), system in compared.routers
             table = cascade.evaluate_cascade(
-                rows, llm[group], threshold, compared.prices, before_generation=router, **options
+                *sides, compared.prices, before_generation=router, **options
             )
             seeds = [_sizes(rows, dataset)["seeds"] for dataset in table["dataset"]]
-            table = table.assign(rule=rule, system=system, group=group, seeds=seeds)
-            tables.append(
-                table.replace({"threshold": {cascade.DEFER_ALL: np.nan}}) if alone else table
-            )
-    return pd.concat(tables, ignore_index=True)[["rule", *CASCADE_COLUMNS]]
+            tables.append(table.assign(rule=rule, system=system, group=group, seeds=seeds))
+    table = pd.concat(tables, ignore_index=True)[["rule", *CASCADE_COLUMNS]]
+    table.loc[table["system"] == "LLM", "threshold"] = np.nan
+    return table
 
 
 def table_change(records: pd.DataFrame, before: str, after: str, **options) -> pd.DataFrame:
     """What changed from one stand-alone system to another, by group, paired over questions.
 
-    Returns:
-        Columns group, metric, before, after, difference, low, high, and verdict: "higher", "lower",
-        or "undecided" if the interval holds zero.
+    The verdict is "higher", "lower", or "undecided" if the interval of the difference holds zero.
     """
     table = []
     first, second = (groups_of(records[records["system"] == name]) for name in (before, after))
@@ -113,10 +101,10 @@ def table_change(records: pd.DataFrame, before: str, after: str, **options) -> p
         for name in METRICS:
             d = change[name]
             verdict = metrics.verdict(d.low, d.high, words=("higher", "lower"))
-            values = {"before": one[name].value, "after": other[name].value, "difference": d.value}
-            row = {"group": group, "metric": name, **values, "low": d.low, "high": d.high}
-            table.append({**row, "verdict": verdict})
-    return pd.DataFrame(table)
+            values = one[name].value, other[name].value, d.value, d.low, d.high
+            table.append((group, name, *values, verdict))
+    columns = ["group", "metric", "before", "after", "difference", "low", "high", "verdict"]
+    return pd.DataFrame(table, columns=columns)
 
 
 def table_equal_pass1(compared: Comparison, **options) -> pd.DataFrame:
@@ -133,13 +121,11 @@ def table_equal_pass1(compared: Comparison, **options) -> pd.DataFrame:
     table, llm = [], groups_of(compared.llm)
     by_system = {name: groups_of(rows) for name, rows in compared.rows.items()}
     for group in by_system[COREA]:
-        replayed = {
-            name: cascade.replay(
-                _sorted(groups[group]), _sorted(llm[group]), _equal_threshold(compared, name),
-                compared.prices, before_generation=name in compared.routers,
-            )
-            for name, groups in by_system.items()
-        }  # fmt: skip
+        replayed = {}
+        for name, groups in by_system.items():
+            sides = _sorted(groups[group]), _sorted(llm[group]), _equal_threshold(compared, name)
+            router = name in compared.routers
+            replayed[name] = cascade.replay(*sides, compared.prices, before_generation=router)
         weights = metrics.row_weights(replayed[COREA], **options)
         sizes = {"group": group, "questions": _sizes(by_system[COREA][group])["questions"]}
         for name, costs in _costs(replayed, weights, compared.routers).items():
@@ -162,23 +148,24 @@ def _costs(
     ours = replayed[COREA]
     spent, target = _mean(weights, ours["llm_cost"]), _mean(weights, ours["correct"])
     near = _mean(weights, ours["llm_correct"]) - NEAR
-    at_equal, at_near = {}, {}
+    costs = {}
     for name, rows in replayed.items():
         router = name in routers
-        costs = cascade.cost_at_pass1(rows, weights, target, near, before_generation=router)
-        at_equal[name], at_near[name] = (cost / spent for cost in costs)
-    oracle = np.minimum.reduce([at_equal[name] for name in replayed if name.startswith("Oracle")])
+        costs[name] = cascade.cost_at_pass1(rows, weights, target, near, before_generation=router)
+        costs[name] = [cost / spent for cost in costs[name]]
+    before = costs[COREA][0]
+    oracle = np.minimum.reduce([costs[name][0] for name in costs if name.startswith("Oracle")])
     paid, columns = _mean(weights, ours["cost"]) / spent, {}
     for name, rows in replayed.items():
-        saving = at_equal[COREA] - at_equal[name]
+        equal, close = costs[name]
         with np.errstate(divide="ignore", invalid="ignore"):
-            closed = saving / (at_equal[COREA] - oracle)
+            closed = (before - equal) / (before - oracle)
         draws = {
-            "cost": at_equal[name], "saving": saving, "closed": closed, "cost_near": at_near[name],
+            "cost": equal, "saving": before - equal, "closed": closed, "cost_near": close,
             "set_cost_saving": paid - _mean(weights, rows["cost"]) / spent,
             "set_pass1_gain": _mean(weights, rows["correct"]) - target,
         }  # fmt: skip
-        reached = float(np.mean(~np.isnan(at_equal[name])))
+        reached = float(np.mean(~np.isnan(equal)))
         intervals = {column: metrics.interval(values) for column, values in draws.items()}
         columns[name] = {"pass1": target[0], "reached": reached, **_flat(intervals)}
     return columns
@@ -190,7 +177,7 @@ def table_ablation(
     llm: pd.DataFrame,
     axis: Mapping[str, str],
     reference: str,
-    prices: PriceList | Mapping[str, PriceList],
+    prices: Mapping[str, PriceList],
     **options,
 ) -> pd.DataFrame:
     """One ablation: each measure beside its paired difference to the reference run.
@@ -199,7 +186,7 @@ def table_ablation(
         records: of the runs, `system` being the run.
         logs: columns run, step, metric, value.
         axis: run by label; a run without records has no row.
-        prices: one list, or one by run if the runs' models differ in size.
+        prices: by run, as the runs' models may differ in size.
 
     Returns:
         Columns value, run, group, sizes, `METRICS` and their differences (d_...), cost_close (the
@@ -214,8 +201,7 @@ def table_ablation(
         for group, rows in groups_of(runs[run]).items() if run in runs else ():
             values = metrics.evaluate_sets(rows, **options)["mean"]
             change = metrics.paired_difference(rows, whole[group], **options)["mean"]
-            run_prices = prices[run] if isinstance(prices, Mapping) else prices
-            close = _cost_close(rows, llm_groups[group], run_prices, options)
+            close = _cost_close(rows, llm_groups[group], prices[run], options)
             table.append({
                 "value": label, "run": run, "group": group, **_sizes(rows),
                 **_flat({name: values[name] for name in METRICS}),
@@ -245,23 +231,18 @@ def _entropies(logs: pd.DataFrame, run: str) -> dict[str, float]:
 def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], **options) -> pd.DataFrame:
     """Seed-to-seed spread of the main systems, apart from question-to-question intervals.
 
-    Args:
-        records: of each system, its records of each training seed.
-
-    Returns:
-        Over seeds: mean, lowest, highest, and standard deviation (seed_sd, n - 1). question_se is
-        the bootstrap standard error over questions of one seed (the mean over seeds).
+    `records` has, by system, those of each training seed. seed_sd is the standard deviation (n - 1)
+    over seeds, question_se the bootstrap standard error over questions of one seed (their mean).
     """
     table = []
     for system, runs in records.items():
         for group, rows in groups_of(runs[0]).items():
             draws = [metrics.set_draws(groups_of(run)[group], **options)["mean"] for run in runs]
-            keys = {"system": system, "group": group}
+            sizes = {"seeds": len(runs), "questions": _sizes(rows)["questions"]}
             for name in METRICS:
                 values = np.array([run_draws[name][0] for run_draws in draws])
                 table.append({
-                    **keys, "metric": name, "seeds": len(runs),
-                    "questions": _sizes(rows)["questions"],
+                    "system": system, "group": group, "metric": name, **sizes,
                     "mean": values.mean(), "lowest": values.min(), "highest": values.max(),
                     "seed_sd": values.std(ddof=1) if len(runs) > 1 else np.nan,
                     "question_se": np.mean([run_draws[name][1:].std() for run_draws in draws]),

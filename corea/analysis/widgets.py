@@ -1,7 +1,4 @@
-"""Three hard ideas with controls: the reward's shape, a reliability diagram's bins, the threshold.
-
-Each function draws one figure from its settings. `explore` puts controls beside it.
-"""
+"""Figures with controls, for three hard ideas: reward shape, reliability bins, threshold."""
 
 from __future__ import annotations
 

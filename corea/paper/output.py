@@ -29,30 +29,26 @@ _DECIMALS = {"levels": 1, "completion_tokens": 1}
 _TEXT = ("system", "group", "dataset")
 
 
-def provenance(
-    profile_name: str, seed: int, settings: object, records_paths: Sequence[str | Path]
-) -> dict:
+def provenance(profile: str, seed: int, settings: object, paths: Sequence[str | Path]) -> dict:
     """What a result came from: code, settings, versions, and the SHA-256 of the files read."""
     commit, dirty = git_commit()
-    paths = [Path(path) for path in sorted(map(str, records_paths))]
     versions = {package.name: package.version for package in distributions()}
     versions = {name: versions[name] for name in _PACKAGES.split() if name in versions}
     return {
         "commit": commit,
         "dirty": dirty,
-        "profile": profile_name,
+        "profile": profile,
         "seed": seed,
         "settings": settings_hash(settings),
         "versions": {"corea": __version__, "python": platform.python_version(), **versions},
-        "records": {"/".join(path.parts[-2:]): sha256_of(path) for path in paths},
+        "records": {"/".join(Path(p).parts[-2:]): sha256_of(p) for p in sorted(paths, key=str)},
     }
 
 
 def save_table(frame: pd.DataFrame, stem: str | Path, provenance: Mapping) -> None:
     """Write stem.csv, .md, .tex (booktabs) and .json (provenance), each whole or not at all.
 
-    The CSV holds the numbers alone, rounded to 6 decimals, so equal runs give equal bytes. The
-    other two are for reading: rounded further, each interval in the cell of its value.
+    The CSV holds the numbers, rounded to 6 decimals; in the texts an interval follows its value.
     """
     _save_numbers(frame, stem, provenance)
     _write(f"{stem}.md", _markdown(_readable(frame)))
@@ -106,8 +102,7 @@ def _latex(table: pd.DataFrame) -> str:
     r"""A booktabs tabular, systems apart; a wide one fits a page in `table*` with `\small`."""
     align = "".join("l" if name in _TEXT else "r" for name in table)
     lines = table.to_latex(index=False, escape=True, column_format=align).splitlines()
-    top = lines.index(r"\midrule") + 1
     for row in range(len(table) - 1, 0, -1):
         if "system" in table and table["system"][row] != table["system"][row - 1]:
-            lines.insert(top + row, r"\midrule")
+            lines.insert(lines.index(r"\midrule") + 1 + row, r"\midrule")
     return "\n".join([*lines, ""])

@@ -149,7 +149,7 @@ def test_rollouts_that_cannot_be_dealt_out_are_refused(changes, says):
         ({"lora_rank": -1}, "lora_rank=-1 must be 0 or more"),
         ({"sharding": "fsdp2"}, "need gpus of 1 or more"),
         ({"rollouts": "server"}, "need gpus of 1 or more"),
-        ({"vllm_memory": 1.5}, "vllm_memory=1.5 between 0 and 1"),
+        ({"vllm_memory": 1.5}, "vllm_memory=1.5 must be between 0 and 1"),
     ],
 )
 def test_compute_out_of_range_is_refused(changes, says):

@@ -82,9 +82,7 @@ def _plain(value: object) -> object:
         return dataclasses.asdict(value)
     if isinstance(value, Path):
         return value.as_posix()
-    raise TypeError(
-        f"settings hold a {type(value).__name__}; use dataclasses, dicts, lists and plain values"
-    )
+    raise TypeError(f"settings hold a {type(value).__name__}; use dicts, lists and plain values")
 
 
 def git_commit() -> tuple[str, bool]:
@@ -92,17 +90,13 @@ def git_commit() -> tuple[str, bool]:
 
     ("unknown", False) outside a checkout: git would speak of whatever repository lies around it.
     """
-    root = checkout()
+    if (root := checkout()) is None:
+        return "unknown", False
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
+    command += ["--untracked-files=no", "--", *_SOURCES]
     try:
-        if root is None:
-            return "unknown", False
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
-        return _git(root, "rev-parse", "HEAD"), bool(changes)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return "unknown", False
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
-    return done.stdout.strip()
+    commit, *lines = done.stdout.splitlines()
+    return commit.removeprefix("# branch.oid "), any(not line.startswith("#") for line in lines)

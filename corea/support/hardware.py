@@ -14,49 +14,34 @@ _ALLOWED = {
     "rollouts": ("transformers", "colocate", "server"),
     "sharding": ("none", "fsdp2", "zero3"),
 }
+_LEAST = {"gpus": 0, "processes": 1, "micro_batch": 0, "lora_rank": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """The machine and the ways to use it.
+    """The machine, and the ways in which models are trained and asked on it."""
 
-    Args:
-        gpus: of one machine, each its own training process; 0 is the CPU.
-        processes: training processes on the CPU.
-        memory_gib: of one GPU.
-        engine: what answers evaluation questions.
-        dtype: of frozen weights; trained ones are float32, with bfloat16 in mixed precision.
-        rollouts: who samples in training: the model itself ("transformers"), vLLM on the same GPUs
-            ("colocate") or `trl vllm-serve` ("server").
-        sharding: how weights and optimizer are spread over the processes.
-        micro_batch: rollouts of one forward and backward pass of a process; 0: all its share.
-        lora_rank: of the adapter that is trained; 0: all weights are.
-        vllm_memory: share of a GPU that vLLM may fill beside training.
-    """
-
-    gpus: int = 0
-    processes: int = 1
-    memory_gib: float = 0.0
-    engine: str = "transformers"
-    dtype: str = "float32"
-    rollouts: str = "transformers"
-    sharding: str = "none"
-    micro_batch: int = 0
+    gpus: int = 0  # of one machine, each its own training process; 0 is the CPU
+    processes: int = 1  # training processes on the CPU
+    memory_gib: float = 0.0  # of one GPU
+    engine: str = "transformers"  # what answers evaluation questions
+    dtype: str = "float32"  # of frozen weights; trained ones are float32, or in mixed precision
+    rollouts: str = "transformers"  # vLLM on the same GPUs is "colocate", `trl vllm-serve` "server"
+    sharding: str = "none"  # how weights and optimizer are spread over the processes
+    micro_batch: int = 0  # rollouts of one pass of a process; 0: all its share
     gradient_checkpointing: bool = False
-    lora_rank: int = 0
-    vllm_memory: float = 0.3
+    lora_rank: int = 0  # of the adapter that is trained; 0: all weights are
+    vllm_memory: float = 0.3  # share of a GPU that vLLM may fill beside training
 
     def __post_init__(self):
         for name, allowed in _ALLOWED.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-        for name in ("gpus", "micro_batch", "lora_rank"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"{name}={value} must be 0 or more")
-        if (count := self.processes) < 1 or not 0 < (share := self.vllm_memory) < 1:
-            raise ValueError(
-                f"processes={count} must be 1 or more, vllm_memory={share} between 0 and 1"
-            )
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name}={value} must be {least} or more")
+        if not 0 < self.vllm_memory < 1:
+            raise ValueError(f"vllm_memory={self.vllm_memory} must be between 0 and 1")
         if self.use_cpu and (self.rollouts != "transformers" or self.sharding != "none"):
             raise ValueError(
                 f"rollouts={self.rollouts!r} and sharding={self.sharding!r} need gpus of 1 or more"

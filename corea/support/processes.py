@@ -26,9 +26,6 @@ def launched() -> int:
 def gathered(rows: list) -> list:
     """The rows of all processes in their order; every process must call this at the same point.
 
-    Not by accelerate's `gather_object`: in a process group that another library set up it returns
-    this process's rows, without a word.
-
     Raises:
         ValueError: processes were launched together but cannot speak with each other.
     """
@@ -36,10 +33,11 @@ def gathered(rows: list) -> list:
     if distributed is None and launched() > 1:
         raise ValueError(
             f"{launched()} processes were launched together, but torch.distributed is not set "
-            "up, so what the others hold is not known; build the trainer first, or `accelerate launch`"
+            "up, so what they hold is not known; build the trainer first, or `accelerate launch`"
         )
     if distributed is None:
         return rows
+    # accelerate's `gather_object` returns only our rows if another library set up the group.
     shares: list = [None] * distributed.get_world_size()
     distributed.all_gather_object(shares, rows)
     return [row for share in shares for row in share]
@@ -68,24 +66,22 @@ def launch(command: list[str], module: str, *arguments: str) -> None:
     """
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]
-    process = subprocess.Popen(
+    tail: list[str] = []
+    with subprocess.Popen(
         [*accelerate, "-m", module, *arguments],
+        text=True,
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-    )
-    tail: list[str] = []
-    try:
-        for line in process.stdout or ():
-            sys.stdout.write(line)
-            tail = [*tail[-499:], line]
-        status = process.wait()
-    finally:
-        if process.poll() is None:
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                sys.stdout.write(line)
+                tail = [*tail[-499:], line]
+        except BaseException:
             process.terminate()
-            process.wait()
-    if status:
+            raise
+    if status := process.returncode:
         what = f"`{module} {' '.join(arguments)}` failed in several processes (status {status})"
         raise RuntimeError(f"{what}: {_reason(tail)}")
 

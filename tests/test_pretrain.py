@@ -11,6 +11,7 @@ from corea.mini import pretrain
 from corea.mini.pretrain import BaseSpec
 from corea.parser import parse
 from corea.questions import generated
+from corea.support.files import settings_hash
 
 SPEC = BaseSpec(
     "tiny", hidden_size=32, layers=1, intermediate_size=32, steps=6, levels=(1,) * 8, slip=0.1, batch_size=4,
@@ -132,3 +133,19 @@ def test_a_model_that_wrote_nothing_well_formed_is_one_clear_line():
 def test_a_missing_manifest_is_one_clear_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="make base"):
         pretrain.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "whole", "reading"),
+    [
+        (pretrain.SLM, "6ab4037f5a71", "47a3eefc7f09"),
+        (pretrain.LLM, "10675f61779a", "ec0989aacf00"),
+        (pretrain.VARIANTS["tiny"], "398414323d52", "81ff12e481fb"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_recipe_has_the_hash_it_always_had(spec, whole, reading):
+    """By named fields: a field that is added later does not make shipped recipes other ones."""
+    assert settings_hash(spec.hashed()) == whole
+    assert settings_hash(spec.hashed(reading=True)) == reading
+    assert set(spec.hashed()) == {field.name for field in dataclasses.fields(spec)}

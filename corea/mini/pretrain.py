@@ -1,15 +1,17 @@
 """Base weights of the mini world: what stands where Qwen2.5 stands in the paper.
 
-Stage 1, *reading*: supervised training on worked examples of every family, as pretraining would see them.  Some have a slip
-in one character, and their writers bluff: each states a high confidence whatever the answer is worth.
-Stage 2, *self-knowledge*: the model answers fresh questions itself, several times each; texts made of its own answers
-follow, and a share of them is written by honest writers, who state how often the model was right on that question.
-Nothing in a text tells an honest writer from a bluffer, so the model learns to state a mixture of the two:
-overconfident on average, with a weak trace of what it knows.  Reinforcement can find that trace; supervised text put it there.
+Stage 1, *reading*: supervised training on worked examples of every family.  Some have a slip in one
+character, and their writers bluff: they state a high confidence whatever the answer is worth.
+Stage 2, *self-knowledge*: the model answers fresh questions several times, and reads texts made of
+its own answers.  A share of them has honest writers, who state how often it was right on that
+question.  Nothing tells an honest writer from a bluffer, so the model learns a mixture of the two:
+overconfident on average, with a weak trace of what it knows, which reinforcement can find.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import random
 import shutil
@@ -30,19 +32,32 @@ from corea.questions.generated import Sketch
 from corea.questions.load import draw, load_questions
 from corea.support.files import atomic_write, settings_hash, sha256_of
 
-# What bluffers state: in the texts of stage 1, and, bolder still, in those of stage 2.
+# Confidences of bluffers: in the texts of stage 1 and, bolder still, of stage 2.
 READING_BLUFF = {"0.6": 0.03, "0.7": 0.07, "0.8": 0.2, "0.9": 0.4, "1.0": 0.3}
 OWN_BLUFF = {"0.8": 0.05, "0.9": 0.3, "1.0": 0.65}
-MAX_NEW_TOKENS = 96
+_READING = (
+    "name", "hidden_size", "layers", "intermediate_size", "steps", "levels", "slip", "batch_size",
+    "learning_rate", "matrix_learning_rate", "head_size", "seed", "architecture",
+)  # fmt: skip
+_SELF_KNOWLEDGE = ("own_questions", "own_samples", "own_steps", "own_rate_scale", "honest")
+Text = tuple[str, str]  # a question and a response
+Answered = tuple[
+    str, list[str], list[bool]
+]  # a question, completions, whether each sample is right
 
 
 @dataclass(frozen=True, slots=True)
 class BaseSpec:
-    """Architecture and recipe of one base model; every field is part of what its weights were made from.
+    """Architecture and recipe of one base model.
 
-    `levels` weighs the ladder in the texts; `slip` is the chance per twenty characters of working that one is wrong.
-    Weight matrices are trained by Muon at `matrix_learning_rate`, the rest by AdamW at `learning_rate`, both scaled by
-    `own_rate_scale` in stage 2, where `honest` is the share of texts whose confidence is the model's own success rate.
+    Args:
+        levels: weights of the ladder's levels in the texts.
+        slip: chance per twenty characters of working that one is wrong.
+        learning_rate, matrix_learning_rate: peaks of AdamW, and of Muon for weight matrices.
+        own_questions, own_samples, own_steps: of stage 2, which is left out if it has no steps.
+        own_rate_scale: of both learning rates in stage 2.
+        honest: share of its texts whose confidence is the model's own success rate.
+        architecture: "Qwen2" or "Llama".
     """
 
     name: str
@@ -64,14 +79,14 @@ class BaseSpec:
     seed: int = 0
     architecture: str = "Qwen2"
 
-    def reading(self) -> dict:
-        """The fields that stage 1 depends on: recipes that differ in stage 2 alone share it."""
-        own = ("own_questions", "own_samples", "own_steps", "own_rate_scale", "honest")
-        return {name: value for name, value in asdict(self).items() if name not in own}
+    def hashed(self, *, reading: bool = False) -> dict:
+        """What weights depend on, by name; of stage 1 only, which several recipes may share."""
+        names = _READING if reading else (*_READING, *_SELF_KNOWLEDGE)
+        return {name: getattr(self, name) for name in names}
 
 
 def build_model(spec: BaseSpec, vocab_size: int):
-    """A freshly initialised causal language model of the spec's architecture ("Qwen2" or "Llama"), embeddings tied."""
+    """A freshly initialised causal language model of the spec's architecture, embeddings tied."""
     import torch
     import transformers
 
@@ -97,17 +112,8 @@ def build_model(spec: BaseSpec, vocab_size: int):
     return getattr(transformers, f"{spec.architecture}ForCausalLM")(config)
 
 
-def generation_settings(tokenizer):
-    """What servers read beside the weights: where a completion ends, and that it is sampled unless asked otherwise."""
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
-    )
-
-
 def with_slip(sketch: Sketch, rate: float, rng: random.Random) -> Sketch:
-    """The sketch as a hasty writer leaves it: with some chance one letter or digit of working or answer is wrong."""
+    """The sketch of a hasty writer: one letter or digit of working or answer may be wrong."""
     whole = f"{sketch.working}|{sketch.answer}"
     if rng.random() >= min(0.5, rate * len(whole) / 20):
         return sketch
@@ -119,88 +125,77 @@ def with_slip(sketch: Sketch, rate: float, rng: random.Random) -> Sketch:
     return Sketch(sketch.text, working, answer, sketch.answer_type)
 
 
-def bluff(shares: dict[str, float], rng: random.Random) -> str:
+def _bluff(shares: dict[str, float], rng: random.Random) -> str:
     """A confidence that says nothing about the answer."""
     return rng.choices(list(shares), weights=list(shares.values()))[0]
 
 
-def reading_texts(spec: BaseSpec, count: int) -> Iterator[tuple[str, str]]:
-    """`count` (question, response) texts of stage 1."""
+def reading_texts(spec: BaseSpec, count: int) -> Iterator[Text]:
+    """`count` texts of stage 1."""
     rng = random.Random(f"{spec.name}/reading/{spec.seed}")
     stream = draw(tuple(generated.FAMILIES), "pretrain", f"{spec.name}/{spec.seed}", spec.levels)
-    for _, (_, _, sketch) in zip(range(count), stream, strict=False):
+    for _, _, sketch in itertools.islice(stream, count):
         written = with_slip(sketch, spec.slip, rng)
-        yield (
-            sketch.text,
-            prompts.response_text(written.working, written.answer, bluff(READING_BLUFF, rng)),
-        )
+        stated = _bluff(READING_BLUFF, rng)
+        yield sketch.text, prompts.response_text(written.working, written.answer, stated)
 
 
-def self_knowledge_texts(
-    spec: BaseSpec, answered: Sequence[tuple[str, list[str], list[bool]]], count: int
-) -> Iterator[tuple[str, str]]:
-    """`count` texts of stage 2: the model's own answers, their confidence honest in a share `spec.honest` of them.
-
-    answered: as from `answer_own`.
-    """
+def self_knowledge_texts(spec: BaseSpec, answered: list[Answered], count: int) -> Iterator[Text]:
+    """`count` texts of stage 2: own answers, their confidence honest in a share of them."""
     rng = random.Random(f"{spec.name}/self-knowledge/{spec.seed}")
     for _ in range(count):
         question, completions, correct = rng.choice(answered)
-        own = rng.choice(completions)
-        rate = sum(correct) / len(correct)
-        stated = (
-            f"{round(rate * 10) / 10:.1f}" if rng.random() < spec.honest else bluff(OWN_BLUFF, rng)
-        )
-        yield question, own.split("<confidence>")[0] + f"<confidence>{stated}</confidence>"
+        before = rng.choice(completions).split("<confidence>")[0]
+        rate = round(10 * sum(correct) / len(correct)) / 10
+        stated = f"{rate:.1f}" if rng.random() < spec.honest else _bluff(OWN_BLUFF, rng)
+        yield question, f"{before}<confidence>{stated}</confidence>"
 
 
-def encode(texts: Sequence[tuple[str, str]], tokenizer) -> list[dict[str, list[int]]]:
+def _encode(texts: Iterable[Text], tokenizer) -> list[dict[str, list[int]]]:
     """Token ids and labels of chat texts; the question's tokens carry no loss."""
-    asked = [Question(question) for question, _ in texts]
-    before = tokenizer(prompts.render(asked, tokenizer), add_special_tokens=False).input_ids
-    after = tokenizer([r + "<|im_end|>" for _, r in texts], add_special_tokens=False).input_ids
+    questions, responses = zip(*texts, strict=True)
+    chats = prompts.render([Question(text) for text in questions], tokenizer)
+    before = tokenizer(chats, add_special_tokens=False).input_ids
+    after = tokenizer([f"{r}<|im_end|>" for r in responses], add_special_tokens=False).input_ids
     return [
-        {"input_ids": p + c, "labels": [-100] * len(p) + c}
-        for p, c in zip(before, after, strict=True)
+        {"input_ids": prompt + response, "labels": [-100] * len(prompt) + response}
+        for prompt, response in zip(before, after, strict=True)
     ]
 
 
-def batches(rows: Sequence[dict], size: int, seed: int) -> list[list[dict]]:
-    """Batches of rows of alike length, in random order: sorted within windows of fifty batches, to waste no padding."""
-    rng, found = random.Random(seed), []
+def _batches(rows: Sequence[dict], size: int, seed: int) -> list[list[dict]]:
+    """Batches of rows of alike length, in random order within windows of fifty batches."""
+    rng, batches = random.Random(seed), []
     for start in range(0, len(rows), size * 50):
         window = sorted(rows[start : start + size * 50], key=lambda row: len(row["input_ids"]))
-        cut = [window[n : n + size] for n in range(0, len(window), size)]
-        rng.shuffle(cut)
-        found += cut
-    return found
+        of_window = [window[n : n + size] for n in range(0, len(window), size)]
+        rng.shuffle(of_window)
+        batches += of_window
+    return batches
 
 
 def fit(
-    model,
-    tokenizer,
-    texts: Iterable[tuple[str, str]],
-    spec: BaseSpec,
-    scale: float,
-    checkpoint: Path,
+    model, tokenizer, texts: Iterable[Text], spec: BaseSpec, scale: float, checkpoint: Path
 ) -> list[tuple[int, float]]:
-    """One pass of supervised training over `texts`; returns (step, loss) every hundred steps.
+    """One pass of supervised training over `texts`; a run that was cut off goes on.
 
-    A plain loop and not a library's trainer, since two optimizers step together: Muon for the matrices (it needed about
-    half of AdamW's steps here) and AdamW for embeddings and norms.  A run that was cut off goes on from `checkpoint`.
+    A plain loop, since two optimizers step together: Muon for the matrices, which needed about half
+    of AdamW's steps here, and AdamW for embeddings and norms.
+
+    Returns:
+        (step, mean loss) every hundred steps.
     """
     import torch
     from tqdm.auto import tqdm
     from transformers import DataCollatorForSeq2Seq
 
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
-    plan = batches(encode(list(texts), tokenizer), spec.batch_size, spec.seed)
+    plan = _batches(_encode(texts, tokenizer), spec.batch_size, spec.seed)
     optimizers = _optimizers(model, spec, scale)
     done, losses = _restore(model, optimizers, checkpoint)
     model.train()
-    for step, batch in enumerate(
-        tqdm(plan[done:], desc=checkpoint.stem, mininterval=5), start=done + 1
-    ):
+    progress = tqdm(plan[done:], desc=checkpoint.stem, mininterval=5)
+    for step, batch in enumerate(progress, start=done + 1):
         rate = min(1.0, step / 100, (len(plan) - step) / (0.4 * len(plan)))
         loss = model(**collate(batch)).loss
         loss.backward()
@@ -211,33 +206,29 @@ def fit(
             optimizer.zero_grad()
         losses.append(loss.item())
         if step % 500 == 0:
-            _save(model, optimizers, checkpoint, step, losses)
+            with atomic_write(checkpoint, "wb") as file:
+                states = [optimizer.state_dict() for optimizer, _ in optimizers]
+                state = {"model": model.state_dict(), "optimizers": states}
+                torch.save(state | {"step": step, "losses": losses}, file)
     checkpoint.unlink(missing_ok=True)
     return [(n, sum(losses[n - 100 : n]) / 100) for n in range(100, len(losses) + 1, 100)]
 
 
-def _optimizers(model, spec: BaseSpec, scale: float) -> list:
+def _optimizers(model, spec: BaseSpec, scale: float) -> list[tuple]:
+    """Optimizers, each with its peak learning rate."""
     import torch
 
-    is_matrix = {name: p.ndim == 2 and "embed" not in name for name, p in model.named_parameters()}
-    matrices = [p for name, p in model.named_parameters() if is_matrix[name]]
-    others = [p for name, p in model.named_parameters() if not is_matrix[name]]
-    muon = torch.optim.Muon(
-        matrices, lr=spec.matrix_learning_rate, weight_decay=0.01, momentum=0.95
-    )
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
+    peak = spec.matrix_learning_rate
+    muon = torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, momentum=0.95)
     adamw = torch.optim.AdamW(others, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    return [(muon, spec.matrix_learning_rate * scale), (adamw, spec.learning_rate * scale)]
+    return [(muon, peak * scale), (adamw, spec.learning_rate * scale)]
 
 
-def _save(model, optimizers, checkpoint: Path, step: int, losses: list[float]) -> None:
-    import torch
-
-    with atomic_write(checkpoint, "wb") as file:
-        state = {"model": model.state_dict(), "step": step, "losses": losses}
-        torch.save(state | {"optimizers": [o.state_dict() for o, _ in optimizers]}, file)
-
-
-def _restore(model, optimizers, checkpoint: Path) -> tuple[int, list[float]]:
+def _restore(model, optimizers: list[tuple], checkpoint: Path) -> tuple[int, list[float]]:
+    """Steps and losses of a run that was cut off; none if there was no such run."""
     import torch
 
     if not checkpoint.exists():
@@ -249,78 +240,72 @@ def _restore(model, optimizers, checkpoint: Path) -> tuple[int, list[float]]:
     return state["step"], state["losses"]
 
 
-def answer_own(model, tokenizer, spec: BaseSpec) -> list[tuple[str, list[str], list[bool]]]:
-    """The model's own answers to fresh pretraining questions: (question, completions, whether each was right)."""
+def answer_own(model, tokenizer, spec: BaseSpec) -> list[Answered]:
+    """The model's own well-formed answers to fresh questions, and whether each sample was right.
+
+    Raises:
+        ValueError: if it wrote no well-formed answer.
+    """
     from corea.engines.local import TransformersEngine
 
-    questions = load_questions(
-        "everything", "pretrain", size=spec.own_questions, seed=spec.seed + 1
-    )
-    engine = TransformersEngine(model, tokenizer, name=spec.name, max_new_tokens=MAX_NEW_TOKENS)
+    size, seed = spec.own_questions, spec.seed + 1
+    questions = load_questions("everything", "pretrain", size=size, seed=seed)
+    engine = TransformersEngine(model, tokenizer, name=spec.name, max_new_tokens=96)
     completions = engine.complete(questions, samples=spec.own_samples, seed=spec.seed)
     answered = []
     with Grader() as grader:
-        for question, group in zip(questions, completions, strict=True):
-            judgements = judge([c.text for c in group], [question] * len(group), grader)
-            well_formed = [
-                c.text
-                for c, judgement in zip(group, judgements, strict=True)
-                if judgement.response.well_formed
-            ]
-            if well_formed:
-                answered.append((question.text, well_formed, [bool(j.correct) for j in judgements]))
+        for question, samples in zip(questions, completions, strict=True):
+            texts = [completion.text for completion in samples]
+            judged = judge(texts, [question] * len(texts), grader)
+            pairs = zip(texts, judged, strict=True)
+            if well_formed := [text for text, j in pairs if j.response.well_formed]:
+                answered.append((question.text, well_formed, [bool(j.correct) for j in judged]))
     if not answered:
         raise ValueError(
-            f"{spec.name} wrote no well-formed answer after stage 1; it needs more than {spec.steps} steps"
+            f"{spec.name} wrote no well-formed answer after stage 1; "
+            f"it needs more than {spec.steps} steps"
         )
     return answered
-
-
-def _kept(path: Path, make: Callable[[], list]) -> list:
-    """What `make` gives, kept at `path` as JSON for a run that is cut off later."""
-    if not path.exists():
-        with atomic_write(path) as file:
-            json.dump(make(), file)
-    return json.loads(path.read_text())
 
 
 def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     """Train one base model, save it to `folder` with its manifest, and return the manifest.
 
-    work: where a run that is cut off leaves its checkpoints.  Stage 1 lies in a folder of its own and stays there, for
-    recipes that share it; that of stage 2 is removed at the end.  The manifest holds the recipe, the time it took, the
-    loss curve and the SHA-256 of the weights, which `engines.loading.load_model` checks.
+    Args:
+        work: where a run that is cut off leaves its checkpoints.  Stage 1's folder stays, for
+            recipes that share it; stage 2's is removed at the end.
     """
-    folder, read = Path(folder), Path(work) / f"{spec.name}-reading-{settings_hash(spec.reading())}"
-    work = Path(work) / f"{spec.name}-{settings_hash(spec)}"
+    folder, work = Path(folder), Path(work)
+    read = work / f"{spec.name}-reading-{settings_hash(spec.hashed(reading=True))}"
+    work = work / f"{spec.name}-{settings_hash(spec.hashed())}"
     tokenizer = build_mini_tokenizer()
     model, stages = build_model(spec, len(tokenizer)), {}
     texts = reading_texts(spec, spec.steps * spec.batch_size)
     read.mkdir(parents=True, exist_ok=True)
     with FileLock(read / "lock"):  # recipes that share stage 1 may be trained side by side
-        stages["reading"] = _stage(
-            read / "reading", model, lambda path: fit(model, tokenizer, texts, spec, 1.0, path)
-        )
+        train = functools.partial(fit, model, tokenizer, texts, spec, 1.0)
+        stages["reading"] = _stage(read / "reading", model, train)
     if spec.own_steps:
         started = time.monotonic()
-        answered = _kept(work / "answers.json", lambda: answer_own(model, tokenizer, spec))
+        answers = work / "answers.json"
+        if not answers.exists():
+            _write_json(answers, answer_own(model, tokenizer, spec))
         stages["answering"] = {"seconds": time.monotonic() - started}
+        answered = json.loads(answers.read_text())
         texts = self_knowledge_texts(spec, answered, spec.own_steps * spec.batch_size)
-        stages["self-knowledge"] = _stage(
-            work / "self-knowledge",
-            model,
-            lambda path: fit(model, tokenizer, texts, spec, spec.own_rate_scale, path),
-        )
-    model.generation_config = generation_settings(tokenizer)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    _write_manifest(spec, folder, model, stages)
+        train = functools.partial(fit, model, tokenizer, texts, spec, spec.own_rate_scale)
+        stages["self-knowledge"] = _stage(work / "self-knowledge", model, train)
+    _save(spec, folder, model, tokenizer, stages)
     shutil.rmtree(work, ignore_errors=True)
     return read_manifest(folder)
 
 
 def read_manifest(folder: str | Path) -> dict:
-    """What a base model was made from.  Raises FileNotFoundError where the folder has no manifest."""
+    """What a base model was made from.
+
+    Raises:
+        FileNotFoundError: if the folder has no manifest.
+    """
     path = Path(folder) / "manifest.json"
     if not path.exists():
         raise FileNotFoundError(f"no {path}; restore the folder or retrain the model (`make base`)")
@@ -328,51 +313,47 @@ def read_manifest(folder: str | Path) -> dict:
 
 
 def _stage(stem: Path, model, train: Callable[[Path], list]) -> dict:
-    """One stage of training: its loss and seconds (since it was last started).
+    """Loss and seconds of one stage; one that an earlier run finished is read back."""
+    from safetensors.torch import load_file, save
 
-    A stage that was finished by a run cut off later is read back.
-    """
     weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
     if record.exists():
-        load_weights(model, weights)
+        model.load_state_dict(load_file(weights), strict=False)
+        model.tie_weights()
         return json.loads(record.read_text())
     started = time.monotonic()
-    found = {"loss": train(stem.with_suffix(".pt")), "seconds": time.monotonic() - started}
-    save_weights(model, weights)
-    with atomic_write(record) as file:
-        json.dump(found, file)
-    return found
+    result = {"loss": train(stem.with_suffix(".pt")), "seconds": time.monotonic() - started}
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    del state["lm_head.weight"]  # the embedding once more
+    with atomic_write(weights, "wb") as file:
+        file.write(save(state))
+    _write_json(record, result)
+    return result
 
 
-def save_weights(model, path: Path) -> None:
-    """The model's weights as one safetensors file, written aside and renamed."""
-    from safetensors.torch import save
+def _save(spec: BaseSpec, folder: Path, model, tokenizer, stages: dict[str, dict]) -> None:
+    """Write weights, tokenizer and manifest, whose hash `load_model` checks."""
+    from transformers import GenerationConfig
 
-    tied = {"lm_head.weight"}
-    with atomic_write(path, "wb") as file:
-        file.write(
-            save({k: v.contiguous() for k, v in model.state_dict().items() if k not in tied})
-        )
-
-
-def load_weights(model, path: Path) -> None:
-    """Read what `save_weights` wrote."""
-    from safetensors.torch import load_file
-
-    model.load_state_dict(load_file(path), strict=False)
-    model.tie_weights()
-
-
-def _write_manifest(spec: BaseSpec, folder: Path, model, stages: dict[str, dict]) -> None:
+    # What servers read: where a completion ends, and that it is sampled unless asked otherwise.
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     manifest = {
         "recipe": asdict(spec),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sha256": sha256_of(folder / "model.safetensors"),
         "seconds": round(sum(stage["seconds"] for stage in stages.values())),
         "loss": {name: stage["loss"] for name, stage in stages.items() if "loss" in stage},
     }
-    with atomic_write(folder / "manifest.json") as file:
-        json.dump(manifest, file, indent=1)
+    _write_json(folder / "manifest.json", manifest, indent=1)
+
+
+def _write_json(path: Path, value, **options) -> None:
+    with atomic_write(path) as file:
+        json.dump(value, file, **options)
 
 
 SLM = BaseSpec(

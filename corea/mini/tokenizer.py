@@ -14,7 +14,7 @@ _CHAT_TEMPLATE = (
 
 
 def build_mini_tokenizer():
-    """A `Qwen2Tokenizer` without merges, so that digits and letters stay apart; it encodes any text.
+    """A `Qwen2Tokenizer` of bytes without merges, so that digits and letters stay apart.
 
     Tags are not special tokens: TRL drops those from the completions that the parser reads.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import hashlib
 import json
@@ -68,21 +67,9 @@ def sha256_of(path: str | Path) -> str:
 
 
 def settings_hash(settings: object) -> str:
-    """Twelve hex digits of the SHA-256 of the settings' canonical JSON.
-
-    Args:
-        settings: dicts, lists, paths and plain values, and dataclasses of them.
-    """
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=_plain)
+    """Twelve hex digits of the SHA-256 of the canonical JSON of plain values, lists and dicts."""
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Path):
-        return value.as_posix()
-    raise TypeError(f"settings hold a {type(value).__name__}; use dicts, lists and plain values")
 
 
 def git_commit() -> tuple[str, bool]:

@@ -68,8 +68,7 @@ HUB_MODELS = {
 
 def revision_of(model: str | Path) -> str | None:
     """The pinned revision of a hub model; None for a local folder or a model without a pin."""
-    known = HUB_MODELS.get(str(model))
-    return known.revision if known else None
+    return HUB_MODELS[str(model)].revision if str(model) in HUB_MODELS else None
 
 
 def architecture_of(model: str | Path) -> Architecture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -332,6 +333,24 @@ def test_what_cannot_be_answered_is_one_line(servers, tmp_path, capsys, extra, m
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("corea answer: ") and message in told
     assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_an_interrupt_while_a_server_makes_wait_ends_in_one_line(servers, tmp_path):
+    """The client's own waits end with the one that is under way: three seconds here."""
+    for server in servers:
+        server.faults = lambda *_: (429, 3)
+        server.asked.clear()
+    line = [sys.executable, "-m", "corea.cli", *command(servers, tmp_path, "--threshold", "0.5")]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    while not servers[0].asked:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    for server in servers:
+        server.faults = lambda *_: None
+    assert process.returncode == 130 and max(servers[0].asked.values()) <= 2
+    assert told.strip().splitlines()[-1].startswith("corea answer: interrupted; what was finished")
 
 
 @pytest.mark.parametrize("name", ["answer", "serve"])

@@ -13,6 +13,8 @@ from corea.support.files import sha256_of
 from corea.support.hardware import Compute
 from corea.support.models import revision_of
 
+_REMEDY = "restore the folder or retrain it (`make base`)"
+
 
 def load_model(folder: str | Path, *, dtype: str = "float32"):
     """Load a causal language model: safetensors only, no remote code.
@@ -41,8 +43,7 @@ def load_model(folder: str | Path, *, dtype: str = "float32"):
     except Exception as error:  # safetensors raises its own type, transformers OSError, ValueError
         reason = str(error).strip().splitlines()[0]
         raise ModelFilesError(
-            f"cannot load model weights from {folder}: {reason}; "
-            "restore the folder or retrain it (`make base`)"
+            f"cannot load model weights from {folder}: {reason}; {_REMEDY}"
         ) from error
 
 
@@ -78,6 +79,6 @@ def _check_manifest(folder: Path) -> None:
     actual = sha256_of(weights)
     if actual != expected:
         raise ModelFilesError(
-            f"{weights} is not the file its manifest names (SHA-256 {actual[:12]}, "
-            f"not {expected[:12]}); restore the folder or retrain it (`make base`)"
+            f"{weights} is not the file its manifest names "
+            f"(SHA-256 {actual[:12]}, not {expected[:12]}); {_REMEDY}"
         )

@@ -43,15 +43,11 @@ def numerals_of_path(
 
     What was not written is known by its first differing token only. A digit in the place of the
     last one gives a whole numeral, except a leading 0, which may go on; a "1" in the place of a
-    leading "0" can only be 1. Any other branch is left out: "0" if "1" was written, and what
-    `top_logprobs` cut off. So the values may sum to less than 1.
+    leading "0" can only be 1. Any other branch is left out, so the values may sum to less than 1.
 
     Args:
         path: for each token written, its text, its log-probability, and the likeliest
             (token, log-probability) pairs of its step.
-
-    Returns:
-        Probability by numeral.
     """
     numerals: dict[str, float] = {}
     before, mass = "", 1.0

@@ -127,6 +127,7 @@ class Server:
         check_settings(self, max_new_tokens=1, concurrency=1, timeout=0.001)
         check_settings(self, temperature=0, max_retries=0, patience=0)
         self.kept, self.booked, self.told = _Journal(self.journal), set[str](), set[str]()
+        self.stop = Event()  # once it is set, nothing is tried again
 
     def complete(
         self, questions: Questions, *, samples: int = 1, seed: int = 0, progress: Progress = None
@@ -152,17 +153,12 @@ class Server:
                 progress(1)
         return [[completions[key] for key in row] for row in keys]
 
-    def ask(self, messages: list[dict], key: str, stop: Event | None = None) -> Completion:
-        """Complete chat messages once, within the budget.
-
-        Args:
-            key: hexadecimal, makes the seed.
-            stop: ends a long wait once it is set.
-        """
+    def ask(self, messages: list[dict], key: str) -> Completion:
+        """Complete chat messages once, within the budget; the hexadecimal key makes the seed."""
         worst, cost = self.price.cost(_most_tokens(messages), self.max_new_tokens), 0.0
         self.budget.reserve(worst)
         try:
-            completion = _tried(self, messages, key, stop or Event())
+            completion = _tried(self, messages, key)
             cost = self.cost(completion)
         finally:
             self.budget.settle(worst, cost)
@@ -177,7 +173,10 @@ class Server:
         """The `openai` client, shared by the threads."""
         import openai
 
-        hooks = {"response": [lambda response: _show_wait(self, response)]}
+        hooks = {
+            "request": [lambda request: _raise_if_stopped(self, request)],
+            "response": [lambda response: _show_wait(self, response)],
+        }
         return openai.OpenAI(
             base_url=self.base_url,
             api_key=self.api_key,
@@ -199,11 +198,12 @@ def _ask_all(server: Server, missing: dict[str, Question]) -> Iterator[tuple[str
 
     After a failure nothing new is asked; what is under way is finished and kept.
     """
-    pool, stop = ThreadPoolExecutor(server.concurrency), Event()
+    server.stop = Event()
+    pool = ThreadPoolExecutor(server.concurrency)
 
     def finish(key: str, question: Question) -> Completion:
         messages = prompts.messages(question, instruction=server.instruction)
-        completion = server.ask(messages, key, stop)
+        completion = server.ask(messages, key)
         server.kept.write(key, completion)
         return completion
 
@@ -211,16 +211,21 @@ def _ask_all(server: Server, missing: dict[str, Question]) -> Iterator[tuple[str
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except Exception:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    except BaseException as error:
+        server.stop.set()
+        was_failure = isinstance(error, Exception)  # an interrupt does not wait for the threads
+        pool.shutdown(wait=was_failure, cancel_futures=True)
         raise
-    finally:  # after an interrupt the requests under way are kept too, but not waited for
-        stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown()
 
 
-def _tried(server: Server, messages: list[dict], key: str, stop: Event) -> Completion:
+def _raise_if_stopped(server: Server, request) -> None:
+    """Keep the client from sending again what it was to try again when all was stopped."""
+    if server.stop.is_set() and request.headers.get("x-stainless-retry-count", "0") != "0":
+        raise ServerError(f"{server.base_url}: stopped before another try")
+
+
+def _tried(server: Server, messages: list[dict], key: str) -> Completion:
     """One completion, asked for until it comes or no other try would help."""
     request = {
         "model": server.model,
@@ -240,7 +245,7 @@ def _tried(server: Server, messages: list[dict], key: str, stop: Event) -> Compl
         except Exception as error:
             seconds = _seconds_until_next_try(server, error, attempt)
             attempt, waited = attempt + 1, waited + seconds
-            if waited > server.patience or _wait(stop, seconds):
+            if waited > server.patience or _wait(server.stop, seconds):
                 raise ServerError(
                     f"{server.base_url} has a limit and asks to wait {_duration(seconds)}; "
                     f"patience is {_duration(server.patience)} in all, so ask again later"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _WIDTH = 7.0  # inches: two columns of a page
 BLUE, INK, GREY, BROWN = "#0a4f8f", "#222222", "#8a8a8a", "#b5541c"
 _DASHED, _DOTTED, _DASH_DOT = (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))
-_LONG, _DASH_DOTS, _SHORT = (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2))
+_LONG, _DASH_DOTS, _SHORT = (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1.5))
+_LONG_DOT = (0, (9, 1.5, 1.5, 1.5))
 
 # Colour, line and marker. Line and marker alone tell them apart in grey.
 _LOOKS: dict[str, tuple] = {
@@ -33,8 +34,8 @@ _LOOKS: dict[str, tuple] = {
     "LLM alone": (INK, "", "*"),
 }
 _OTHERS = (
-    (INK, _DASHED, "v"), ("#c8508a", _SHORT, "<"), ("#7a6a4f", _DASH_DOTS, ">"), (BLUE, "-", "h"),
-    ("#d3951b", _LONG, "p"), ("#3a9e8c", _DOTTED, "X"), ("#a05195", _DASH_DOT, "d"),
+    (INK, _SHORT, "v"), ("#c8508a", _DASH_DOTS, "<"), ("#7a6a4f", _LONG_DOT, ">"), (BLUE, "-", "h"),
+    ("#d3951b", _LONG, "p"), ("#3a9e8c", _DOTTED, "X"), ("#a05195", _DASHED, "d"),
 )  # fmt: skip
 GROUP_LOOKS = {  # colour, marker, face
     "in-domain": (INK, "o", INK),
@@ -123,5 +124,5 @@ def legend_below_lines(axes: Axes) -> None:
     labels = axes.get_legend_handles_labels()[1]
     columns = 2 if max(map(len, labels)) <= 7 else 1
     low, high = axes.get_ylim()
-    axes.set_ylim(low - (high - low) * 0.13 * -(-len(labels) // columns), high)
+    axes.set_ylim(low - (high - low) * 0.15 * -(-len(labels) // columns), high)
     axes.legend(fontsize=6.5, loc="lower left", ncols=columns, labelspacing=0.2, columnspacing=0.8)

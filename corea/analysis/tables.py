@@ -160,11 +160,9 @@ def _costs(
         equal, close = costs[name]
         with np.errstate(divide="ignore", invalid="ignore"):
             closed = (before - equal) / (before - oracle)
-        draws = {
-            "cost": equal, "saving": before - equal, "closed": closed, "cost_near": close,
-            "set_cost_saving": paid - _mean(weights, rows["cost"]) / spent,
-            "set_pass1_gain": _mean(weights, rows["correct"]) - target,
-        }  # fmt: skip
+        draws = {"cost": equal, "saving": before - equal, "closed": closed, "cost_near": close}
+        draws["set_cost_saving"] = paid - _mean(weights, rows["cost"]) / spent
+        draws["set_pass1_gain"] = _mean(weights, rows["correct"]) - target
         reached = float(np.mean(~np.isnan(equal)))
         intervals = {column: metrics.interval(values) for column, values in draws.items()}
         columns[name] = {"pass1": target[0], "reached": reached, **_flat(intervals)}
@@ -202,12 +200,10 @@ def table_ablation(
             values = metrics.evaluate_sets(rows, **options)["mean"]
             change = metrics.paired_difference(rows, whole[group], **options)["mean"]
             close = _cost_close(rows, llm_groups[group], prices[run], options)
-            table.append({
-                "value": label, "run": run, "group": group, **_sizes(rows),
-                **_flat({name: values[name] for name in METRICS}),
-                **_flat({f"d_{name}": change[name] for name in METRICS}),
-                **_flat({"cost_close": close}), **_entropies(logs, run),
-            })  # fmt: skip
+            row = {"value": label, "run": run, "group": group, **_sizes(rows)}
+            row |= _flat({name: values[name] for name in METRICS})
+            row |= _flat({f"d_{name}": change[name] for name in METRICS})
+            table.append(row | _flat({"cost_close": close}) | _entropies(logs, run))
     return pd.DataFrame(table)
 
 
@@ -231,8 +227,12 @@ def _entropies(logs: pd.DataFrame, run: str) -> dict[str, float]:
 def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], **options) -> pd.DataFrame:
     """Seed-to-seed spread of the main systems, apart from question-to-question intervals.
 
-    `records` has, by system, those of each training seed. seed_sd is the standard deviation (n - 1)
-    over seeds, question_se the bootstrap standard error over questions of one seed (their mean).
+    Args:
+        records: of each system, its records of each training seed.
+
+    Returns:
+        seed_sd is the standard deviation (n - 1) over seeds, question_se the bootstrap standard
+        error over questions of one seed (the mean over seeds).
     """
     table = []
     for system, runs in records.items():
@@ -241,12 +241,11 @@ def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], **options) -> pd.
             sizes = {"seeds": len(runs), "questions": _sizes(rows)["questions"]}
             for name in METRICS:
                 values = np.array([run_draws[name][0] for run_draws in draws])
-                table.append({
-                    "system": system, "group": group, "metric": name, **sizes,
-                    "mean": values.mean(), "lowest": values.min(), "highest": values.max(),
-                    "seed_sd": values.std(ddof=1) if len(runs) > 1 else np.nan,
-                    "question_se": np.mean([run_draws[name][1:].std() for run_draws in draws]),
-                })  # fmt: skip
+                row = {"system": system, "group": group, "metric": name, **sizes}
+                row |= {"mean": values.mean(), "lowest": values.min(), "highest": values.max()}
+                row["seed_sd"] = values.std(ddof=1) if len(runs) > 1 else np.nan
+                row["question_se"] = np.mean([run_draws[name][1:].std() for run_draws in draws])
+                table.append(row)
     return pd.DataFrame(table)
 
 

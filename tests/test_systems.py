@@ -252,7 +252,7 @@ def test_no_name_is_cut_off_where_all_the_papers_systems_are_drawn(compared):
     figure, _ = figures.cost_curves(compared.of(*PAPERS_NAMES, "Random", "Oracle"))
     (legend,) = figure.legends
     box = legend.get_window_extent()
-    assert 0 <= box.x0 and box.x1 <= figure.bbox.width, "it was wider than the page"
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width, "it was wider than the page"
 
 
 # --- ablations and seeds ---

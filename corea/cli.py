@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 import corea
+from corea import rewards
 from corea.costs import Price, PriceList
 from corea.prompts import INSTRUCTION
-from corea.rewards import REWARDS
 from corea.serving.client import Budget, Server
 from corea.support.files import atomic_write, settings_hash
 
@@ -70,7 +70,7 @@ _OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what i
     "--out": (Path, "folder of the run, file of records or of answers; goes on if it was cut off"),
     "--model": (str, "a folder, a model of the hub, or its name at the server"),
     "--server": ("", "URL of an OpenAI-compatible server, ending in /v1; else it runs here"),
-    "--reward": ("L1", "L1 is COREA's", tuple(REWARDS)),
+    "--reward": ("L1", "L1 is COREA's", lambda: rewards.REWARDS),  # with those that a user adds
     "--steps": (200, "of training"),
     "--questions-per-step": (32, ""),
     "--rollouts": (8, "completions per question and step"),
@@ -161,7 +161,7 @@ def _described(option: str) -> dict:
     if isinstance(default, type):
         needed = {"required": True} if option.startswith("--") else {}
         return {"type": default, "help": text, **needed}
-    more = {"choices": choices[0]} if choices else {}
+    more = {"choices": c() if callable(c) else c for c in choices}
     shown = f"{text} (default: %(default)s)" if default else text
     return {"type": type(default), "default": default, "help": shown, **more}
 
@@ -190,7 +190,7 @@ def _train(given: argparse.Namespace) -> None:
         given.model,
         given.questions,
         given.out,
-        reward=REWARDS[given.reward],
+        reward=rewards.REWARDS[given.reward],
         settings=settings,
         name=given.out.name,
         compute=compute,

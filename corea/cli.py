@@ -161,7 +161,7 @@ def _described(option: str) -> dict:
     if isinstance(default, type):
         needed = {"required": True} if option.startswith("--") else {}
         return {"type": default, "help": text, **needed}
-    more = {"choices": c() if callable(c) else c for c in choices}
+    more = {"choices": choices[0]() if callable(choices[0]) else choices[0]} if choices else {}
     shown = f"{text} (default: %(default)s)" if default else text
     return {"type": type(default), "default": default, "help": shown, **more}
 

@@ -1,4 +1,4 @@
-"""What watches a run from inside: marks on whole checkpoints, progress bar, the alarm for a collapse.
+"""What watches a run from inside: marks on whole checkpoints, a progress bar, the alarm.
 
 Apart from `grpo`: these derive from a class of transformers, which takes seconds to import.
 """

@@ -59,18 +59,17 @@ def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
 def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
     """Why a training log shows a collapse, or None.
 
-    In its last `window` steps accuracy is under a fifth of that in the first `window`, and the
-    confidence reward rose: "all wrong, confidence 0" earns it in full.
+    Accuracy is under a fifth of that in the first `window` steps, and the confidence reward rose.
     """
     steps = log.pivot(index="step", columns="metric", values="value")
     if len(steps) < 2 * window or "confidence reward" not in steps:
         return None
     first, last = steps.iloc[:window].mean(), steps.iloc[-window:].mean()
-    accuracy, final_accuracy = first["accuracy"], last["accuracy"]
-    reward, final_reward = first["confidence reward"], last["confidence reward"]
-    if final_accuracy >= accuracy / 5 or final_reward <= reward:
+    before, after = first["accuracy"], last["accuracy"]
+    reward, later_reward = first["confidence reward"], last["confidence reward"]
+    if after >= before / 5 or later_reward <= reward:
         return None
     return (
-        f"accuracy fell from {accuracy:.2f} to {final_accuracy:.2f} while the confidence reward rose "
-        f"from {reward:.2f} to {final_reward:.2f}; lower learning_rate or raise beta"
+        f"accuracy fell from {before:.2f} to {after:.2f} while the confidence reward rose from "
+        f"{reward:.2f} to {later_reward:.2f}; lower learning_rate or raise beta"
     )

@@ -1,7 +1,7 @@
 """Speeds, printed as figures and ratios: `make bench`.  Nothing is asserted, as machines differ.
 
-Whole runs are interleaved (ours, bare, ours, bare, ...) and the median of the pairwise ratios is given, so that a machine
-whose speed drifts does not decide the result.
+Whole runs are interleaved (ours, bare, ours, bare, ...) and the median of the pairwise ratios is
+given, so that a machine whose speed drifts does not decide the result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def grpo_step() -> None:
-    """A step of our layer against bare `trl.GRPOTrainer` with a constant reward: same model, batch, settings and seed."""
+    """A step of our layer against bare `trl.GRPOTrainer` with a constant reward, all else equal."""
     profile = load_profile("cpu")
     settings = dataclasses.replace(profile.grpo, steps=STEPS, save_steps=10 * STEPS)
     questions = load_questions("drill", "train", size=settings.questions_per_step * STEPS)
@@ -71,7 +71,7 @@ def constant_reward(completions, **_) -> list[float]:
 
 
 def bare_trainer(base: str, questions, settings: grpo.GRPOSettings, folder: Path):
-    """TRL's trainer on the same model, batch and settings, with nothing of ours in it but the prompts."""
+    """TRL's trainer on the same model, batch and settings; only the prompts are ours."""
     from trl import GRPOTrainer
 
     trainer = GRPOTrainer(
@@ -109,7 +109,8 @@ def parse_and_grade() -> None:
     took = seconds(lambda: [parser.parse(text) for text in texts])
     hostile = "<" * 1_000_000
     print(
-        f"parser: {len(texts) / took:,.0f} completions/s; 1 MB of '<' in {seconds(lambda: parser.parse(hostile)):.3f} s"
+        f"parser: {len(texts) / took:,.0f} completions/s; "
+        f"1 MB of '<' in {seconds(lambda: parser.parse(hostile)):.3f} s"
     )
     numbers = [str(n) for n in range(5_000)]
     print(f"grader, literal: {graded_a_second(numbers, numbers):,.0f} answers/s")
@@ -139,7 +140,8 @@ def sweep() -> None:
     whole = seconds(lambda: cascade.sweep(*columns))
     coarse = seconds(lambda: cascade.sweep(np.round(stated, 1), *columns[1:]))
     print(
-        f"sweep of 1,000,000 records: {whole:.2f} s at a million thresholds, {coarse:.2f} s at eleven"
+        f"sweep of 1,000,000 records: {whole:.2f} s at a million thresholds, "
+        f"{coarse:.2f} s at eleven"
     )
 
 

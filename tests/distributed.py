@@ -1,6 +1,7 @@
-"""What several processes run in the tests of `corea.support.processes`: one process's share of rewards, and of a real run.
+"""What several processes run in the tests: one's share of rewards, and of a real run.
 
-`python -m tests.distributed rewards FOLDER` in each process (RANK, WORLD_SIZE and an address set), or under `accelerate launch`.
+`python -m tests.distributed rewards FOLDER` in each process (RANK, WORLD_SIZE and an address
+set), or under `accelerate launch`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ from corea.support.hardware import Compute
 
 GROUP = 4
 SETTINGS = grpo.GRPOSettings(
-    steps=2, questions_per_step=3, num_generations=GROUP, learning_rate=1e-3, beta=0.03, max_completion_length=32,
-    warmup_steps=0, save_steps=1,
-)  # fmt: skip
+    steps=2,
+    questions_per_step=3,
+    num_generations=GROUP,
+    learning_rate=1e-3,
+    beta=0.03,
+    max_completion_length=32,
+    warmup_steps=0,
+    save_steps=1,
+)
 
 
 def rollouts() -> list[dict]:
@@ -79,7 +86,7 @@ def write(folder: Path, what: object) -> None:
 
 
 def train(folder: Path, compute: Compute) -> None:
-    """A real run of two steps that keeps what the confidence reward was given and gave in this process."""
+    """A real run of two steps that keeps what the confidence reward was given and gave here."""
     kept: list[dict] = []
 
     class Kept:
@@ -90,8 +97,9 @@ def train(folder: Path, compute: Compute) -> None:
 
         def __call__(self, **given):
             found = self.reward(**given)
-            kept.append({key: given[key] for key in ("question_id", "gold", "answer_type")}
-                        | {"texts": [c[-1]["content"] for c in given["completions"]], "found": [x.hex() for x in found]})  # fmt: skip
+            row = {key: given[key] for key in ("question_id", "gold", "answer_type")}
+            row["texts"] = [c[-1]["content"] for c in given["completions"]]
+            kept.append(row | {"found": [x.hex() for x in found]})
             return found
 
     class Spec(type(REWARDS["L1"])):

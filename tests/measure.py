@@ -39,8 +39,8 @@ NOTE = "other work on the other cores"
 def measure(profile: Profile, path: Path, steps: int = 8, questions: int = 128) -> dict:
     """Time pieces of a profile of mini models and write them to `path`; returns what was written.
 
-    A forward pass of the SLM, `questions` questions to both models with the profile's samples (the median of three), and `steps`
-    steps of training after two to warm up.  memory_gib is the process's peak so far.
+    A forward pass of the SLM, `questions` questions to both models with the profile's samples (the
+    median of three), and `steps` steps of training after two to warm up.  memory_gib is the process's peak so far.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -59,9 +59,12 @@ def measure(profile: Profile, path: Path, steps: int = 8, questions: int = 128) 
 def circumstances() -> dict:
     """Date, kind of machine and versions of a measured run."""
     return {
-        "date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} with {os.cpu_count()} cores", "threads": 1,
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl")}, "note": NOTE,
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()} with {os.cpu_count()} cores",
+        "threads": 1,
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
+        "note": NOTE,
+    }
 
 
 def peak_gib() -> float:

@@ -1,6 +1,6 @@
-"""The README's ten lines, run: those that ask, on recorded answers and with the core's packages only.
+"""The README's ten lines, run: those that ask, on recorded answers and without any extra.
 
-`python tests/ten_lines.py` needs nothing but `corea` installed with its core dependencies, and no other module of the tests.
+`python tests/ten_lines.py` needs only `corea` with its core dependencies, and no other test module.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ RECORDS = ROOT / "data" / "reference" / "cpu" / "records"
 QUESTIONS = 100
 # What an extra brings; None in `sys.modules` makes an import fail as if it were not installed.
 EXTRAS = (
-    "torch", "transformers", "trl", "datasets", "accelerate", "peft", "filelock", "openai", "starlette", "uvicorn", "sklearn", "seaborn",
-    "matplotlib", "ipywidgets", "IPython", "papermill", "jupyterlab", "yaml",
+    "torch", "transformers", "trl", "datasets", "accelerate", "peft", "filelock", "openai",
+    "starlette", "uvicorn", "sklearn", "seaborn", "matplotlib", "ipywidgets", "IPython",
+    "papermill", "jupyterlab", "yaml",
 )  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def halves() -> tuple[str, str]:
 
 
 def ask(folder: Path) -> dict:
-    """Run the lines that ask, with recorded answers in the place of servers; returns their names."""
+    """Run the lines that ask, with recorded answers in the servers' place; returns their names."""
     import pandas as pd
 
     import corea

@@ -1,4 +1,4 @@
-"""The rewards in bare TRL, without anything of `corea.grpo`: in its trainer and in its command line, one real step each."""
+"""The rewards in bare TRL, its trainer and its command line: one real step each."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ def test_a_partial_is_logged_under_the_name_of_its_function(base, tmp_path):
 
 def test_trls_command_line_takes_them_by_their_dotted_names(base, tmp_path, monkeypatch):
     """On a set with the columns most sets have: prompt and answer."""
-    rows = [{"prompt": [{"role": "user", "content": f"{n}+1=?"}], "answer": str(n + 1)} for n in range(8)]  # fmt: skip
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{n}+1=?"}], "answer": str(n + 1)}
+        for n in range(8)
+    ]
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     histories: list[list[dict]] = []
@@ -91,8 +94,8 @@ def test_trls_command_line_takes_them_by_their_dotted_names(base, tmp_path, monk
 
     monkeypatch.setattr(trl.GRPOTrainer, "train", kept)
     names = ["correctness_reward", "format_reward", "confidence_reward"]
-    options = {"model_name_or_path": base, "dataset_name": tmp_path / "set", "output_dir": tmp_path / "out"}  # fmt: skip
-    options |= SMALL | {"report_to": "none"}
+    options = SMALL | {"model_name_or_path": base, "report_to": "none"}
+    options |= {"dataset_name": tmp_path / "set", "output_dir": tmp_path / "out"}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     parser = trl_grpo.make_parser()
     given = [*words, "--reward_funcs", *(f"corea.rewards.{name}" for name in names)]

@@ -1,6 +1,7 @@
-"""The GRPO layer: real steps on the shipped SLM, resumed exactly after a kill, and stopped where it must stop.
+"""The GRPO layer: real steps on the shipped SLM, resumed exactly after a kill, stopped if it must.
 
-Not on an untrained model: its rollouts all earn the same, so that no weight would move and any resume would look exact.
+Not on an untrained model: its rollouts all earn the same, so that no weight would move and any
+resume would look exact.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ SMALL_MEMORY = Compute(dtype="bfloat16", lora_rank=4, micro_batch=2, gradient_ch
 def test_an_adapter_in_half_precision_trains_in_small_batches_and_is_merged(
     base, finished, tmp_path
 ):
-    """All that spares memory at once, as on one GPU: the adapter alone moves, and the model saved is base plus adapter."""
+    """All that spares memory at once: only the adapter moves, and base plus adapter is saved."""
     run = train_tiny(base, tmp_path / "run", SMALL_MEMORY)
     assert run.settings != finished.settings and run.log()["step"].max() == SETTINGS.steps
     from safetensors.torch import load_file

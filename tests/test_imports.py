@@ -1,4 +1,4 @@
-"""Importing the library loads nothing heavy: that is counted here in modules, since a time would depend on the machine."""
+"""Importing loads nothing heavy, counted in modules (a time depends on the machine); directions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ MODULES = {
 # A folder, or a module at the top, may import from those of an earlier row only.
 ROWS = (
     "support parser costs metrics _algebra", "grader questions records", "rewards prompts cascade",
-    "engines _training_log policies", "_callbacks", "grpo evaluation serving", "mini analysis", "paper", "cli",
+    "engines _training_log policies", "_callbacks", "grpo evaluation serving", "mini analysis",
+    "paper", "cli",
 )  # fmt: skip
 
 HEAVY = (
-    "torch", "transformers", "trl", "datasets", "matplotlib", "seaborn", "scipy", "sklearn", "openai", "vllm", "math_verify", "IPython",
-    "papermill",
+    "torch", "transformers", "trl", "datasets", "matplotlib", "seaborn", "scipy", "sklearn",
+    "openai", "vllm", "math_verify", "IPython", "papermill",
 )  # fmt: skip
 
 IMPORTS = """
@@ -91,7 +92,8 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_the_package_itself_loads_no_module_of_its_own():
     done = run(
         "-c",
-        "import sys, corea; sys.exit(','.join(m for m in sys.modules if m.startswith('corea.')) or None)",
+        "import sys, corea; "
+        "sys.exit(','.join(m for m in sys.modules if m.startswith('corea.')) or None)",
     )
     assert done.returncode == 0, done.stderr
 

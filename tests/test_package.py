@@ -1,4 +1,4 @@
-"""The package as it is handed on: what a wheel holds, what it does without a checkout, and papers that agree with each other."""
+"""The package as it is handed on: what a wheel holds and does, and papers that agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder that holds what a wheel installs, by the patterns that setuptools reads, and no checkout around it."""
+    """What a wheel installs, by the patterns that setuptools reads, and no checkout around it."""
     folder = tmp_path_factory.mktemp("site-packages")
     setuptools = PROJECT["tool"]["setuptools"]
     for source in [
@@ -62,7 +62,7 @@ def test_a_wheel_holds_every_file_of_the_package(installed):
 
 
 def test_without_a_checkout_the_library_works_and_writes_where_one_stands(installed, tmp_path):
-    """Rewards, parser, cascade and the profiles of hub models; paths lie in the current folder, the commit is not another's."""
+    """Paths lie in the current folder, and the commit is not another project's."""
     git = ["git", "-C", str(installed), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run(
@@ -110,13 +110,14 @@ def test_without_a_checkout_a_plan_of_the_papers_models_is_made(installed, tmp_p
     assert done.returncode == 0 and "Plan of PROFILE=paper" in done.stdout, done.stderr
 
 
-# --- what `import corea` gives -----------------------------------------------------------------------
+# --- what `import corea` gives --------------------------------------------------------------------
 
 
 def test_every_name_is_there_and_comes_without_what_is_heavy(tmp_path):
     code = (
-        "import sys, corea; assert set(corea.__all__) <= set(dir(corea)); [getattr(corea, n) for n in corea.__all__]; "
-        "print(len(corea.__all__), *{'torch', 'scipy', 'trl', 'openai', 'datasets'} & set(sys.modules))"
+        "import sys, corea; assert set(corea.__all__) <= set(dir(corea)); "
+        "names = [getattr(corea, name) for name in corea.__all__]; "
+        "print(len(names), *{'torch', 'scipy', 'trl', 'openai', 'datasets'} & set(sys.modules))"
     )
     done = run(ROOT, code, tmp_path)
     assert done.returncode == 0 and done.stdout.split() == ["27"], done.stdout + done.stderr
@@ -144,7 +145,7 @@ def test_a_name_whose_extra_is_missing_says_what_to_install(name, extra, monkeyp
 
 
 def test_the_ten_lines_that_ask_run_without_any_extra():
-    """As in an empty environment with the core's dependencies alone, where `make dist` runs them."""
+    """As in an empty environment with the core's dependencies, where `make dist` runs them."""
     command = [sys.executable, str(ROOT / "tests" / "ten_lines.py"), "--core"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

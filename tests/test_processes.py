@@ -1,4 +1,4 @@
-"""Several processes: group means exact to the last bit, real runs under `accelerate launch`, and what is refused.
+"""Several processes: exact group means, real runs under `accelerate launch`, and what is refused.
 
 Real processes that speak over gloo on the CPU.
 """
@@ -27,19 +27,23 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def in_processes(number: int, what: str, folder: Path) -> list[str]:
-    """Run `tests.distributed` in that many processes; returns what each wrote to standard error, where it failed."""
+    """Run `tests.distributed` in that many processes; returns what those that failed said."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder.mkdir()
+    shared = {"WORLD_SIZE": str(number), "OMP_NUM_THREADS": "1"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed", what, str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1",
-                              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            [sys.executable, "-m", "tests.distributed", what, str(folder)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(number)
-    ]  # fmt: skip
+    ]
     return [
         error
         for process in started
@@ -98,7 +102,7 @@ def test_processes_that_cannot_speak_with_each_other_are_refused(monkeypatch):
 
 @pytest.mark.parametrize(("number", "micro_batch"), [(2, 3), (4, 0)])
 def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_batch, tmp_path):
-    """TRL deals the twelve rollouts of three questions to 2 or 4 processes, so groups of four straddle them."""
+    """TRL deals three questions' twelve rollouts to 2 or 4 processes: groups straddle them."""
     command = Compute(processes=number).launch_command()
     processes.launch(command, "tests.distributed", "train", str(tmp_path), str(micro_batch))
     parts = written(tmp_path)
@@ -116,7 +120,7 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
                 if sum(q in part["question_id"] for part in step) > 1
             ]
             assert split, (
-                "no group straddles two processes: this would pass with a mean over a part of a group"
+                "no group straddles two processes: a mean over a part of a group would pass"
             )
     run = tmp_path / "run"
     assert (run / "model" / "model.safetensors").exists() and (run / grpo.COMPLETE).exists()
@@ -129,7 +133,8 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
     [
         (
             {"processes": 5},
-            "12 rollouts a step cannot be dealt out to 5 processes; use 1, 2, 3, 4, 6, 12 processes",
+            "12 rollouts a step cannot be dealt out to 5 processes; "
+            "use 1, 2, 3, 4, 6, 12 processes",
         ),
         (
             {"processes": 2, "micro_batch": 4},

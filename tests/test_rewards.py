@@ -99,7 +99,7 @@ def test_format_is_one_for_the_exact_form_alone():
         ("weight 0 is the group", "l1", 0, [-0.4, -0.5]),
         ("weight 1 is the sample", "l1", 1.0, [-0.1, 0.0]),
         ("KL(.5 || .9), KL(.5 || .01)", "kl", "group",
-         [-math.log(0.25 / 0.09) / 2 / math.log(100), -math.log(0.25 / 0.0099) / 2 / math.log(100)]),
+         [-math.log(0.25 / 0.09) / math.log(1e4), -math.log(0.25 / 0.0099) / math.log(1e4)]),
         ("KL(1 || .9), KL(0 || .01)", "kl", "sample",
          [math.log(0.9) / math.log(100), math.log(0.99) / math.log(100)]),
     ],
@@ -261,8 +261,8 @@ def test_a_broken_group_is_refused_with_the_fix(target, ids):
     message, fewest = str(error.value), min(ids, key=ids.count)
     assert f"question '{fewest}' has {ids.count(fewest)} rows in this call, another" in message
     assert (
-        "per_device_train_batch_size x processes x steps_per_generation must be a multiple of num_generations, 2 or more"
-        in message
+        "per_device_train_batch_size x processes x steps_per_generation must be a multiple of "
+        "num_generations, 2 or more" in message
     )
     assert "\n" not in message
 
@@ -342,7 +342,7 @@ def test_gold_goes_before_solution_and_solution_before_answer():
 
 
 def test_the_shared_grader_survives_a_fork():
-    """A child that inherits a grader with a worker starts its own: the parent's speaks to the parent."""
+    """A child that inherits a grader starts its own worker: the parent's speaks to the parent."""
     texts, gold = ["<answer>1/2</answer>", "<answer>1/3</answer>"], ["0.5", "0.5"]
     assert correctness_reward(texts, gold) == [1, 0]
     rewards.shared_grader()._cache.clear()
@@ -457,7 +457,8 @@ def test_a_spec_is_plain_data():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"distance": "l3"}, {"target": 2}, {"target": "half"}, {"format_weight": -1}, {"confidence_weight": math.nan},
+    [{"distance": "l3"}, {"target": 2}, {"target": "half"}, {"format_weight": -1},
+     {"confidence_weight": math.nan},
      {"correctness_weight": math.inf}, {"correctness_weight": "1"}, {"format_weight": True}],
 )  # fmt: skip
 def test_a_spec_is_checked_when_built(settings):

@@ -1,4 +1,4 @@
-"""What `make dist` built: the wheel holds the package and its configurations, and runs the ten lines in an empty environment."""
+"""What `make dist` built: the wheel holds the package, and runs the ten lines in an empty venv."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from tempfile import TemporaryDirectory
 from corea import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-LIGHT = "from corea import cli, costs, parser, rewards; from corea.questions import base; from corea.support import files, hardware; print(files.checkout(), parser.parse('x').answer)"
+LIGHT = """
+from corea import cli, costs, parser, rewards
+from corea.questions import base
+from corea.support import files, hardware
+print(files.checkout(), parser.parse("x").answer)
+"""
 
 
 def package_files() -> set[str]:
@@ -26,7 +31,7 @@ def package_files() -> set[str]:
 
 
 def check_contents(dist: Path) -> Path:
-    """The one wheel in a folder, where it and the source distribution hold all of the package; else an AssertionError."""
+    """The one wheel in a folder; it and the source distribution must hold all of the package."""
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("corea/")}
     assert inside == package_files(), (
@@ -40,7 +45,7 @@ def check_contents(dist: Path) -> Path:
 
 
 def check_installed(wheel: Path) -> None:
-    """Install into an empty environment, with the core's dependencies, and run the README's ten lines on recorded answers."""
+    """Install it with the core's dependencies only, and run the ten lines on recorded answers."""
     with TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = str(Path(folder) / "bin" / "python")
@@ -62,7 +67,8 @@ def main(arguments: Sequence[str]) -> None:
     wheel = check_contents(Path(arguments[0]))
     check_installed(wheel)
     print(
-        f"{wheel.name} holds the package of version {__version__} and runs the ten lines in an empty environment"
+        f"{wheel.name} holds the package of version {__version__} and runs the ten lines "
+        "in an empty environment"
     )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -345,6 +346,10 @@ def test_the_layout_has_every_notebook_and_module_and_no_link_that_leads_nowhere
     assert {p.name.removesuffix(".md") for p in (laid / "api").iterdir()} == set(
         prepare.modules_of(ROOT / "corea")
     ) | {"index"}
+    contents = (laid / "api" / "index.md").read_text()
+    for head in (ROOT / "corea").glob("*/__init__.py"):
+        introduction = ast.get_docstring(ast.parse(head.read_text()))
+        assert f"## corea.{head.parent.name}\n\n{introduction}\n" in contents, head.parent.name
     shown = {path.stem: path.read_text() for path in (laid / "course").glob("*.ipynb")}
     assert set(shown) == {path.stem for path in (ROOT / "notebooks" / "course").glob("0*/*.ipynb")}
     assert not any("SOLUTION" in text or "HIDDEN" in text for text in shown.values()), (

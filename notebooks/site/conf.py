@@ -15,7 +15,7 @@ author = "The corea developers"
 copyright = "2026, the corea developers, MIT licence"
 html_title = "corea"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["*.py", "_static", "*.part"]
 
 # Notebooks are shown as they were executed; their widgets as the pictures stored beside them.

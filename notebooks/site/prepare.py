@@ -155,25 +155,29 @@ def modules_of(package: Path) -> dict[str, Path]:
 
 
 def _write_api(folder: Path) -> None:
-    """A page for each module of the library, and one that lists them by room with the first line of each."""
+    """A page per module, and one that lists them by folder, each under the folder's head."""
     folder.mkdir()
     modules = modules_of(ROOT / "corea")
-    rooms: dict[str, list[str]] = {}
+    by_folder: dict[str, list[str]] = {}
     for name in modules:
-        rooms.setdefault(name.rpartition(".")[0] or "the library", []).append(name)
-    lines = ["# The library", "", "What each module holds, from its docstrings.", ""]
+        by_folder.setdefault(name.rpartition(".")[0], []).append(name)
+    lines = ["# The library", ""]
     hidden = ["```{toctree}", ":hidden:", ""]
-    for room, names in rooms.items():
-        lines += [f"## {room}", ""]
+    for subject, names in by_folder.items():
+        head = _head(ROOT / "corea" / subject / "__init__.py")
+        lines += [*([f"## corea.{subject}", ""] if subject else []), head, ""]
         for name in names:
-            first = ast.get_docstring(
-                ast.parse(modules[name].read_text(encoding="utf-8"))
-            ).splitlines()[0]
+            first = _head(modules[name]).splitlines()[0]
             lines += [f"[`corea.{name}`]({name}.md)", f": {first}", ""]
             hidden.append(name)
             page = f"# corea.{name}\n\n```{{eval-rst}}\n.. automodule:: corea.{name}\n   :members:\n```\n"
             (folder / f"{name}.md").write_text(page, encoding="utf-8")
     (folder / "index.md").write_text("\n".join([*lines, *hidden, "```", ""]), encoding="utf-8")
+
+
+def _head(path: Path) -> str:
+    """A module's docstring, without importing it."""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def _write_course(folder: Path) -> None:

@@ -60,7 +60,7 @@ def evaluate(
 
     Args:
         engines: each is a `system` of the records, so their names must differ.
-        questions: a JSONL file as `load_jsonl` reads it, or texts or `Question`s.
+        questions: a JSONL file as `load_jsonl` reads it, or texts or questions.
         samples: completions per question and engine.
         seed: of the sampling.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from pathlib import Path
 
@@ -18,9 +19,8 @@ class VLLMEngine(ModelEngine):
 
     Args:
         model: a folder or a hub id.
-        dtype, tensor_parallel_size: as vLLM has them; the latter is the GPUs that share weights.
-        memory: share of a GPU to fill.
-        max_model_len: tokens of prompt and completion together; None for the model's own.
+        dtype, tensor_parallel_size: as vLLM has them.
+        memory, max_model_len: share of a GPU to fill; tokens of prompt and completion together.
         chunk: requests handed over at once.
         settings: as of `ModelEngine`, but for `batch_size`.
 
@@ -67,27 +67,12 @@ class VLLMEngine(ModelEngine):
 
     def close(self) -> None:
         """Give back the memory; the engine cannot be asked again."""
-        import gc
-
         self.llm = None
         gc.collect()
 
     def _generate(self, texts: list[str], keys: list[str]) -> list[Completion]:
-        outputs = self._ask(self._ids(texts), [self._sampling(key) for key in keys])
+        outputs = self._ask(self._ids(texts), [_sampling(self, key) for key in keys])
         return [self._completion(output) for output in outputs]
-
-    def _sampling(self, key: str):
-        """The model's own distribution: only a temperature, whatever its settings say."""
-        return self.sampling_params(
-            temperature=self.temperature,
-            top_p=1.0,
-            top_k=0,
-            repetition_penalty=1.0,
-            max_tokens=self.max_new_tokens,
-            seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"),
-            logprobs=self.top_logprobs or None,
-            stop_token_ids=[self.tokenizer.eos_token_id],
-        )
 
     def _ask(self, ids: list[list[int]], sampling) -> list:
         requests = [{"prompt_token_ids": row} for row in ids]
@@ -132,3 +117,17 @@ class VLLMEngine(ModelEngine):
 def _logprobs(step) -> dict[int, float]:
     """By token, what vLLM tells of one step: the likeliest and the chosen one."""
     return {token: one.logprob for token, one in step.items()}
+
+
+def _sampling(engine: VLLMEngine, key: str):
+    """The model's own distribution: only a temperature, whatever its settings say."""
+    return engine.sampling_params(
+        temperature=engine.temperature,
+        top_p=1.0,
+        top_k=0,
+        repetition_penalty=1.0,
+        max_tokens=engine.max_new_tokens,
+        seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"),
+        logprobs=engine.top_logprobs or None,
+        stop_token_ids=[engine.tokenizer.eos_token_id],
+    )

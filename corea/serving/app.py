@@ -32,6 +32,7 @@ from corea.parser import parse
 from corea.serving.client import BudgetError, Server, ServerError
 
 _MODEL = "corea"
+_LISTED = {"id": _MODEL, "object": "model", "created": 0, "owned_by": "corea"}
 _ROLES = ("system", "user", "assistant")
 _READ = {"model", "messages", "stream", "seed", "n"}
 _LONGEST_BODY = 2**20  # bytes
@@ -156,11 +157,8 @@ def build_app(
 
     Args:
         slm, llm: the `concurrency` of each bounds what is under way there.
-        threshold: in [0, 1].
+        threshold: in [0, 1]; ValueError if it is not.
         api_key: what clients must send as bearer token; None lets everyone in.
-
-    Raises:
-        ValueError: if the threshold is out of range.
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -172,8 +170,7 @@ def build_app(
 
     async def models(request):
         _check_key(request, api_key)
-        model = {"id": _MODEL, "object": "model", "created": 0, "owned_by": "corea"}
-        return _reply({"object": "list", "data": [model]})
+        return _reply({"object": "list", "data": [_LISTED]})
 
     async def complete(http_request):
         _check_key(http_request, api_key)
@@ -183,13 +180,10 @@ def build_app(
             rescue = await ask_llm(request)
         return _reply(response(request, attempt, rescue, threshold, prices))
 
-    return Starlette(
-        routes=[
-            Route("/v1/models", models),
-            Route("/v1/chat/completions", complete, methods=["POST"]),
-        ],
-        exception_handlers={RequestError: _refused, HTTPException: _no_such_route},
-    )
+    completions = Route("/v1/chat/completions", complete, methods=["POST"])
+    handlers = {RequestError: _refused, HTTPException: _no_such_route}
+    routes = [Route("/v1/models", models), completions]
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
 def _asker(server: Server):

@@ -84,8 +84,6 @@ class Budget:
 class Server:
     """An engine behind an OpenAI-compatible `/v1/chat/completions`.
 
-    A completion's seed is made from question, sample and seed; servers may not keep to it.
-
     Args:
         base_url: ends in /v1.
         model: the name the server knows.
@@ -96,9 +94,8 @@ class Server:
         price, budget: see `Budget`.
         top_logprobs: how many likely tokens to ask for at each step.
         concurrency: requests under way at once.
-        max_retries: of the `openai` client, for each request.
+        max_retries, timeout: of the `openai` client, for each request; the latter in seconds.
         patience: seconds that a request may wait for a server that says it has a limit.
-        timeout: seconds of one request.
 
     Raises:
         ValueError: if a setting is out of range.

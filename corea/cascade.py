@@ -164,10 +164,9 @@ def sweep(
         raise ValueError(f"confidence and costs have {sizes} rows; use one number, at least 1")
     if not all(np.isfinite(cost).all() and (cost >= 0).all() for cost in costs):
         raise ValueError("a cost is negative or not finite")
-    slm_cost, llm_cost = costs
-    deferred_cost = llm_cost if before_generation else slm_cost + llm_cost
+    deferred_cost = costs[1] if before_generation else costs[0] + costs[1]
     # By all columns, so that no sum depends on the order in which the rows were given.
-    order = np.lexsort((slm_cost, llm_cost, slm_right, llm_right, confidence))
+    order = np.lexsort((*costs, slm_right, llm_right, confidence))
     rising = confidence[order][: np.isfinite(confidence).sum()]  # NaN, never kept, goes last
     thresholds = np.unique(np.r_[0.0, rising, DEFER_ALL])
     kept, rows = len(rising) - np.searchsorted(rising, thresholds), len(order)
@@ -176,10 +175,13 @@ def sweep(
         gains = (of_kept - of_deferred)[order][: len(rising)][::-1]
         return (of_deferred[order].sum() + np.append(0, gains.cumsum())[kept]) / rows
 
-    curve = {"threshold": thresholds, "pass1": mean(slm_right, llm_right)}
-    curve |= {
-        "cost": mean(slm_cost, deferred_cost),
-        "llm_share": (rows - kept) / rows,
+    pass1, cost = mean(slm_right, llm_right), mean(costs[0], deferred_cost)
+    share = (rows - kept) / rows
+    curve = {
+        "threshold": thresholds,
+        "pass1": pass1,
+        "cost": cost,
+        "llm_share": share,
         "kept": kept,
     }
     return pd.DataFrame(curve)

@@ -176,15 +176,8 @@ def sweep(
         return (of_deferred[order].sum() + np.append(0, gains.cumsum())[kept]) / rows
 
     pass1, cost = mean(slm_right, llm_right), mean(costs[0], deferred_cost)
-    share = (rows - kept) / rows
-    curve = {
-        "threshold": thresholds,
-        "pass1": pass1,
-        "cost": cost,
-        "llm_share": share,
-        "kept": kept,
-    }
-    return pd.DataFrame(curve)
+    curve = pd.DataFrame({"threshold": thresholds, "pass1": pass1, "cost": cost})
+    return curve.assign(llm_share=(rows - kept) / rows, kept=kept)
 
 
 def cost_at_pass1(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -134,3 +135,25 @@ def test_a_system_down_to_the_tables():
     assert set(compared.rows) == {systems.COREA, found["mine"].name, systems.COREA_PLUS}
     sources = tables.table_sources(compared, resamples=10)
     assert found["mine"].name in set(sources["system"])
+
+
+# --- the map ----------------------------------------------------------------------------------------
+
+
+def test_the_map_says_of_each_folder_what_its_head_says():
+    rows = dict(re.findall(r"^\| \[`corea/(\w+)/`\]\(corea/\w+\) \| (.*) \|$", TEXT, re.M))
+    heads = {
+        path.parent.name: " ".join(ast.get_docstring(ast.parse(path.read_text())).split())
+        for path in (ROOT / "corea").glob("*/__init__.py")
+    }
+    assert rows == heads
+
+
+def test_every_place_that_the_map_names_is_there():
+    places = re.findall(r"`(\w+)`(?: and `(\w+)`)? in `(corea/[\w/]+\.py)`", TEXT)
+    assert len(places) >= 6
+    for *names, path in places:
+        defined = (ROOT / path).read_text()
+        assert all(re.search(rf"^{name}\b", defined, re.M) for name in names if name), path
+    for path in re.findall(r"`(corea/[\w/]+\.\w+)`", TEXT):
+        assert (ROOT / path).is_file(), path

@@ -1,4 +1,4 @@
-"""From records to sources of confidence, tables and figures.
+"""From records to sources of confidence, cascades by name, tables and figures; runs no model.
 
-Used by paper and notebooks; reads records only and runs no model.
+Used by `paper` and notebooks only.
 """

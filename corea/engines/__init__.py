@@ -1,4 +1,4 @@
-"""Completions of a language model, in this process or from records.
+"""Completions of a language model: in this process, by vLLM, or replayed from records.
 
-Used by evaluate, training of base models, serving and paper; knows nothing of tables or runs.
+Used by evaluation, training, `mini`, `serving` and `paper`; knows nothing of tables or runs.
 """

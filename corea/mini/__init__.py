@@ -1,4 +1,4 @@
-"""Base models of the mini world: how the small stand-ins for real models are made.
+"""The base models of the mini world: recipes, their training, their tokenizer.
 
-Used by paper and notebooks only.
+Used by `paper` and notebooks only.
 """

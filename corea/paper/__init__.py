@@ -1,4 +1,4 @@
-"""The reproduction: profiles, runs, variants, claims and the plan.
+"""The reproduction: profiles, the registry of runs, claims, the plan, the runner of notebooks.
 
 Used by notebooks and the Makefile only; nothing in the library imports it.
 """

@@ -1,4 +1,4 @@
-"""Questions: base (`Question`, splits, groups), generated (the mini world), hub (real sets), load.
+"""What a question is, and where questions come from: generated families, real sets, a file of your own.
 
-Used by everything that asks or grades; knows nothing of models.
+Used by everything that asks, trains or grades; knows nothing of models.
 """

@@ -1,4 +1,4 @@
-"""Completions over HTTP, and the cascade as a service.
+"""Completions over HTTP from any OpenAI-compatible server, and the cascade as such a server.
 
 Used by the command line and by notebooks; knows nothing of runs or tables.
 """

@@ -72,7 +72,7 @@ def small(tmp_path_factory):
         for name, rows in made_up().items():
             patch.setitem(hub.SETS, name, dataclasses.replace(hub.SETS[name], rows=len(rows)))
             save(root / "hub" / name / hub.SETS[name].files.replace("*", "0"), rows)
-        patch.setattr(sources, "_EPOCHS", 5)
+        patch.setitem(sources.PROBE_RECIPE, "epochs", 5)
         matplotlib.use("Agg")
         yield profiles.load_profile("paper")
         hub._read.cache_clear()

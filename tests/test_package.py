@@ -79,7 +79,7 @@ assert rewards.format_reward(["x"]) == [0.0]
 assert cascade.keeps(0.9, 0.5)
 assert files.checkout() is None and files.git_commit() == ("unknown", False)
 assert profiles.load_profile("paper").data == Path.cwd() / "data" / "paper"
-assert hub._folders(hub.SETS["gsm8k"])[-1] == Path.cwd() / "data" / "hub" / "gsm8k"
+assert hub.SETS["gsm8k"].folders[-1] == Path.cwd() / "data" / "hub" / "gsm8k"
 assert len(list(hardware.CONFIGURATIONS.glob("*.yaml"))) >= 2
 cli.main(["--help"])
 """

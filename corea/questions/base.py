@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, replace
 
+from corea.grader import ANSWER_TYPES
 from corea.questions import generated
 
-ANSWER_TYPES = ("math", "choice", "text")
 CALIBRATION = "calibration"  # that split's name beside the test sets
 SPLITS = {"pretrain": (0, 60), "train": (60, 80), CALIBRATION: (80, 88), "test": (88, 100)}
 GROUPS = {
@@ -52,9 +52,6 @@ class Question:
         family: the kind of question within its set; by default the set's name.
         level: difficulty, 1 or more; 1 (easy) to 8 in the mini sets.
 
-    Raises:
-        ValueError: an unknown answer type.
-
     Example:
         >>> Question("What is 17 * 23?").id
         'e2c334e51f79'
@@ -91,22 +88,27 @@ def with_distinct_ids(questions: Iterable[Question]) -> list[Question]:
     """The questions; the second of one id is renamed to "id-2", the third to "id-3" and so on."""
     distinct: dict[str, Question] = {}
     for question in questions:
-        name, count = question.id, 1
+        name, number = question.id, 2
         while name in distinct:
-            count += 1
-            name = f"{question.id}-{count}"
+            name, number = f"{question.id}-{number}", number + 1
         distinct[name] = replace(question, id=name)
     return list(distinct.values())
 
 
+def groups_of_sets() -> dict[str, str]:
+    """Every set that a suite reports, with the group that it is reported in."""
+    groups = [item for suite in SUITES.values() for item in suite.items()]
+    return {dataset: group for group, datasets in groups for dataset in datasets}
+
+
 def group_of(dataset: str) -> str:
     """The group ("in-domain", "ood-math", "ood-nonmath") that reports a set of either suite."""
-    for groups in SUITES.values():
-        for group, datasets in groups.items():
-            if dataset in datasets:
-                return group
-    known = ", ".join(sorted(name for suite in SUITES for name in test_datasets(suite)))
-    raise ValueError(f"dataset {dataset!r} has no group; use one of {known}")
+    groups = groups_of_sets()
+    if dataset not in groups:
+        raise ValueError(
+            f"dataset {dataset!r} has no group; use one of {', '.join(sorted(groups))}"
+        )
+    return groups[dataset]
 
 
 def test_datasets(suite: str = "mini") -> tuple[str, ...]:

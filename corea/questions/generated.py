@@ -3,35 +3,24 @@
 Every family is one function `(rng, level) -> Sketch`: a question, the working that a careful pupil
 would write, and the answer. Only `corea.mini.pretrain` reads the working, in the place of a real
 model's pretraining text; reinforcement and evaluation see the question and its answer only.
-
-| family | role | a question | its answer |
-|---|---|---|---|
-| add, sub, mul | in domain | `47+386=?` | column by column |
-| sum | in domain | `sum 3 8 5 9` | adding up |
-| binary | in domain | `binary 10110` | doubling |
-| chain | in domain | `chain 5 +3 *2 -4` | left to right |
-| next-term | in domain | `next 3 7 11 15` | the term after the last one shown |
-| reverse, sort, drop | in domain | `sort dbca` | letters, one at a time |
-| pointer-chase | in domain | `chase A>F B>D F>B, A 2` | the letter reached, one of those shown |
-| missing-addend | OOD math | `?+47=433` | the missing number |
-| division | OOD math | `861/7=?` | digit by digit, with remainders |
-| shopping | OOD math | `4 pens at 7, 3 cups at 12` | the bill |
-| shell-game | OOD non-math | `swap abcd 13 24` | the cups after all swaps |
-| cipher | OOD non-math | `shift 3 cab` | each letter three places on |
-| weave | OOD non-math | `weave abc xyz` | one letter of each in turn |
+Notebook 02 shows a question of each family.
 """
 
 from __future__ import annotations
 
 import random
-import string
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
+from string import ascii_lowercase, ascii_uppercase
 
 LEVELS = 8
 _WORD_LENGTHS = (2, 3, 4, 5, 6, 8, 10, 12)
 _DIGITS = (1, 2, 2, 3, 3, 4, 5, 6)
+# Next term: the largest first term, the largest difference, and by how much differences may grow.
+_FIRST = (20, 50, 99, 20, 50, 99, 99, 499)
+_STEP = (9, 9, 19, 9, 9, 19, 29, 59)
+_GROWTH = (0, 0, 0, 3, 5, 5, 9, 19)
 _GOODS = ("pens", "cups", "hats", "keys", "figs", "maps")
 
 
@@ -49,40 +38,31 @@ def _number(rng: random.Random, digits: int) -> int:
     return rng.randint(10 ** (digits - 1) if digits > 1 else 1, 10**digits - 1)
 
 
-def _columns(*numbers: int) -> list[tuple[int, ...]]:
-    """Digits of the numbers, ones first, padded with zeros to the longest."""
-    width = max(len(str(n)) for n in numbers)
-    return list(zip(*(map(int, reversed(str(n).zfill(width))) for n in numbers), strict=True))
+def _word(rng: random.Random, length: int) -> str:
+    return "".join(rng.choice(ascii_lowercase) for _ in range(length))
 
 
-def _add_columns(a: int, b: int) -> str:
+def _columns(a: int, sign: str, b: int) -> str:
+    """Adding or subtracting column by column, ones first; "b" says that ten were borrowed."""
     steps, carry = [], 0
-    for x, y in _columns(a, b):
-        total = x + y + carry
-        steps.append(f"{x}+{y}{'+1' if carry else ''}={total}")
-        carry = total // 10
-    return " ".join(steps)
-
-
-def _subtract_columns(a: int, b: int) -> str:
-    steps, borrow = [], 0
-    for x, y in _columns(a, b):
-        rest = x - y - borrow
-        steps.append(f"{x}-{y}{'-1' if borrow else ''}={rest % 10}{'b' if rest < 0 else ''}")
-        borrow = int(rest < 0)
+    for x, y in zip_longest(map(int, str(a)[::-1]), map(int, str(b)[::-1]), fillvalue=0):
+        result = x + y + carry if sign == "+" else x - y - carry
+        shown = result if sign == "+" else f"{result % 10}{'b' if result < 0 else ''}"
+        steps.append(f"{x}{sign}{y}{sign + '1' if carry else ''}={shown}")
+        carry = abs(result // 10)
     return " ".join(steps)
 
 
 def _add(rng: random.Random, level: int) -> Sketch:
     digits = _DIGITS[level - 1]
     a, b = _number(rng, digits), _number(rng, rng.randint(1, digits))
-    return Sketch(f"{a}+{b}=?", _add_columns(a, b), str(a + b))
+    return Sketch(f"{a}+{b}=?", _columns(a, "+", b), str(a + b))
 
 
 def _sub(rng: random.Random, level: int) -> Sketch:
     digits = _DIGITS[level - 1]
     b, a = sorted((_number(rng, digits), _number(rng, rng.randint(1, digits))))
-    return Sketch(f"{a}-{b}=?", _subtract_columns(a, b), str(a - b))
+    return Sketch(f"{a}-{b}=?", _columns(a, "-", b), str(a - b))
 
 
 def _mul(rng: random.Random, level: int) -> Sketch:
@@ -107,9 +87,8 @@ def _div(rng: random.Random, level: int) -> Sketch:
 
 def _adding_up(values: list[int]) -> str:
     """`3+8=11+5=16`: each step shows what it adds, so that a writer does not lose the place."""
-    totals = list(accumulate(values))
-    steps = zip(values[1:], totals[1:], strict=True)
-    return f"{values[0]}" + "".join(f"+{value}={total}" for value, total in steps)
+    steps = list(zip(values, accumulate(values), strict=True))[1:]
+    return str(values[0]) + "".join(f"+{value}={total}" for value, total in steps)
 
 
 def _sum(rng: random.Random, level: int) -> Sketch:
@@ -119,8 +98,8 @@ def _sum(rng: random.Random, level: int) -> Sketch:
 
 def _binary(rng: random.Random, level: int) -> Sketch:
     bits = "1" + "".join(rng.choice("01") for _ in range(level + 1))
-    totals = [int(bits[: end + 1], 2) for end in range(len(bits))]
-    return Sketch(f"binary {bits}", " ".join(map(str, totals)), str(totals[-1]))
+    totals = [str(int(bits[:end], 2)) for end in range(1, len(bits) + 1)]
+    return Sketch(f"binary {bits}", " ".join(totals), totals[-1])
 
 
 def _chain(rng: random.Random, level: int) -> Sketch:
@@ -133,70 +112,53 @@ def _chain(rng: random.Random, level: int) -> Sketch:
             operand = rng.randint(2, 3)
         value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
         shown.append(f"{sign}{operand}")
-        steps.append(f"{sign}{operand}={value}")
+        steps.append(f"{shown[-1]}={value}")
     return Sketch("chain " + " ".join(shown), " ".join(steps), str(value))
-
-
-def _word(rng: random.Random, length: int, alphabet: str = string.ascii_lowercase) -> str:
-    return "".join(rng.choice(alphabet) for _ in range(length))
-
-
-def _text(question: str, working: str, answer: str) -> Sketch:
-    return Sketch(question, working, answer, "text")
 
 
 def _reverse(rng: random.Random, level: int) -> Sketch:
     word = _word(rng, _WORD_LENGTHS[level - 1])
-    return _text(f"reverse {word}", " ".join(reversed(word)), word[::-1])
+    return Sketch(f"reverse {word}", " ".join(word[::-1]), word[::-1], "text")
 
 
 def _sort(rng: random.Random, level: int) -> Sketch:
     word = _word(rng, _WORD_LENGTHS[level - 1])
-    return _text(f"sort {word}", " ".join(sorted(word)), "".join(sorted(word)))
+    letters = sorted(word)
+    return Sketch(f"sort {word}", " ".join(letters), "".join(letters), "text")
 
 
 def _shift(rng: random.Random, level: int) -> Sketch:
     word, by = _word(rng, _WORD_LENGTHS[level - 1]), rng.randint(1, 5)
-    moved = [string.ascii_lowercase[(ord(c) - 97 + by) % 26] for c in word]
-    steps = " ".join(c + m for c, m in zip(word, moved, strict=True))
-    return _text(f"shift {by} {word}", steps, "".join(moved))
+    moved = "".join(chr(97 + (ord(letter) - 97 + by) % 26) for letter in word)
+    steps = " ".join(map(str.__add__, word, moved))
+    return Sketch(f"shift {by} {word}", steps, moved, "text")
 
 
 def _drop(rng: random.Random, level: int) -> Sketch:
-    unwanted = rng.choice(string.ascii_lowercase)
-    length = _WORD_LENGTHS[level - 1] + 2
-    others = [c for c in string.ascii_lowercase if c != unwanted]
+    length, unwanted = _WORD_LENGTHS[level - 1] + 2, rng.choice(ascii_lowercase)
+    others = ascii_lowercase.replace(unwanted, "")
     word = [rng.choice(others) for _ in range(length)]
     for place in rng.sample(range(length), rng.randint(1, max(1, length // 3))):
         word[place] = unwanted
-    kept = [c for c in word if c != unwanted]
-    steps = "".join("-" if c == unwanted else c for c in word)
-    return _text(f"drop {unwanted} {''.join(word)}", steps, "".join(kept))
+    shown = "".join(word)
+    steps, kept = shown.replace(unwanted, "-"), shown.replace(unwanted, "")
+    return Sketch(f"drop {unwanted} {shown}", steps, kept, "text")
 
 
 def _missing_addend(rng: random.Random, level: int) -> Sketch:
     digits = _DIGITS[level - 1]
     addend, total = sorted((_number(rng, rng.randint(1, digits)), _number(rng, digits)))
     text = f"?+{addend}={total}" if rng.random() < 0.5 else f"{addend}+?={total}"
-    return Sketch(text, _subtract_columns(total, addend), str(total - addend))
-
-
-# Per level: the largest first term, the largest difference, and by how much differences may grow.
-_TERMS = (
-    (20, 9, 0), (50, 9, 0), (99, 19, 0), (20, 9, 3),
-    (50, 9, 5), (99, 19, 5), (99, 29, 9), (499, 59, 19),
-)  # fmt: skip
+    return Sketch(text, _columns(total, "-", addend), str(total - addend))
 
 
 def _next_term(rng: random.Random, level: int) -> Sketch:
     """Levels 1-3: a constant difference; 4-8: differences that grow by a constant."""
-    first, largest, most = _TERMS[level - 1]
-    growth = rng.randint(1, most) if most else 0
-    start, step = rng.randint(1, first), rng.randint(1, largest)
-    steps = [step + n * growth for n in range(4)]
-    terms = list(accumulate([start, *steps]))
-    text = "next " + " ".join(map(str, terms[:-1]))
-    return Sketch(text, _adding_up([start, *steps]), str(terms[-1]))
+    growth = rng.randint(1, _GROWTH[level - 1]) if level > 3 else 0
+    start, step = rng.randint(1, _FIRST[level - 1]), rng.randint(1, _STEP[level - 1])
+    added = [start, *(step + n * growth for n in range(4))]
+    *shown, answer = map(str, accumulate(added))
+    return Sketch("next " + " ".join(shown), _adding_up(added), answer)
 
 
 def _shopping(rng: random.Random, level: int) -> Sketch:
@@ -204,36 +166,34 @@ def _shopping(rng: random.Random, level: int) -> Sketch:
     lines = [(rng.randint(2, 9), rng.randint(2, most)) for _ in range(kinds)]
     goods = rng.sample(_GOODS, kinds)
     order = ", ".join(f"{n} {g} at {p}" for (n, p), g in zip(lines, goods, strict=True))
-    bills = [n * p for n, p in lines]
     working = " ".join(f"{n}*{p}={n * p}" for n, p in lines)
+    bills = [n * p for n, p in lines]
     return Sketch(order, f"{working} {_adding_up(bills)}", str(sum(bills)))
 
 
 def _shell_game(rng: random.Random, level: int) -> Sketch:
-    cups = rng.sample(string.ascii_lowercase, 3 + level // 3 + (level > 6))
+    cups = rng.sample(ascii_lowercase, 3 + level // 3 + (level > 6))
     start, swaps, steps = "".join(cups), [], []
     for _ in range(max(1, level - 1)):
         i, j = sorted(rng.sample(range(len(cups)), 2))
         cups[i], cups[j] = cups[j], cups[i]
         swaps.append(f"{i + 1}{j + 1}")
         steps.append(f"{swaps[-1]}:{''.join(cups)}")
-    return _text(f"swap {start} {' '.join(swaps)}", " ".join(steps), "".join(cups))
+    return Sketch(f"swap {start} {' '.join(swaps)}", " ".join(steps), "".join(cups), "text")
 
 
 def _pointer_chase(rng: random.Random, level: int) -> Sketch:
-    nodes = rng.sample(string.ascii_uppercase, 4 + level)
-    follows = dict(zip(nodes, nodes[1:] + nodes[:1], strict=True))
-    path = nodes[: level + 1]
-    shown = [f"{a}>{b}" for a, b in follows.items()]
-    rng.shuffle(shown)
-    steps = " ".join(f"{a}>{b}" for a, b in pairwise(path))
-    return Sketch(f"chase {' '.join(shown)}, {path[0]} {level}", steps, path[-1], "choice")
+    nodes = rng.sample(ascii_uppercase, 4 + level)
+    arrows = [f"{a}>{b}" for a, b in pairwise([*nodes, nodes[0]])]
+    steps = " ".join(arrows[:level])
+    rng.shuffle(arrows)
+    return Sketch(f"chase {' '.join(arrows)}, {nodes[0]} {level}", steps, nodes[level], "choice")
 
 
 def _weave(rng: random.Random, level: int) -> Sketch:
     a, b = _word(rng, level + 1), _word(rng, level + 1)
-    pairs = [x + y for x, y in zip(a, b, strict=True)]
-    return _text(f"weave {a} {b}", " ".join(pairs), "".join(pairs))
+    pairs = [*map(str.__add__, a, b)]
+    return Sketch(f"weave {a} {b}", " ".join(pairs), "".join(pairs), "text")
 
 
 FAMILIES: dict[str, Callable[[random.Random, int], Sketch]] = {

@@ -6,8 +6,8 @@ The paper's own DeepMath16K and DeepMath500 are not public; ours are drawn so:
    other set is a test question.
 2. A repeated question is left out; two are one if their `normalised` texts are equal. Questions of
    "train" and "calibration" that also stand in a test set of the paper are left out.
-3. The rest is sorted by the SHA-256 of "seed/text", and the first `size` are taken: a smaller draw
-   begins a larger one, and the order of the rows plays no part.
+3. The rest is sorted by the SHA-256 of "seed/text", and the first are taken: a smaller draw begins
+   a larger one, and the order of the rows plays no part.
 
 Files in `<set>/` of the folder that `COREA_HUB` names, or in `data/hub/<set>/` of the checkout
 (without one: of the current folder), come before the hub.
@@ -23,14 +23,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
 
 from corea.questions.base import TRAINING, Question, split_of, test_datasets
 from corea.support.files import checkout
 
 ROOT = checkout() or Path.cwd()
-SUITE = "paper"
 _CHOOSE = "\n\nChoose one letter."  # after it come the options
-_WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 _READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
@@ -44,7 +45,7 @@ class _LeftOut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HubSet:
-    """One set on the hub.
+    """One set on the hub, as in `hub_sets.csv`.
 
     Attributes:
         revision: the commit of the set, 40 hexadecimal digits.
@@ -53,6 +54,7 @@ class HubSet:
         columns: those that `question` reads.
         question: makes a question of a row, without its id; no gold leaves the row out.
         gated: whether its terms must be accepted first.
+        seen: the public code that pins this very set to the revision.
     """
 
     name: str
@@ -66,18 +68,20 @@ class HubSet:
     columns: tuple[str, ...]
     question: Callable[[Mapping], Question]
     gated: bool = False
+    seen: str = ""
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where files of the set may lie on this machine, in the order of looking."""
+        parents = (os.environ.get("COREA_HUB"), ROOT / "data" / "hub")
+        return [Path(parent) / self.name for parent in parents if parent]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSet:
-    """A set by split, in the order of its rows."""
+class ReadSet(NamedTuple):
+    """The questions of a set by split, in the order of its rows."""
 
     questions: dict[str, list[Question]]
-    stems: dict[str, list[str]]  # normalised, one per question
     dropped: Counter[str]  # rows that were left out, by reason
-
-
-# --- from a row to a question ---------------------------------------------------------------------
 
 
 def _text(value: object) -> str:
@@ -87,8 +91,7 @@ def _text(value: object) -> str:
 
 def _level(value: object) -> int:
     """A difficulty (DeepMath's go from -1 to 10 by halves), rounded half up, 1 or more."""
-    text = _text(value)
-    return max(1, int(float(text) + 0.5)) if text else 1
+    return max(1, int(float(_text(value) or 1) + 0.5))
 
 
 def _choice(text: str, options: Mapping[str, str], gold: str, **names) -> Question:
@@ -108,9 +111,8 @@ def _deepmath(row: Mapping) -> Question:
 
 def _math500(row: Mapping) -> Question:
     names = {"dataset": "math500", "family": _text(row["subject"])}
-    return Question(
-        _text(row["problem"]), _text(row["answer"]), level=_level(row["level"]), **names
-    )
+    gold, level = _text(row["answer"]), _level(row["level"])
+    return Question(_text(row["problem"]), gold, level=level, **names)
 
 
 def _gsm8k(row: Mapping) -> Question:
@@ -133,12 +135,11 @@ def _olympiadbench(row: Mapping) -> Question:
 def _gpqa(row: Mapping) -> Question:
     """Options are sorted by a hash, so that the right one stands at no place of its own."""
     text = _text(row["Question"])
-    options = [" ".join(_text(row[name]).split()) for name in ("Correct Answer", *_WRONG)]
-    ordered = sorted(options, key=lambda option: _digest(f"{text}/{option}"))
-    gold, domain = "ABCD"[ordered.index(options[0])], _text(row["High-level domain"])
-    return _choice(
-        text, dict(zip("ABCD", ordered, strict=True)), gold, dataset="gpqa", family=domain
-    )
+    answers = ("Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)))
+    right, *wrong = (" ".join(_text(row[name]).split()) for name in answers)
+    options = sorted([right, *wrong], key=lambda option: _digest(f"{text}/{option}"))
+    gold, names = "ABCD"[options.index(right)], {"family": _text(row["High-level domain"])}
+    return _choice(text, dict(zip("ABCD", options, strict=True)), gold, dataset="gpqa", **names)
 
 
 def _commonsenseqa(row: Mapping) -> Question:
@@ -148,46 +149,15 @@ def _commonsenseqa(row: Mapping) -> Question:
     return _choice(_text(row["question"]), options, gold, dataset="commonsenseqa")
 
 
-# Where each revision was seen: in public code that pins that very set to it.
+_MAKERS = (_deepmath, _math500, _gsm8k, _olympiadbench, _gpqa, _commonsenseqa)
+_TABLE = pd.read_csv(
+    Path(__file__).with_name("hub_sets.csv"),
+    converters={"columns": lambda cell: tuple(cell.split(";"))},
+)
 SETS = {
-    entry.name: entry
-    for entry in (
-        HubSet(  # ten files, one of which checks its 103,022 rows
-            "deepmath", "zwhe99/DeepMath-103K", "default", "train",
-            "5cf055d1fe3d7a2eb19719ac020211469736ae44", "MIT", 103_022, "data/train-*.parquet",
-            ("question", "final_answer", "difficulty", "topic"), _deepmath,
-        ),
-        HubSet(  # ten files, two of which check its 500 rows; MATH itself is MIT
-            "math500", "HuggingFaceH4/MATH-500", "default", "test",
-            "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "not stated", 500, "test.jsonl",
-            ("problem", "answer", "subject", "level"), _math500,
-        ),
-        HubSet(  # ten files, among them tests of the pins of inspect_evals 0.20
-            "gsm8k", "openai/gsm8k", "main", "test", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c",
-            "MIT", 1_319, "main/test-*.parquet", ("question", "answer"), _gsm8k,
-        ),
-        HubSet(  # nine files, two of which check the 674 rows of this config
-            "olympiadbench", "Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train",
-            "91184b52131e7fc9455fef848035173aea8cc01a", "Apache-2.0", 674,
-            "OlympiadBench/OE_TO_maths_en_COMP/*.parquet",
-            ("question", "final_answer", "context", "answer_type", "subfield"), _olympiadbench,
-        ),
-        HubSet(  # ten files, three of which check its 198 rows
-            "gpqa", "Idavidrein/gpqa", "gpqa_diamond", "train",
-            "633f5ee89ab8ad4522a9f850766b73f62147ffdd", "CC-BY-4.0", 198, "gpqa_diamond.csv",
-            ("Question", "Correct Answer", *_WRONG, "High-level domain"), _gpqa, gated=True,
-        ),
-        HubSet(  # huggingface/smollm, text/evaluation/smollm3/tasks.py; "test" has no answers
-            "commonsenseqa", "tau/commonsense_qa", "default", "validation",
-            "94630fe30dad47192a8546eb75f094926d47e155", "MIT", 1_221, "data/validation-*.parquet",
-            ("question", "choices", "answerKey"), _commonsenseqa,
-        ),
-    )
-}  # fmt: skip
-
-
-# --- questions ------------------------------------------------------------------------------------
-
+    row["name"]: HubSet(**row, question=maker)
+    for row, maker in zip(_TABLE.to_dict("records"), _MAKERS, strict=True)
+}
 _LATEX_SPACE = re.compile(
     r"\\[()\[\],;:! ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|[$~\s]"
 )
@@ -198,37 +168,35 @@ def normalised(text: str) -> str:
     return _LATEX_SPACE.sub("", text.casefold())
 
 
-def draw(name: str, split: str, *, size: int | None = None, seed: int = 0) -> list[Question]:
-    """`size` questions of one split, or all.
+def draw(name: str, split: str, *, seed: int = 0) -> list[Question]:
+    """All questions of one split, in the order of a seed.
 
     Prints a line for every test set that a training split could not be compared with.
 
     Raises:
         HubSetError: the set cannot be read.
-        ValueError: it does not hold `size` questions.
     """
-    whole = read(name)
-    questions = whole.questions[split]
+    questions = read(name).questions[split]
     if split != "test":
-        tested = _tested(f"{name}/{split}")
-        pairs = zip(questions, whole.stems[split], strict=True)
-        questions = [question for question, stem in pairs if stem not in tested]
-    if size is not None and not 0 <= size <= len(questions):
-        raise ValueError(
-            f"{name}/{split} holds {len(questions)} different questions of the {size} asked for"
-        )
-    return sorted(questions, key=lambda q: _digest(f"{seed}/{q.text}"))[:size]
+        tested = _tested_stems(f"{name}/{split}")
+        questions = [question for question in questions if _stem(question) not in tested]
+    return sorted(questions, key=lambda question: _digest(f"{seed}/{question.text}"))
 
 
-def _tested(split: str) -> set[str]:
-    """The normalised stems of all test questions of the paper."""
+def _tested_stems(split: str) -> set[str]:
+    """The stems of all test questions of the paper."""
     stems = set[str]()
-    for name in test_datasets(SUITE):
+    for name in test_datasets("paper"):
         try:
-            stems.update(read(name).stems["test"])
+            stems.update(map(_stem, read(name).questions["test"]))
         except HubSetError as error:
             print(f"{split} was not compared with {name}: {error}")
     return stems
+
+
+def _stem(question: Question) -> str:
+    """The normalised text of a question without its options."""
+    return normalised(question.text.split(_CHOOSE)[0])
 
 
 def read(name: str) -> ReadSet:
@@ -237,15 +205,12 @@ def read(name: str) -> ReadSet:
     Raises:
         HubSetError: the set cannot be read.
     """
-    entry = SETS[name]
-    return _read(entry, _local_files(entry))
+    return _read(SETS[name], _local_files(SETS[name]))
 
 
 @lru_cache(maxsize=32)
 def _read(entry: HubSet, files: tuple[Path, ...]) -> ReadSet:
-    splits = ("train", "calibration", "test")
-    whole = ReadSet({s: [] for s in splits}, {s: [] for s in splits}, Counter())
-    seen = set[str]()
+    whole, seen = ReadSet({"train": [], "calibration": [], "test": []}, Counter()), set[str]()
     for index, row in enumerate(_rows(entry, files)):
         try:
             question = entry.question(row)
@@ -258,28 +223,31 @@ def _read(entry: HubSet, files: tuple[Path, ...]) -> ReadSet:
             whole.dropped[str(reason)] += 1
             continue
         seen.add(text)
-        split = split_of(text) if entry.name == TRAINING[SUITE] else "test"
+        split = split_of(text) if entry.name == TRAINING["paper"] else "test"
         split = "train" if split == "pretrain" else split
         # The number of a row is a name for good, since the revision is pinned.
-        question = replace(question, id=f"{entry.name}/{split}/{index:05d}")
-        whole.questions[split].append(question)
-        whole.stems[split].append(normalised(question.text.split(_CHOOSE)[0]))
+        whole.questions[split].append(replace(question, id=f"{entry.name}/{split}/{index:05d}"))
     return whole
+
+
+def _local_files(entry: HubSet) -> tuple[Path, ...]:
+    """Data files of a set on this machine, named as on the hub or else anyhow; often none."""
+    for folder in entry.folders:
+        others = (path for path in folder.glob("*") if path.suffix in _READERS)
+        if files := sorted(folder.glob(entry.files)) or sorted(others):
+            return tuple(files)
+    return ()
 
 
 def _rows(entry: HubSet, files: tuple[Path, ...]) -> list[dict]:
     table = _load(entry, files)
     where = f"{entry.name}: {files[0].parent if files else entry.hub_id}"
-    for column in entry.columns:
-        if column not in table.column_names:
-            raise HubSetError(
-                f"{where} has no column {column!r}; its columns are {', '.join(table.column_names)}"
-            )
+    if missing := [name for name in entry.columns if name not in table.column_names]:
+        columns = ", ".join(table.column_names)
+        raise HubSetError(f"{where} has no column {missing[0]!r}; its columns are {columns}")
     if len(table) != entry.rows:
-        raise HubSetError(
-            f"{where} holds {len(table)} rows; "
-            f"the pinned revision {entry.revision} has {entry.rows}"
-        )
+        pinned = f"the pinned revision {entry.revision} has {entry.rows}"
+        raise HubSetError(f"{where} holds {len(table)} rows; {pinned}")
     # Images and R1's long solutions stay on disk.
     return table.select_columns(list(entry.columns)).to_list()
 
@@ -289,10 +257,10 @@ def _load(entry: HubSet, files: tuple[Path, ...]):
     import datasets
 
     pinned = f"config {entry.config}, split {entry.split}, revision {entry.revision}"
-    source = f"{entry.hub_id} ({pinned})"
+    source, remedy = f"{entry.hub_id} ({pinned})", f"; {_remedy(entry)}"
     try:
         if files:
-            source = f"{files[0]} and its neighbours"
+            source, remedy = f"{files[0]} and its neighbours", ""
             paths = [str(path) for path in files]
             return datasets.load_dataset(_READERS[files[0].suffix], data_files=paths, split="train")
         table = datasets.load_dataset(
@@ -300,13 +268,12 @@ def _load(entry: HubSet, files: tuple[Path, ...]):
         )
     except Exception as error:  # of `datasets`, its many readers, and the HTTP client
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        remedy = "" if files else f"; {_remedy(entry)}"
         raise HubSetError(f"{entry.name}: cannot load {source}: {reason}{remedy}") from error
     # Offline, `datasets` takes whatever revision lies in its cache, and only logs it.
     cached = {Path(file["filename"]).parent.name for file in table.cache_files}
-    if cached - {entry.revision}:
-        held = f"the cache holds revision {min(cached)} of {entry.hub_id}"
-        raise HubSetError(f"{entry.name}: {held}; {_remedy(entry)}")
+    if others := cached - {entry.revision}:
+        held = f"the cache holds revision {min(others)} of {entry.hub_id}"
+        raise HubSetError(f"{entry.name}: {held}{remedy}")
     return table
 
 
@@ -318,23 +285,8 @@ def _remedy(entry: HubSet) -> str:
     return (
         f"{terms if entry.gated else ''}allow downloads with `HF_HUB_OFFLINE=0 make ...`, or fetch "
         f"the files with `hf download {entry.hub_id} --repo-type dataset --revision "
-        f'{entry.revision} --include "{entry.files}" --local-dir {_folders(entry)[0]}`'
+        f'{entry.revision} --include "{entry.files}" --local-dir {entry.folders[0]}`'
     )
-
-
-def _local_files(entry: HubSet) -> tuple[Path, ...]:
-    """Data files of a set on this machine, named as on the hub or else anyhow; often none."""
-    for folder in _folders(entry):
-        named, others = folder.glob(entry.files), folder.glob("*")
-        if files := sorted(named) or sorted(path for path in others if path.suffix in _READERS):
-            return tuple(files)
-    return ()
-
-
-def _folders(entry: HubSet) -> list[Path]:
-    """Where files of a set may lie, in the order of looking."""
-    named = os.environ.get("COREA_HUB")
-    return [Path(parent) / entry.name for parent in (named, ROOT / "data" / "hub") if parent]
 
 
 def _digest(text: str) -> bytes:

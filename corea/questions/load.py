@@ -27,7 +27,7 @@ def load_questions(
         ValueError: an unknown dataset or split, or a set without as many different questions.
         hub.HubSetError: a ValueError, for a hub set that cannot be read.
     """
-    known = sorted({*base.DATASETS, *(name for s in base.SUITES for name in base.test_datasets(s))})
+    known = sorted({*base.DATASETS, *base.groups_of_sets()})
     if dataset not in known:
         raise ValueError(f"unknown dataset {dataset!r}; use one of {', '.join(known)}")
     splits = base.ALLOWED_SPLITS.get(dataset, ("test",))
@@ -35,28 +35,52 @@ def load_questions(
         allowed = ", ".join(sorted(splits))
         raise ValueError(f"dataset {dataset!r} has no split {split!r}; use one of {allowed}")
     if dataset not in base.DATASETS:
-        return hub.draw(dataset, split, size=size, seed=seed)
-    if size is None:
+        questions = hub.draw(dataset, split, seed=seed)
+    elif size is None:
         endless = f"dataset {dataset!r} is generated without end"
         raise ValueError(f"{endless}; give its size, a number of questions")
-    return _generated(dataset, split, size, seed)
+    else:
+        questions = _generated(dataset, split, size, seed)
+    if size is not None and not 0 <= size <= len(questions):
+        held = f"{dataset}/{split} holds {len(questions)} different questions"
+        raise ValueError(f"{held} of the {size} asked for")
+    return questions[:size]
 
 
 def _generated(dataset: str, split: str, size: int, seed: int) -> list[Question]:
-    where, questions = f"{dataset}/{split}", dict[str, Question]()
-    stream = draw(base.DATASETS[dataset], split, f"{where}/{seed}")
-    for family, level, s in islice(stream, size * _DRAWS_PER_QUESTION + 1):
-        if len(questions) >= size:
+    """Up to `size` different questions; fewer if the families seem to have no more."""
+    source, questions = f"{dataset}/{split}/{seed}", dict[str, Question]()
+    stream = draw(base.DATASETS[dataset], split, source)
+    for family, level, sketch in islice(stream, max(size, 0) * _DRAWS_PER_QUESTION):
+        names = {"id": f"{source}/{len(questions):05d}", "dataset": dataset, "family": family}
+        question = Question(sketch.text, sketch.answer, sketch.answer_type, level=level, **names)
+        questions.setdefault(question.text, question)
+        if len(questions) == size:
             break
-        name = f"{where}/{seed}/{len(questions):05d}"
-        names = {"id": name, "dataset": dataset, "family": family}
-        question = Question(s.text, s.answer, s.answer_type, level=level, **names)
-        questions.setdefault(s.text, question)
-    if len(questions) < size:
-        raise ValueError(
-            f"{where} holds {len(questions)} different questions of the {size} asked for"
-        )
     return list(questions.values())
+
+
+def draw(
+    families: Sequence[str], split: str, seed: str, levels: Sequence[float] | None = None
+) -> Iterator[tuple[str, int, generated.Sketch]]:
+    """Draw questions of one split without end, as (family, level, sketch); some are drawn again.
+
+    Args:
+        levels: weights of the ladder's levels; by default all cells (family, level) come in turn.
+    """
+    rng = random.Random(seed)
+    cells = [(family, level) for level in range(1, generated.LEVELS + 1) for family in families]
+    while True:
+        rng.shuffle(cells)
+        turn = cells
+        if levels is not None:
+            turn = rng.choices(cells, [levels[level - 1] for _, level in cells], k=len(cells))
+        for family, level in turn:
+            for _ in range(200):  # a cell whose questions all are of other splits is passed over
+                sketch = generated.FAMILIES[family](rng, level)
+                if split_of(sketch.text) == split:
+                    yield family, level, sketch
+                    break
 
 
 def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question]:
@@ -74,22 +98,21 @@ def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question
     """
     path = Path(path)
     questions, ids, wrong = list[Question](), set[str](), dict[int, str]()
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
                 question = _from_json(line, dataset or path.stem)
                 if question.id in ids and question.id != content_id(question.text):
                     raise ValueError(f"id {question.id!r} is that of another line")
                 ids.add(question.id)
                 questions.append(question)
-            except ValueError as error:
-                wrong[number] = str(error)
+        except ValueError as error:
+            wrong[number] = str(error)
     if wrong:
-        lines = ", ".join(map(str, list(wrong)[:20])) + (", ..." if len(wrong) > 20 else "")
+        numbers = ", ".join(map(str, list(wrong)[:20])) + (", ..." if len(wrong) > 20 else "")
         first, count = next(iter(wrong)), f"{len(wrong)} wrong line{'s' * (len(wrong) > 1)}"
-        raise ValueError(f"{path}: {count} ({lines}); line {first}: {wrong[first]}")
+        raise ValueError(f"{path}: {count} ({numbers}); line {first}: {wrong[first]}")
     if not questions:
         raise ValueError(f"{path} holds no question")
     return with_distinct_ids(questions)
@@ -105,48 +128,22 @@ def _from_json(line: str, dataset: str) -> Question:
         raise ValueError(f"a JSON {type(row).__name__}, not an object")
     if unknown := sorted(set(row) - set(_JSONL_KEYS)):
         raise ValueError(f"unknown key {unknown[0]!r}; use {', '.join(_JSONL_KEYS)}")
-    if row.get("question") is None:
+    text, gold, name = _text(row, "question"), _text(row, "answer"), row.get("id")
+    if text is None:
         raise ValueError("question is missing")
-    gold = None if row.get("answer") is None else _text(row, "answer")
-    name, kind = row.get("id"), row.get("answer_type", "math")
-    if isinstance(name, bool) or not isinstance(name, (str, int, type(None))) or name == "":
+    if name == "" or type(name) not in (str, int, type(None)):
         raise ValueError(f"id {name!r} is not text or a whole number")
     name = "" if name is None else str(name)
-    return Question(_text(row, "question"), gold, kind, id=name, dataset=dataset)
+    return Question(text, gold, row.get("answer_type", "math"), id=name, dataset=dataset)
 
 
-def _text(row: dict, key: str) -> str:
-    value = row[key]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{key} is empty" if value == "" else f"{key} is not text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{key} is not valid UTF-8 text") from error
-    return value
-
-
-def draw(
-    families: Sequence[str], split: str, seed: str, levels: Sequence[float] | None = None
-) -> Iterator[tuple[str, int, generated.Sketch]]:
-    """Draw questions of one split without end, as (family, level, sketch); some are drawn again.
-
-    Args:
-        levels: weights of the ladder's levels; by default all cells (family, level) come in turn.
-    """
-    rng = random.Random(seed)
-    cells = [(family, level) for level in range(1, generated.LEVELS + 1) for family in families]
-    while True:
-        rng.shuffle(cells)
-        turn = cells
-        if levels is not None:
-            weights = [levels[level - 1] for _, level in cells]
-            turn = rng.choices(cells, weights=weights, k=len(cells))
-        for family, level in turn:
-            for _ in range(200):  # a cell whose questions all are of other splits is passed over
-                sketch = generated.FAMILIES[family](rng, level)
-                if split_of(sketch.text) == split:
-                    yield family, level, sketch
-                    break
+def _text(row: dict, key: str) -> str | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    text = str(value) if type(value) in (int, float) else value
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{key} is {'empty' if isinstance(text, str) else 'not text'}")
+    if text != text.encode(errors="ignore").decode():
+        raise ValueError(f"{key} is not valid UTF-8 text")
+    return text

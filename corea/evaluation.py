@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from corea import metrics
+from corea.cascade import CascadeAnswer
+from corea.engines.base import Completion, Engine
 from corea.grader import Grader
 from corea.parser import Response, parse
 from corea.questions.base import Question, content_id, with_distinct_ids
@@ -22,13 +24,8 @@ from corea.questions.load import load_jsonl
 from corea.records import read_records, typed, write_records
 from corea.support.files import git_commit, settings_hash
 
-if TYPE_CHECKING:
-    from corea.cascade import CascadeAnswer
-    from corea.engines.base import Completion, Engine
 
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """A completion parsed and graded; `correct` is None if the question has no gold answer."""
 
     response: Response
@@ -41,7 +38,7 @@ def judge(
     """Parse completions and grade their answers; `questions` has the question of each."""
     responses = [parse(text) for text in completions]
     grades = _grades([response.answer for response in responses], questions, grader)
-    return [Judgement(*pair) for pair in zip(responses, grades, strict=True)]
+    return list(map(Judgement, responses, grades))
 
 
 def _grades(answers, questions: Sequence[Question], grader: Grader) -> list[bool | None]:
@@ -62,11 +59,9 @@ def evaluate(
         engines: each is a `system` of the records, so their names must differ.
         questions: a JSONL file as `load_jsonl` reads it, or texts or questions.
         samples: completions per question and engine.
-        seed: of the sampling.
 
     Returns:
-        Records in the columns of `corea.records.SCHEMA`; `correct` is missing for questions
-        without a gold answer.
+        Records in the columns of `corea.records.SCHEMA`; `correct` is missing without a gold.
 
     Raises:
         ValueError: no engine, two of one name, or a file that `load_jsonl` refuses.
@@ -99,14 +94,15 @@ def answer_records(
 ) -> pd.DataFrame:
     """Judged answers of one engine: records, but for the columns that name the run.
 
-    dataset: what they say instead of each question's own set, such as "calibration".
+    Args:
+        dataset: what they say instead of each question's own set, such as "calibration".
     """
     from tqdm.auto import tqdm
 
     title = f"{engine.name} {dataset or group}"
     with tqdm(total=len(questions) * samples, desc=title, mininterval=5) as bar:
         groups = engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
-    completions = [completion for group_rows in groups for completion in group_rows]
+    completions = list(chain.from_iterable(groups))
     repeated = [question for question in questions for _ in range(samples)]
     judgements = judge([completion.text for completion in completions], repeated, grader)
     rows = map(_record, repeated, completions, judgements)
@@ -115,16 +111,11 @@ def answer_records(
 
 
 def _record(question: Question, completion: Completion, judgement: Judgement) -> dict:
-    response = judgement.response
-    return {
-        "dataset": question.dataset,
+    response, names = judgement.response, ("dataset", "family", "level", "gold", "answer_type")
+    return {name: getattr(question, name) for name in names} | {
         "question_id": question.id,
         "content_id": content_id(question.text),
         "question": question.text,
-        "family": question.family,
-        "level": question.level,
-        "gold": question.gold,
-        "answer_type": question.answer_type,
         "answer": response.answer,
         "correct": judgement.correct,
         "confidence": response.confidence,
@@ -179,10 +170,7 @@ def settings_of(path: Path) -> str | None:
 
 
 def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
-    """Whether records of these settings are there.
-
-    Those of an older corea are given their questions, which the hash of their settings proves.
-    """
+    """Whether records of these settings are there; those of an older corea are given questions."""
     if settings_of(path) != settings:
         return False
     if "question" not in pq.read_schema(path).names:
@@ -203,15 +191,11 @@ def measure(records: str | Path | pd.DataFrame, *, seed: int = 0) -> pd.DataFram
     """
     rows = records if isinstance(records, pd.DataFrame) else read_records(records)
     if lacking := int(rows["correct"].isna().sum()):
-        raise ValueError(
-            f"{lacking} of {len(rows)} records have no gold answer; "
-            "metrics need an `answer` to every question"
-        )
-    table = [
-        (system, metric, interval.value, interval.low, interval.high)
-        for system, part in rows.groupby("system", sort=False)
-        for metric, interval in metrics.evaluate(
-            part["question_id"], part["correct"].astype(bool), part["confidence"], seed=seed
-        ).items()
-    ]
+        ungraded = f"{lacking} of {len(rows)} records have no gold answer"
+        raise ValueError(f"{ungraded}; metrics need an `answer` to every question")
+    table = []
+    for system, answers in rows.groupby("system", sort=False):
+        judged = answers["question_id"], answers["correct"].astype(bool), answers["confidence"]
+        for metric, interval in metrics.evaluate(*judged, seed=seed).items():
+            table.append((system, metric, interval.value, interval.low, interval.high))
     return pd.DataFrame(table, columns=["system", "metric", "value", "low", "high"])

@@ -55,17 +55,14 @@ def load_tokenizer(folder: str | Path):
 
     tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision_of(folder) or "main")
     if tokenizer.chat_template is None:
-        raise ValueError(
-            f"the tokenizer of {folder} has no chat template: use an instruction-tuned model, "
-            "or set one"
-        )
+        remedy = "use an instruction-tuned model, or set one"
+        raise ValueError(f"the tokenizer of {folder} has no chat template: {remedy}")
     # Decoding with `skip_special_tokens=True` drops both kinds.
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    if hidden := sorted(set(TAGS) & (added | {str(t) for t in tokenizer.all_special_tokens})):
-        raise ValueError(
-            f"the tokenizer of {folder} has {hidden[0]} as a special token, which is dropped when "
-            "a completion is decoded; use a model whose tags are ordinary tokens"
-        )
+    if hidden := sorted(added.union(tokenizer.all_special_tokens).intersection(TAGS)):
+        special = f"the tokenizer of {folder} has {hidden[0]} as a special token"
+        remedy = "use a model whose tags are ordinary tokens"
+        raise ValueError(f"{special}, which is dropped when a completion is decoded; {remedy}")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corea.grader import ANSWER_TYPES
+from corea.questions.base import CALIBRATION, GROUPS
 from corea.support.files import atomic_write
 
 _COLUMNS = {  # "?": may be null
@@ -40,8 +42,8 @@ SCHEMA = pa.schema(
 KEY = ("system", "dataset", "question_id", "sample")
 _ORDER = ("dataset", "question_id", "sample", "system")
 _ALLOWED = {
-    "group": ("in-domain", "ood-math", "ood-nonmath", "calibration", "own"),
-    "answer_type": ("math", "choice", "text"),
+    "group": (*GROUPS, CALIBRATION, "own"),
+    "answer_type": ANSWER_TYPES,
     "finish": ("stop", "length"),
 }
 _CASTS = {"O": "O", "b": "b", "i": "iu", "f": "fiu"}  # NumPy's kinds: Arrow would cast "1" to 1 too
@@ -59,9 +61,7 @@ def write_records(frame: pd.DataFrame, path: str | Path) -> None:
             allowed; two rows have one `KEY`; or one question has two texts.
         OSError: the file cannot be written.
     """
-    table = _table(frame, path)
-    _check(table.to_pandas(), path)
-    table = table.sort_by([(name, "ascending") for name in _ORDER])
+    table = _checked(frame, path).sort_by([(name, "ascending") for name in _ORDER])
     with atomic_write(path, "wb") as stream:
         pq.write_table(table, stream, compression="zstd", compression_level=15)
 
@@ -78,88 +78,76 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     together = pd.concat({str(path): _read(path) for path in paths})
     doubled = together[together.duplicated(list(KEY))]
     if len(doubled):
-        raise RecordsError(
-            f"{doubled.index[0][0]}: {_words(doubled)} is also in another of the files read with it"
-        )
+        where = f"{doubled.index[0][0]}: {_words(doubled)}"
+        raise RecordsError(f"{where} is also in another of the files read with it")
     _refuse_two_texts(together, f"{len(paths)} files read together")
     return together.reset_index(drop=True)
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in the columns and types of `SCHEMA`, as `read_records` gives them."""
-    return _table(frame, "these records").to_pandas()
+    return _checked(frame, "these records").to_pandas()
 
 
-def _table(frame: pd.DataFrame, path: str | Path) -> pa.Table:
-    """The table without pandas' metadata, which names versions."""
+def _read(path: str | Path) -> pd.DataFrame:
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except pa.ArrowInvalid as error:
+        raise RecordsError(f"{path}: not a parquet file, or a damaged one") from error
+    return _checked(table.to_pandas(ignore_metadata=True), path).to_pandas()
+
+
+def _checked(frame: pd.DataFrame, path: str | Path) -> pa.Table:
+    """The table without pandas' metadata, which names versions; refuses what is no record."""
     _check_names(list(frame.columns), path)
     columns = []
     for field in SCHEMA:
         try:
             values = pa.array(frame[field.name], from_pandas=True)
             kind, wanted = (np.dtype(t.to_pandas_dtype()).kind for t in (values.type, field.type))
-            if not pa.types.is_null(values.type) and kind not in _CASTS[wanted]:
+            if values.null_count < len(values) and kind not in _CASTS[wanted]:
                 raise TypeError(f"it holds {values.type}")
             columns.append(values.cast(field.type))
         except (ValueError, TypeError, NotImplementedError) as error:
             reason = f"must be {field.type}: {str(error).splitlines()[0]}"
             raise RecordsError(f"{path}: column {field.name!r} {reason}") from error
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
-
-
-def _read(path: str | Path) -> pd.DataFrame:
-    try:
-        with open(path, "rb") as stream:
-            table = pq.ParquetFile(stream).read()
-    except pa.ArrowInvalid as error:
-        raise RecordsError(f"{path}: not a parquet file, or a damaged one") from error
-    _check_names(table.column_names, path)
-    for field in SCHEMA:
-        if (held := table.schema.field(field.name).type) != field.type:
-            reason = f"has type {held}; it must be {field.type}"
-            raise RecordsError(f"{path}: column {field.name!r} {reason}")
-    rows = table.select(SCHEMA.names).to_pandas()
-    _check(rows, path)
-    return rows
+    table = pa.Table.from_arrays(columns, schema=SCHEMA)
+    _check_values(table.to_pandas(), path)
+    return table
 
 
 def _check_names(names: list[str], path: str | Path) -> None:
     if lacking := [name for name in SCHEMA.names if name not in names]:
         hint = "see corea.records.SCHEMA"
         if lacking == ["content_id", "question"]:
-            hint = (
-                "an older corea wrote these; the same command adds the questions, and asks no model"
-            )
+            hint = "an older corea wrote these; its command adds the questions and asks no model"
         raise RecordsError(f"{path}: column {lacking[0]!r} is missing: {hint}")
     for name in names:
         if name not in SCHEMA.names or names.count(name) > 1:
             raise RecordsError(f"{path}: column {name!r} is unknown or doubled")
 
 
-def _check(rows: pd.DataFrame, path: str | Path) -> None:
-    for column, rule, wrong in _rules(rows):
+def _check_values(rows: pd.DataFrame, path: str | Path) -> None:
+    """Refuse values that Arrow's types allow and records do not."""
+    nulls = rows.isna()
+    rules = [
+        (field.name, "not be null", nulls[field.name]) for field in SCHEMA if not field.nullable
+    ]
+    for name in ("confidence", "mean_probability", "answer_probability"):
+        rules.append((name, "be in [0, 1] or null", ~(rows[name].between(0, 1) | nulls[name])))
+    for name in ("sample", "prompt_tokens", "completion_tokens"):
+        rules.append((name, "be at least 0", rows[name] < 0))
+    for name, allowed in _ALLOWED.items():
+        rules.append((name, f"be one of {', '.join(allowed)}", ~rows[name].isin(allowed)))
+    rules.append(("correct", "be null exactly if 'gold' is", nulls["correct"] != nulls["gold"]))
+    for name, rule, wrong in rules:
         if wrong.any():
-            broken = f"{wrong.sum()} rows break this, first {rows.loc[wrong, column].iloc[0]!r}"
-            raise RecordsError(f"{path}: column {column!r} {rule}; {broken}")
+            broken = f"{wrong.sum()} rows break this, first {rows.loc[wrong, name].iloc[0]!r}"
+            raise RecordsError(f"{path}: column {name!r} must {rule}; {broken}")
     doubled = rows[rows.duplicated(list(KEY))]
     if len(doubled):
         raise RecordsError(f"{path}: columns {', '.join(KEY)}: {_words(doubled)} is there twice")
     _refuse_two_texts(rows, path)
-
-
-def _rules(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
-    """Each rule for the values of a column, and which rows break it."""
-    for field in SCHEMA:
-        if not field.nullable:
-            yield field.name, "must not be null", rows[field.name].isna()
-    for name in ("confidence", "mean_probability", "answer_probability"):
-        yield name, "must be in [0, 1] or null", ~rows[name].fillna(0).between(0, 1)
-    for name in ("sample", "prompt_tokens", "completion_tokens"):
-        yield name, "must be at least 0", rows[name] < 0
-    for name, allowed in _ALLOWED.items():
-        yield name, f"must be one of {', '.join(allowed)}", ~rows[name].isin(allowed)
-    ungraded = rows["correct"].isna() != rows["gold"].isna()
-    yield "correct", "must be null exactly if 'gold' is", ungraded
 
 
 def _words(rows: pd.DataFrame) -> str:
@@ -174,7 +162,7 @@ def _refuse_two_texts(rows: pd.DataFrame, where: str | Path) -> None:
     second = texts[texts.duplicated(["dataset", "question_id"])]
     if len(second):
         dataset, question_id, text = second.iloc[0]
-        raise RecordsError(
-            f"{where}: question {question_id!r} of {dataset!r} has two texts, one of them "
-            f"{text[:60]!r}; records of one question must agree on it"
+        problem = (
+            f"question {question_id!r} of {dataset!r} has two texts, one of them {text[:60]!r}"
         )
+        raise RecordsError(f"{where}: {problem}; records of one question must agree on it")

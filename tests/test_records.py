@@ -122,8 +122,8 @@ def test_records_that_break_the_schema_are_not_written(case, tmp_path):
     [
         ("missing column", "'gold' is missing"),
         ("unknown column", "'extra' is unknown"),
-        ("text where a number belongs", "'level' has type .*; it must be int16"),
-        ("0 and 1 for a bool", "'correct' has type int64; it must be bool"),
+        ("text where a number belongs", "'level' must be int16: it holds .*string"),
+        ("0 and 1 for a bool", "'correct' must be bool: it holds int64"),
         ("confidence over 1", "'confidence' must be in"),
         ("null text", "'family' .*null"),
         ("a doubled row", "is there twice"),

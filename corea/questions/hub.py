@@ -169,12 +169,9 @@ def normalised(text: str) -> str:
 
 
 def draw(name: str, split: str, *, seed: int = 0) -> list[Question]:
-    """All questions of one split, in the order of a seed.
+    """All questions of one split, in the order of a seed; HubSetError if they cannot be read.
 
     Prints a line for every test set that a training split could not be compared with.
-
-    Raises:
-        HubSetError: the set cannot be read.
     """
     questions = read(name).questions[split]
     if split != "test":
@@ -200,11 +197,7 @@ def _stem(question: Question) -> str:
 
 
 def read(name: str) -> ReadSet:
-    """All questions of a set; kept in memory, so that the second call is free.
-
-    Raises:
-        HubSetError: the set cannot be read.
-    """
+    """All questions of a set, kept in memory; HubSetError if they cannot be read."""
     return _read(SETS[name], _local_files(SETS[name]))
 
 

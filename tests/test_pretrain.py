@@ -81,7 +81,7 @@ def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(tmp_path, monkey
     with monkeypatch.context() as patch:
         fitted = []
         fit = pretrain.fit
-        patch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1].stem) or fit(*a))
+        patch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1]) or fit(*a))
         again = pretrain.make_base(SPEC, tmp_path / "again", tmp_path / "other")
     assert fitted == ["self-knowledge"], "the finished stage was not trained again"
     assert (
@@ -102,7 +102,7 @@ def test_recipes_that_differ_in_stage_2_alone_share_stage_1(tmp_path, monkeypatc
     monkeypatch.setattr(pretrain, "answer_own", lambda *_: ANSWERED)
     pretrain.make_base(SPEC, tmp_path / "one", tmp_path / "work")
     fitted, fit = [], pretrain.fit
-    monkeypatch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1].stem) or fit(*a))
+    monkeypatch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1]) or fit(*a))
     pretrain.make_base(dataclasses.replace(SPEC, honest=0.0), tmp_path / "other", tmp_path / "work")
     assert fitted == ["self-knowledge"]
 

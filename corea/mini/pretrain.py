@@ -10,13 +10,11 @@ overconfident on average, with a weak trace of what it knows, which reinforcemen
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import random
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -41,43 +39,31 @@ _READING = (
 )  # fmt: skip
 _SELF_KNOWLEDGE = ("own_questions", "own_samples", "own_steps", "own_rate_scale", "honest")
 Text = tuple[str, str]  # a question and a response
-Answered = tuple[
-    str, list[str], list[bool]
-]  # a question, completions, whether each sample is right
+Answered = tuple[str, list[str], list[bool]]  # a question, completions, which samples are right
 
 
 @dataclass(frozen=True, slots=True)
 class BaseSpec:
-    """Architecture and recipe of one base model.
-
-    Args:
-        levels: weights of the ladder's levels in the texts.
-        slip: chance per twenty characters of working that one is wrong.
-        learning_rate, matrix_learning_rate: peaks of AdamW, and of Muon for weight matrices.
-        own_questions, own_samples, own_steps: of stage 2, which is left out if it has no steps.
-        own_rate_scale: of both learning rates in stage 2.
-        honest: share of its texts whose confidence is the model's own success rate.
-        architecture: "Qwen2" or "Llama".
-    """
+    """Architecture and recipe of one base model; without `own_steps` there is no stage 2."""
 
     name: str
     hidden_size: int
     layers: int
     intermediate_size: int
     steps: int
-    levels: tuple[float, ...]
-    slip: float
+    levels: tuple[float, ...]  # weights of the ladder's levels in the texts
+    slip: float  # chance per twenty characters of working that one is wrong
     batch_size: int = 64
-    learning_rate: float = 4e-3
-    matrix_learning_rate: float = 0.01
-    own_questions: int = 0
+    learning_rate: float = 4e-3  # peak of AdamW's
+    matrix_learning_rate: float = 0.01  # peak of Muon's, for weight matrices
+    own_questions: int = 0  # questions, samples of each and training steps of stage 2
     own_samples: int = 8
     own_steps: int = 0
-    own_rate_scale: float = 0.2
-    honest: float = 0.25
+    own_rate_scale: float = 0.2  # of both learning rates in stage 2
+    honest: float = 0.25  # share of its texts whose confidence is the model's own success rate
     head_size: int = 32
     seed: int = 0
-    architecture: str = "Qwen2"
+    architecture: str = "Qwen2"  # or "Llama"
 
     def hashed(self, *, reading: bool = False) -> dict:
         """What weights depend on, by name; of stage 1 only, which several recipes may share."""
@@ -90,12 +76,10 @@ def build_model(spec: BaseSpec, vocab_size: int):
     import torch
     import transformers
 
-    if spec.architecture not in ("Qwen2", "Llama"):
-        raise ValueError(
-            f"architecture={spec.architecture!r} of {spec.name!r} is not one of Qwen2, Llama"
-        )
+    if (kind := spec.architecture) not in ("Qwen2", "Llama"):
+        raise ValueError(f"architecture={kind!r} of {spec.name!r} is not one of Qwen2, Llama")
     heads = spec.hidden_size // spec.head_size
-    config = getattr(transformers, f"{spec.architecture}Config")(
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=-(-vocab_size // 8) * 8,
         hidden_size=spec.hidden_size,
         num_hidden_layers=spec.layers,
@@ -109,7 +93,7 @@ def build_model(spec: BaseSpec, vocab_size: int):
         bos_token_id=None,
     )
     torch.manual_seed(spec.seed)
-    return getattr(transformers, f"{spec.architecture}ForCausalLM")(config)
+    return getattr(transformers, f"{kind}ForCausalLM")(config)
 
 
 def with_slip(sketch: Sketch, rate: float, rng: random.Random) -> Sketch:
@@ -175,9 +159,9 @@ def _batches(rows: Sequence[dict], size: int, seed: int) -> list[list[dict]]:
 
 
 def fit(
-    model, tokenizer, texts: Iterable[Text], spec: BaseSpec, scale: float, checkpoint: Path
+    model, tokenizer, texts: Iterable[Text], spec: BaseSpec, scale: float, stage: str
 ) -> list[tuple[int, float]]:
-    """One pass of supervised training over `texts`; a run that was cut off goes on.
+    """One pass of supervised training over `texts`, at learning rates of `scale` times the spec's.
 
     A plain loop, since two optimizers step together: Muon for the matrices, which needed about half
     of AdamW's steps here, and AdamW for embeddings and norms.
@@ -190,62 +174,30 @@ def fit(
     from transformers import DataCollatorForSeq2Seq
 
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
-    plan = _batches(_encode(texts, tokenizer), spec.batch_size, spec.seed)
-    optimizers = _optimizers(model, spec, scale)
-    done, losses = _restore(model, optimizers, checkpoint)
+    batches = _batches(_encode(texts, tokenizer), spec.batch_size, spec.seed)
+    parameters: dict[bool, list] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        parameters[parameter.ndim == 2 and "embed" not in name].append(parameter)
+    matrix_rate, rate = spec.matrix_learning_rate, spec.learning_rate
+    muon = torch.optim.Muon(parameters[True], lr=matrix_rate, weight_decay=0.01, momentum=0.95)
+    adamw = torch.optim.AdamW(parameters[False], lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+    losses: list[float] = []
     model.train()
-    progress = tqdm(plan[done:], desc=checkpoint.stem, mininterval=5)
-    for step, batch in enumerate(progress, start=done + 1):
-        rate = min(1.0, step / 100, (len(plan) - step) / (0.4 * len(plan)))
+    for step, batch in enumerate(tqdm(batches, desc=stage, mininterval=5), start=1):
         loss = model(**collate(batch)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, peak in optimizers:
-            optimizer.param_groups[0]["lr"] = peak * rate
+        share = min(1.0, step / 100, (len(batches) - step) / (0.4 * len(batches)))
+        for optimizer, peak in ((muon, matrix_rate * scale), (adamw, rate * scale)):
+            optimizer.param_groups[0]["lr"] = peak * share
             optimizer.step()
             optimizer.zero_grad()
         losses.append(loss.item())
-        if step % 500 == 0:
-            with atomic_write(checkpoint, "wb") as file:
-                states = [optimizer.state_dict() for optimizer, _ in optimizers]
-                state = {"model": model.state_dict(), "optimizers": states}
-                torch.save(state | {"step": step, "losses": losses}, file)
-    checkpoint.unlink(missing_ok=True)
     return [(n, sum(losses[n - 100 : n]) / 100) for n in range(100, len(losses) + 1, 100)]
 
 
-def _optimizers(model, spec: BaseSpec, scale: float) -> list[tuple]:
-    """Optimizers, each with its peak learning rate."""
-    import torch
-
-    matrices, others = [], []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
-    peak = spec.matrix_learning_rate
-    muon = torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, momentum=0.95)
-    adamw = torch.optim.AdamW(others, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    return [(muon, peak * scale), (adamw, spec.learning_rate * scale)]
-
-
-def _restore(model, optimizers: list[tuple], checkpoint: Path) -> tuple[int, list[float]]:
-    """Steps and losses of a run that was cut off; none if there was no such run."""
-    import torch
-
-    if not checkpoint.exists():
-        return 0, []
-    state = torch.load(checkpoint, weights_only=True)
-    model.load_state_dict(state["model"])
-    for (optimizer, _), saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["losses"]
-
-
 def answer_own(model, tokenizer, spec: BaseSpec) -> list[Answered]:
-    """The model's own well-formed answers to fresh questions, and whether each sample was right.
-
-    Raises:
-        ValueError: if it wrote no well-formed answer.
-    """
+    """The model's well-formed answers to fresh questions; ValueError if there are none."""
     from corea.engines.local import TransformersEngine
 
     size, seed = spec.own_questions, spec.seed + 1
@@ -255,80 +207,60 @@ def answer_own(model, tokenizer, spec: BaseSpec) -> list[Answered]:
     answered = []
     with Grader() as grader:
         for question, samples in zip(questions, completions, strict=True):
-            texts = [completion.text for completion in samples]
-            judged = judge(texts, [question] * len(texts), grader)
-            pairs = zip(texts, judged, strict=True)
-            if well_formed := [text for text, j in pairs if j.response.well_formed]:
-                answered.append((question.text, well_formed, [bool(j.correct) for j in judged]))
+            judged = judge([each.text for each in samples], [question] * len(samples), grader)
+            pairs = zip(samples, judged, strict=True)
+            if texts := [each.text for each, its in pairs if its.response.well_formed]:
+                answered.append((question.text, texts, [bool(its.correct) for its in judged]))
     if not answered:
-        raise ValueError(
-            f"{spec.name} wrote no well-formed answer after stage 1; "
-            f"it needs more than {spec.steps} steps"
-        )
+        problem = f"{spec.name} wrote no well-formed answer after stage 1"
+        raise ValueError(f"{problem}; it needs more than {spec.steps} steps")
     return answered
 
 
 def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     """Train one base model, save it to `folder` with its manifest, and return the manifest.
 
-    Args:
-        work: where a run that is cut off leaves its checkpoints.  Stage 1's folder stays, for
-            recipes that share it; stage 2's is removed at the end.
+    Stage 1 is kept in `work`: for recipes that share it, and for a run that was cut off in stage 2.
     """
-    folder, work = Path(folder), Path(work)
-    read = work / f"{spec.name}-reading-{settings_hash(spec.hashed(reading=True))}"
-    work = work / f"{spec.name}-{settings_hash(spec.hashed())}"
     tokenizer = build_mini_tokenizer()
-    model, stages = build_model(spec, len(tokenizer)), {}
-    texts = reading_texts(spec, spec.steps * spec.batch_size)
-    read.mkdir(parents=True, exist_ok=True)
-    with FileLock(read / "lock"):  # recipes that share stage 1 may be trained side by side
-        train = functools.partial(fit, model, tokenizer, texts, spec, 1.0)
-        stages["reading"] = _stage(read / "reading", model, train)
+    model = build_model(spec, len(tokenizer))
+    stages = {"reading": _reading(spec, model, tokenizer, Path(work))}
     if spec.own_steps:
         started = time.monotonic()
-        answers = work / "answers.json"
-        if not answers.exists():
-            _write_json(answers, answer_own(model, tokenizer, spec))
-        stages["answering"] = {"seconds": time.monotonic() - started}
-        answered = json.loads(answers.read_text())
+        answered = answer_own(model, tokenizer, spec)
         texts = self_knowledge_texts(spec, answered, spec.own_steps * spec.batch_size)
-        train = functools.partial(fit, model, tokenizer, texts, spec, spec.own_rate_scale)
-        stages["self-knowledge"] = _stage(work / "self-knowledge", model, train)
-    _save(spec, folder, model, tokenizer, stages)
-    shutil.rmtree(work, ignore_errors=True)
+        loss = fit(model, tokenizer, texts, spec, spec.own_rate_scale, "self-knowledge")
+        stages["self-knowledge"] = {"loss": loss, "seconds": time.monotonic() - started}
+    _save(spec, Path(folder), model, tokenizer, stages)
     return read_manifest(folder)
 
 
-def read_manifest(folder: str | Path) -> dict:
-    """What a base model was made from.
+def _reading(spec: BaseSpec, model, tokenizer, work: Path) -> dict:
+    """Loss and seconds of stage 1, which is trained only if no recipe that shares it has been."""
+    import torch
 
-    Raises:
-        FileNotFoundError: if the folder has no manifest.
-    """
+    path = work / f"{spec.name}-reading-{settings_hash(spec.hashed(reading=True))}" / "stage.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name("lock")):  # recipes may be trained side by side
+        if path.exists():
+            stage = torch.load(path, weights_only=True)
+            model.load_state_dict(stage.pop("model"))
+            return stage
+        started = time.monotonic()
+        texts = reading_texts(spec, spec.steps * spec.batch_size)
+        loss = fit(model, tokenizer, texts, spec, 1.0, "reading")
+        stage = {"loss": loss, "seconds": time.monotonic() - started}
+        with atomic_write(path, "wb") as file:
+            torch.save(stage | {"model": model.state_dict()}, file)
+    return stage
+
+
+def read_manifest(folder: str | Path) -> dict:
+    """What a base model was made from; FileNotFoundError if the folder has no manifest."""
     path = Path(folder) / "manifest.json"
     if not path.exists():
         raise FileNotFoundError(f"no {path}; restore the folder or retrain the model (`make base`)")
     return json.loads(path.read_text())
-
-
-def _stage(stem: Path, model, train: Callable[[Path], list]) -> dict:
-    """Loss and seconds of one stage; one that an earlier run finished is read back."""
-    from safetensors.torch import load_file, save
-
-    weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
-    if record.exists():
-        model.load_state_dict(load_file(weights), strict=False)
-        model.tie_weights()
-        return json.loads(record.read_text())
-    started = time.monotonic()
-    result = {"loss": train(stem.with_suffix(".pt")), "seconds": time.monotonic() - started}
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    del state["lm_head.weight"]  # the embedding once more
-    with atomic_write(weights, "wb") as file:
-        file.write(save(state))
-    _write_json(record, result)
-    return result
 
 
 def _save(spec: BaseSpec, folder: Path, model, tokenizer, stages: dict[str, dict]) -> None:
@@ -346,14 +278,10 @@ def _save(spec: BaseSpec, folder: Path, model, tokenizer, stages: dict[str, dict
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sha256": sha256_of(folder / "model.safetensors"),
         "seconds": round(sum(stage["seconds"] for stage in stages.values())),
-        "loss": {name: stage["loss"] for name, stage in stages.items() if "loss" in stage},
+        "loss": {name: stage["loss"] for name, stage in stages.items()},
     }
-    _write_json(folder / "manifest.json", manifest, indent=1)
-
-
-def _write_json(path: Path, value, **options) -> None:
-    with atomic_write(path) as file:
-        json.dump(value, file, **options)
+    with atomic_write(folder / "manifest.json") as file:
+        json.dump(manifest, file, indent=1)
 
 
 SLM = BaseSpec(

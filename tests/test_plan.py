@@ -54,8 +54,7 @@ def too_full(profile) -> list[str]:
 
 def stages_of(profile, **given):
     """The stages of `make paper`, by name."""
-    table = plan.stages(profile, plan.assumptions_for(profile, **given))
-    return table[table["command"] == "paper"].set_index("stage")
+    return plan.stages(profile, plan.assumptions_for(profile, **given)).set_index("stage")
 
 
 # --- sizes
@@ -274,6 +273,14 @@ def test_room_for_sequences_by_hand():
     assert math.isnan(crowded["update"]["sequences"]), "nothing is sampled then"
 
 
+def test_rollouts_on_24_gib_fit_by_hand():
+    """Weights, Adam and reference over 8 GPUs: 4 + 8 + 4 bytes a parameter; vLLM's .3; .92 of a GPU may be filled."""
+    total = 16 * 7_615_616_512 / 8 / 2**30 + 0.3 * 24
+    table = memory_of(changed("paper", memory_gib=24))["rollouts"]
+    assert table["total"] == pytest.approx(total) == pytest.approx(21.385, abs=1e-3)
+    assert table["limit"] == pytest.approx(0.92 * 24) and total < 0.92 * 24
+
+
 def test_memory_of_the_probe_by_hand():
     """16 rows of 500 + 2048 tokens in 16 bits: 29 states of 3584, 3 vectors of 18944, and no logits."""
     profile, tokens = load_profile("paper"), 16 * 2548
@@ -329,7 +336,7 @@ def test_a_gpu_without_vllm_is_refused_in_one_line():
 def test_disk_by_hand():
     profile = load_profile("paper")
     sizes = plan.disk(profile, plan.assumptions_for(profile))
-    assert sizes["models of the hub"] == pytest.approx(2 * (7_615_616_512 + 32_763_876_352) / 2**30)
+    assert sizes["base models"] == pytest.approx(2 * (7_615_616_512 + 32_763_876_352) / 2**30)
     assert sizes["checkpoints of a run while it lasts"] == pytest.approx(
         3 * 12 * 7_615_616_512 / 2**30
     )

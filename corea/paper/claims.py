@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ _KINDS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
 _MISS = "largest miss"  # a kind of its own, of one system: its interval is not that of draws
 _MISSES = ("kept", "deferred")
 _METRICS = ("pass1", "ece", "brier", "auroc", "aurc")
-_OF_ANSWERS = ("over", "ends", "within")
 _OF_CASCADE = ("cascade pass1", "cascade pass1_drop", "cascade cost_reduction")
 _COST = "cost at COREA's Pass@1"
+_CERTAINTIES = ("firm", "likely", "weak", "counter", "ours")
 _QUESTION = ["dataset", "question_id"]
 _NEVER = 100.0  # times the LLM's cost, for a Pass@1 that is never reached
 _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
@@ -54,14 +54,6 @@ _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 class Claim:
     """One row of `claims.csv`: a value of `kind` is said to lie above, or below, a bound.
 
-    Args:
-        kind, measure: of `_KINDS`, and what is measured; or "largest miss", "kept" or "deferred".
-        systems: whose records are read, each in `scope` or in its own ("L1-SLM-Verb @ ood-math").
-        trainings: how many trainings, which chance could have made otherwise, are compared.
-        paper_value: what the source reports, as text.
-        certainty: how surely that is known (firm, likely, weak); "counter" for later work against
-            the paper, "ours" for our own trials.
-
     Raises:
         ValueError: if a field is none of those allowed.
     """
@@ -69,29 +61,27 @@ class Claim:
     claim: str
     source: str
     scope: str
-    kind: str
-    measure: str
-    systems: tuple[str, ...]
+    kind: str  # of `_KINDS`, or "largest miss"
+    measure: str  # see `Evidence.draws`; "kept" or "deferred" for a largest miss
+    systems: tuple[str, ...]  # each read in `scope`, or in its own: "L1-SLM-Verb @ ood-math"
     above: bool = True
     bound: float = 0.0
-    trainings: int = 0
-    paper_value: str = ""
-    certainty: str = "likely"
+    trainings: int = 0  # how many, which chance could have made otherwise, are compared
+    paper_value: str = ""  # what the source reports
+    certainty: str = "likely"  # of that; "counter": later work against the paper; "ours": our trial
 
     def __post_init__(self):
-        is_miss = self.kind == _MISS
-        measures = _MISSES if is_miss else (*_METRICS, *_OF_ANSWERS, *_OF_CASCADE, _COST)
-        choices = {
-            "kind": (*_KINDS, _MISS),
-            "measure": measures,
-            "scope": tuple(SCOPES),
-            "certainty": ("firm", "likely", "weak", "counter", "ours"),
-        }
-        for name, allowed in choices.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name}={value!r}; use one of {', '.join(allowed)}")
-        if scopes := [scope for _, scope in self.terms if scope not in SCOPES]:
-            raise ValueError(f"systems are in {scopes[0]!r}; use one of {', '.join(SCOPES)}")
+        is_miss, scopes = self.kind == _MISS, [scope for _, scope in self.terms]
+        measures = (*_METRICS, *_OF_ANSWERS, *_OF_CASCADE, _COST)
+        for name, values, allowed in (
+            ("kind=", [self.kind], (*_KINDS, _MISS)),
+            ("measure=", [self.measure], _MISSES if is_miss else measures),
+            ("scope=", [self.scope], SCOPES),
+            ("certainty=", [self.certainty], _CERTAINTIES),
+            ("systems are in ", scopes, SCOPES),
+        ):
+            if wrong := [value for value in values if value not in allowed]:
+                raise ValueError(f"{name}{wrong[0]!r}; use one of {', '.join(allowed)}")
         if len(self.systems) != (count := 1 if is_miss else _KINDS[self.kind][0]):
             raise ValueError(f"{len(self.systems)} systems; a {self.kind} is of {count}")
 
@@ -114,15 +104,14 @@ def read_claims(path: str | Path = CLAIMS) -> list[Claim]:
     return claims
 
 
-def _claim(bound: str, systems: str, trainings: str, **row: str) -> Claim:
+def _claim(bound: str, systems: str, trainings: str, **row: Any) -> Claim:
     if not re.fullmatch(r"(above|below) \d+(\.\d+)?", bound):
         raise ValueError(f"bound={bound!r}; use 'above' or 'below' and a number")
     if not trainings.isdigit():
         raise ValueError(f"trainings={trainings!r}; use a whole number")
     side, number = bound.split()
-    relation: dict = {"above": side == "above", "bound": float(number)}
-    names = tuple(systems.split("; "))
-    return Claim(**row, **relation, systems=names, trainings=int(trainings))
+    row |= {"above": side == "above", "bound": float(number), "trainings": int(trainings)}
+    return Claim(systems=tuple(systems.split("; ")), **row)
 
 
 verdict = functools.partial(metrics.verdict, words=("reproduced", "contradicted"))
@@ -136,20 +125,13 @@ class Evidence:
     Args:
         compared: the systems of one run.
         ablations: records by run, of ablations, seeds ("L1-SLM-seed-1") and bases ("tiny base").
-        resamples, seed: of the bootstrap over questions.
+        options: resamples and seed of the bootstrap over questions.
     """
 
-    def __init__(
-        self,
-        compared: Comparison,
-        ablations: Mapping[str, pd.DataFrame],
-        *,
-        resamples: int = 1000,
-        seed: int = 0,
-    ):
+    def __init__(self, compared: Comparison, ablations: Mapping[str, pd.DataFrame], **options: int):
         self.compared, self.threshold = compared, compared.threshold
+        self._options: dict[str, Any] = options
         self.records = {**ablations, **compared.rows, "LLM": compared.llm}
-        self._options: dict[str, Any] = {"resamples": resamples, "seed": seed}
         self._means = functools.cache(self._means_over_sets)
 
     def rows(self, system: str, scope: str) -> pd.DataFrame:
@@ -160,15 +142,14 @@ class Evidence:
     def draws(self, measure: str, system: str, scope: str) -> np.ndarray:
         """Draws of a measure, (1 + resamples,), its mean over the sets of the scope.
 
-        Beside metrics and the cascade's measures at the paper's threshold: over, the mean
-        confidence less accuracy of answers that state one; ends, the share of answers whose
-        confidence is 0 or 1; within, the AUROC among answers to one question; the least cost at
-        COREA's Pass@1 as a share of the LLM's.
+        Measures are metrics, those of `_OF_ANSWERS`, of the cascade at the paper's threshold, and
+        the least cost at COREA's Pass@1 as a share of the LLM's.
         """
         if measure == _COST:
             return self._cost_at_coreas(system, scope)
         if measure in _OF_ANSWERS:
-            return self._of_answers(measure, system, scope)
+            rows = self.rows(system, scope)
+            return _OF_ANSWERS[measure](rows, metrics.row_weights(rows, **self._options))
         means = self._means(system, scope, measure in _OF_CASCADE)
         return means[measure.removeprefix("cascade ")]
 
@@ -191,23 +172,10 @@ class Evidence:
                 intervals.append((draws[0], *np.percentile(draws[1:], [level, 100 - level])))
         return Interval(*np.max(intervals, axis=0)) if intervals else _UNKNOWN
 
-    def _of_answers(self, measure: str, system: str, scope: str) -> np.ndarray:
-        """Draws of a measure of single answers, as `draws` explains them."""
-        rows = self.rows(system, scope)
-        weights = metrics.row_weights(rows, **self._options)
-        if measure == "within":
-            return _ranking_within(rows, weights)
-        if measure == "ends":
-            return weights @ rows["confidence"].isin((0, 1)).to_numpy(dtype=float)
-        stated = rows["confidence"].notna().to_numpy(dtype=float)
-        gap = (rows["confidence"].fillna(0) - rows["correct"]).to_numpy(dtype=float) * stated
-        return weights @ gap / (weights @ stated)
-
     def _replayed(self, system: str, scope: str) -> pd.DataFrame:
-        slm = self.rows(system, scope).sort_values(cascade.KEY)
-        llm, prices = self.rows("LLM", scope), self.compared.prices
-        is_router = system in self.compared.routers
-        return cascade.replay(slm, llm, self.threshold, prices, before_generation=is_router)
+        slm, llm = self.rows(system, scope).sort_values(cascade.KEY), self.rows("LLM", scope)
+        router = {"before_generation": system in self.compared.routers}
+        return cascade.replay(slm, llm, self.threshold, self.compared.prices, **router)
 
     def _means_over_sets(self, system: str, scope: str, cascaded: bool) -> dict[str, np.ndarray]:
         if cascaded:
@@ -221,6 +189,18 @@ class Evidence:
         is_router = system in self.compared.routers
         cost = cascade.cost_at_pass1(theirs, weights, target, before_generation=is_router)[0]
         return np.nan_to_num(cost / (weights @ ours["llm_cost"].to_numpy()), nan=_NEVER)
+
+
+def _overconfidence(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Draws of the mean confidence less accuracy of answers that state one."""
+    stated = rows["confidence"].notna().to_numpy(dtype=float)
+    gap = (rows["confidence"].fillna(0) - rows["correct"]).to_numpy(dtype=float) * stated
+    return weights @ gap / (weights @ stated)
+
+
+def _at_the_ends(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Draws of the share of answers whose confidence is 0 or 1."""
+    return weights @ rows["confidence"].isin((0, 1)).to_numpy(dtype=float)
 
 
 def _ranking_within(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
@@ -237,12 +217,15 @@ def _ranking_within(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
         return question_weights @ scores[is_mixed] / question_weights.sum(axis=1)
 
 
+_OF_ANSWERS = {"over": _overconfidence, "ends": _at_the_ends, "within": _ranking_within}
+
+
 def table_claims(evidence: Evidence, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
     """Every claim, of `claims.csv` unless given, with its value, 95% interval and verdict.
 
     Returns:
-        `COLUMNS`, and bound ("above 0") and seed_sd, by which the interval was widened.  n is the
-        number of questions behind the value.  A claim without its runs is undecided, with no value.
+        `COLUMNS`, bound ("above 0") and seed_sd, by which the interval was widened.  n is how many
+        questions are behind the value.  A claim without its runs is undecided, with no value.
     """
     table = []
     for claim in read_claims() if claims is None else claims:
@@ -253,9 +236,9 @@ def table_claims(evidence: Evidence, claims: Sequence[Claim] | None = None) -> p
             questions = len(rows[_QUESTION].drop_duplicates())
         held = verdict(interval.low, interval.high, claim.bound, claim.above)
         bound = f"{'above' if claim.above else 'below'} {claim.bound:g}"
-        known = [claim.claim, claim.source, claim.scope, claim.paper_value]
-        result = [interval.value, interval.low, interval.high, questions, held]
-        table.append([*known, *result, claim.certainty, bound, seed_sd])
+        known = (claim.claim, claim.source, claim.scope, claim.paper_value)
+        result = (*astuple(interval), questions, held)
+        table.append((*known, *result, claim.certainty, bound, seed_sd))
     return pd.DataFrame(table, columns=[*COLUMNS, "bound", "seed_sd"])
 
 

@@ -97,18 +97,18 @@ REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with th
 
 def ablations_of(profile: Profile) -> list[str]:
     """Names of the profile's runs that are trained beside the main systems, seeds among them."""
-    return [name for name in _runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
+    return [name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
 
 
 def spec_of(profile: Profile, name: str) -> RunSpec:
     """The run of that name. Raises ValueError for one that the profile does not have."""
-    if name not in (known := _runs_of(profile)):
+    if name not in (known := runs_of(profile)):
         choices = f"use one of {', '.join(known)}"
         raise ValueError(f"unknown run {name!r} of profile {profile.name!r}; {choices}")
     return RUNS[name]
 
 
-def _runs_of(profile: Profile) -> list[str]:
+def runs_of(profile: Profile) -> list[str]:
     """Names of the runs that a profile has: bases are of the mini world, or of the hub."""
     bases = (None, "LLM", *(pretrain.VARIANTS if profile.suite == "mini" else profile.backbones))
     return [name for name, spec in RUNS.items() if spec.base in bases]

@@ -26,7 +26,7 @@ DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
 NOTEBOOK := $(PY) -m corea.paper.execute
 # What a stage is made from, beside its notebook: it is checked again if one of these is newer.
-LIBRARY := corea/grpo.py corea/rewards.py $(wildcard corea/questions/*.py) corea/paper/profiles.py corea/paper/variants.py
+LIBRARY := corea/grpo.py corea/rewards.py $(wildcard corea/questions/*.py) $(wildcard corea/paper/profiles.*) corea/paper/variants.py
 LIBRARY += $(if $(HUB),corea/support/hardware.py)
 ASKING := corea/parser.py corea/grader.py corea/_algebra.py corea/evaluation.py $(wildcard corea/engines/*.py) corea/analysis/sources.py
 ASKING += corea/paper/runs.py corea/paper/shards.py
@@ -165,10 +165,16 @@ bench: setup  ## measure speeds and print ratios
 	$(PY) -m tests.bench
 
 reference: setup  ## (for maintainers) make the finished cpu run the tracked reference run, and show it in the notebooks
-	$(PY) -m corea.paper.runs --reference
+	test -d $(MADE)/runs/L1-SLM/model
+	rm -rf $(TRACKED:%=$(REFERENCE)/%)
+	tar -C $(MADE) -c --exclude=model --exclude=checkpoints $(TRACKED) | tar -C $(REFERENCE) -x
+	cp -r $(MADE)/runs/L1-SLM/model $(REFERENCE)/runs/L1-SLM/
 	for n in $(ALONE); do $(NOTEBOOK) notebooks/$$n.ipynb $(EXECUTED)/$$n.ipynb || exit 1; done
 	for n in $(ALONE) $(SHOWN); do $(NOTEBOOK) --publish $(EXECUTED)/$$n.ipynb notebooks/$${n%%-*}.ipynb || exit 1; done
 
+MADE := $(ROOT)data/cpu
+REFERENCE := data/reference/cpu
+TRACKED := records probes ablations runs
 ALONE := 01_meet_the_cascade 02_base_models 03_rewards 12_your_own_data
 SHOWN := 04_train-L1-SLM 05_generate-SLM 09_ablate-anchor $(DRAWN)
 

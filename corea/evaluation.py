@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corea import metrics
@@ -21,7 +22,7 @@ from corea.grader import Grader
 from corea.parser import Response, parse
 from corea.questions.base import Question, content_id, with_distinct_ids
 from corea.questions.load import load_jsonl
-from corea.records import read_records, typed, write_records
+from corea.records import RecordsError, read_records, typed, write_records
 from corea.support.files import git_commit, settings_hash
 
 
@@ -165,7 +166,10 @@ def settings_of(path: Path) -> str | None:
     """The settings hash of a file of records or of a probe; None if there is none."""
     if not path.exists():
         return None
-    column = pq.read_table(path, columns=["settings"])["settings"]
+    try:
+        column = pq.read_table(path, columns=["settings"])["settings"]
+    except pa.ArrowInvalid as error:
+        raise RecordsError(f"{path}: not a parquet file, or a damaged one") from error
     return column[0].as_py() if len(column) else None
 
 

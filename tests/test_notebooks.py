@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from corea.paper import execute
-from corea.paper.profiles import load_profile
+from corea.paper.profiles import load_profile, read_profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -188,3 +188,30 @@ def test_make_clean_removes_nothing_but_a_profile(profile):
 def test_a_profile_refuses_an_unknown_key():
     with pytest.raises(ValueError, match="unknown setting 'temprature' for a profile; use one of"):
         load_profile("cpu").replace(temprature=1.0)
+
+
+PROFILES = (ROOT / "corea" / "paper" / "profiles.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("  samples: 4\n", "  sample: 4\n", "unknown setting 'sample' for profile 'cpu'; use one"),
+        ("beta: 0.03", "betta: 0.03", "unknown setting 'betta' for grpo of profile 'cpu'; use one"),
+        ("ood_size: 300", "ood_size: many", "ood_size='many' of profile 'cpu' is not int | None"),
+        (
+            "rate: 1.0e-6",
+            "rate: 1e-6",
+            "learning_rate='1e-6' of grpo of profile 'paper' is not float",
+        ),
+        ("gpus: 8", "gpus: true", "gpus=True of compute of profile 'paper' is not int"),
+        ("engine: vllm", "engine: tgi", "engine='tgi' is not one of transformers, vllm"),
+        ("  llm: data/base/llm\n", "", "profile 'cpu': .* missing 1 required .* 'llm'"),
+        ("    steps: 250\n", "    steps: 0\n", "grpo of profile 'paper': steps, .* must all be 1"),
+    ],
+)
+def test_a_wrong_line_of_the_profiles_is_one_line(right, wrong, says):
+    assert right in PROFILES
+    with pytest.raises(ValueError, match=re.escape(says) if ".*" not in says else says) as caught:
+        read_profiles(PROFILES.replace(right, wrong, 1))
+    assert "\n" not in str(caught.value)

@@ -14,6 +14,7 @@ from corea.paper import runs
 from corea.paper.profiles import load_profile
 from corea.paper.shards import Shard, merge_shards
 from corea.prompts import load_tokenizer
+from corea.questions.base import Question
 from corea.questions.load import load_questions
 from corea.records import RecordsError, read_records, write_records
 from tests.tiny import save_tiny
@@ -60,8 +61,9 @@ def parts(made, tmp_path):
 
 def merge(folder, whole):
     rows = read_records(whole)
-    expected = set(zip(rows["question_id"], rows["sample"], strict=True))
-    return merge_shards(folder / "drill.parquet", rows["settings"].iloc[0], expected)
+    texts = rows.drop_duplicates("question_id")[["question_id", "question"]]
+    questions = [Question(text, id=name) for name, text in texts.itertuples(index=False)]
+    return merge_shards(folder / "drill.parquet", rows["settings"].iloc[0], questions, samples=2)
 
 
 def test_shards_put_together_are_the_whole(made):
@@ -131,6 +133,11 @@ def other_settings(folder):
     write_records(read_records(path).assign(settings="0" * 12), path)
 
 
+def damaged(folder):
+    path = folder / "drill.shard-3-of-3.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -140,6 +147,7 @@ def other_settings(folder):
         (a_row_of_another, "1 rows are missing from its shards, first"),
         (a_row_twice, "is also in another of the files"),
         (other_settings, "rows of its shards were made with other settings"),
+        (damaged, "shard-3-of-3.parquet: not a parquet file, or a damaged one"),
     ],
 )
 def test_shards_that_are_not_the_whole_are_refused_and_kept(spoil, says, made, parts):
@@ -148,6 +156,17 @@ def test_shards_that_are_not_the_whole_are_refused_and_kept(spoil, says, made, p
     with pytest.raises(RecordsError, match=says):
         merge(parts, made[1])
     assert sorted(path.name for path in parts.iterdir()) == before
+
+
+def test_shards_of_an_older_corea_are_given_their_questions(made, parts):
+    """By the hash of their settings, which proves them; no model is asked."""
+    for path in parts.iterdir():
+        pd.read_parquet(path).drop(columns=["question", "content_id"]).to_parquet(path)
+    assert merge(parts, made[1])
+    columns = ["question_id", "question", "content_id"]
+    pd.testing.assert_frame_equal(
+        read_records(parts / "drill.parquet")[columns], read_records(made[1])[columns]
+    )
 
 
 @pytest.mark.parametrize("text", ["2", "0/3", "4/3", "2/3/4", "a/b", "-1/2"])

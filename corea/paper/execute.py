@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import yaml
+
 from corea.support.files import STATIC, atomic_write
 
 
@@ -14,10 +16,11 @@ def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
     """Execute `source` in its own folder; `target` appears only when every cell has run.
 
     Raises:
-        ValueError: if there is no such notebook, or papermill would only log what is wrong with
-            it: a parameter that it does not know, or no cell tagged `parameters`.
+        ValueError: a cell fails, there is no such notebook, or papermill would only log what is
+            wrong: a parameter that the notebook does not know, or no cell tagged `parameters`.
     """
     import papermill
+    from papermill.exceptions import PapermillExecutionError
 
     if not source.exists():
         raise ValueError(f"no notebook at {source}")
@@ -30,7 +33,11 @@ def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
     aside = target.with_name(f".{target.stem}.part.ipynb")
     os.environ[STATIC] = "1"  # pictures instead of controls that no kernel will move
     options = {"kernel_name": "python3", "log_output": True, "cwd": source.parent}
-    papermill.execute_notebook(source, aside, parameters, **options)
+    try:
+        papermill.execute_notebook(source, aside, parameters, **options)
+    except PapermillExecutionError as error:
+        cell = f"{source}: cell {error.exec_count}"
+        raise ValueError(f"{cell}: {error.ename}: {error.evalue}") from error
     os.replace(aside, target)
 
 
@@ -38,7 +45,7 @@ def publish(executed: Path, source: Path) -> None:
     """Copy outputs into the source, cell by cell, without progress bars and timings.
 
     Raises:
-        ValueError: if the two differ in code; outputs must stand under what made them.
+        ValueError: the two differ in code; outputs must stand under what made them.
     """
     import nbformat
 
@@ -48,10 +55,8 @@ def publish(executed: Path, source: Path) -> None:
         raise ValueError(f"{executed} was made from other code than {source} has now; run it again")
     for number, (cell, done) in enumerate(zip(cells, ran, strict=True), start=1):
         cell.outputs = [output for output in done.outputs if _is_for_readers(output)]
-        cell.execution_count = number
-        for output in cell.outputs:
-            if "execution_count" in output:
-                output["execution_count"] = number
+        for counted in (cell, *(o for o in cell.outputs if "execution_count" in o)):
+            counted["execution_count"] = number
     with atomic_write(source) as file:
         nbformat.write(notebook, file)
 
@@ -74,21 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     given = parser.parse_args(arguments)
-    import yaml
-    from papermill.exceptions import PapermillExecutionError
-
     try:
         if given.publish:
             publish(given.source, given.target)
         else:
             run(given.source, given.target, {name: yaml.safe_load(text) for name, text in given.p})
-        return 0
-    except PapermillExecutionError as error:
-        cell = f"{given.source}: cell {error.exec_count}"
-        print(f"{cell}: {error.ename}: {error.evalue}", file=sys.stderr)
     except (ValueError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         print(error, file=sys.stderr)
-    return 1
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

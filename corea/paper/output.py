@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import distributions
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,7 @@ _TEXT = ("system", "group", "dataset")
 def provenance(profile: str, seed: int, settings: object, paths: Sequence[str | Path]) -> dict:
     """What a result came from: code, settings, versions, and the SHA-256 of the files read."""
     commit, dirty = git_commit()
-    versions = {package.name: package.version for package in distributions()}
-    versions = {name: versions[name] for name in _PACKAGES.split() if name in versions}
+    versions = {name: version(name) for name in _PACKAGES.split()}
     return {
         "commit": commit,
         "dirty": dirty,

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +25,7 @@ from corea.engines.local import TransformersEngine
 from corea.evaluation import answer_records, are_kept, settings_of
 from corea.grader import Grader
 from corea.mini import pretrain
-from corea.paper.profiles import PROFILES, Profile, load_profile
+from corea.paper.profiles import Profile, load_profile
 from corea.paper.shards import Shard, merge_shards
 from corea.paper.variants import RUNS, SYSTEMS, TRAINED, ablations_of, spec_of
 from corea.questions.base import CALIBRATION, TRAINING, Question, group_of, test_datasets
@@ -37,6 +36,7 @@ from corea.support.files import atomic_write, git_commit, settings_hash
 from corea.support.models import architecture_of
 
 _PROBED = ("SLM", *TRAINED)  # systems whose hidden states a probe reads
+_SAMPLING = ("samples", "temperature", "max_new_tokens", "instruction", "seed")  # in this order
 
 
 def run_folder(profile: Profile, name: str) -> Path:
@@ -56,17 +56,8 @@ def records_path(profile: Profile, system: str, dataset: str) -> Path:
     return above / "records" / system.replace(" ", "-") / f"{dataset}.parquet"
 
 
-def _probe_path(profile: Profile, system: str) -> Path:
-    """The confidences of a main SLM's probe."""
-    return profile.data / "probes" / f"{system}.parquet"
-
-
 def model_folder(profile: Profile, system: str) -> str:
-    """The weights of a system: of its finished run, or a base model's folder or hub id.
-
-    Raises:
-        ValueError: if there is no such system, or its training is not finished.
-    """
+    """The weights of a system: of its run, which must be finished, or a base's folder or hub id."""
     spec, folder = spec_of(profile, system), run_folder(profile, system)
     if spec.reward is None:
         return _base_folder(profile, spec.base)
@@ -96,7 +87,7 @@ def evaluation_questions(profile: Profile, dataset: str) -> list[Question]:
     """The questions of one reported dataset, or of the calibration split."""
     source, split, size = dataset, "test", profile.ood_size
     if dataset == CALIBRATION:
-        source, split, size = TRAINING[profile.suite], "calibration", profile.calibration_size
+        source, split, size = TRAINING[profile.suite], CALIBRATION, profile.calibration_size
     elif group_of(dataset) == "in-domain":
         size = profile.in_domain_size
     return load_questions(source, split, size=size, seed=profile.seed)
@@ -114,11 +105,7 @@ def run(profile: Profile, name: str) -> bool:
 
 
 def train(profile: Profile, name: str) -> grpo.Run:
-    """Train one run, with its own base if it has one, in as many processes as the profile has.
-
-    Raises:
-        ValueError: if the profile has no such run, or it is a base model.
-    """
+    """Train one run, with its own base if it has one, in as many processes as the profile has."""
     spec, folder = spec_of(profile, name), run_folder(profile, name)
     if spec.reward is None:
         raise ValueError(f"{name} is a base model, which is not trained; train L1-SLM, say")
@@ -170,48 +157,31 @@ def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
 
 
 def answer_sets(
-    profile: Profile, engine: Engine, model: str, run: str, paths: Mapping[str, Path], shard: Shard
+    profile: Profile, engine: Engine, model: str, run: str, paths: dict[str, Path], shard: Shard
 ) -> list[Path]:
     """Write an engine's records on each dataset of `paths`; those of the same settings are kept.
 
-    Args:
-        model: the fingerprint of the engine's weights.
-        run: the settings hash of their training run, or "base".
-        paths: the file of each dataset; shards have names of their own beside it.
+    model: the fingerprint of the engine's weights; run: as in the records.
     """
+    samples, seed, commit = profile.samples, profile.seed, git_commit()[0]
+    sampling = [getattr(profile, setting) for setting in _SAMPLING]
     with Grader() as grader:
         for dataset, whole in paths.items():
             questions, path = evaluation_questions(profile, dataset), shard.path(whole)
-            settings = _records_settings(profile, model, questions)
-            keys = {(q.id, sample) for q in questions for sample in range(profile.samples)}
+            made_of = [model, [q.hashed() for q in questions], *sampling, "log-probabilities"]
+            settings = settings_hash(made_of)
             if are_kept(path, settings, questions):
                 print(f"{engine.name} {dataset}: records of these settings are there, kept")
-            elif shard.count == 1 and merge_shards(path, settings, keys):
+            elif shard.count == 1 and merge_shards(path, settings, questions, samples):
                 print(f"{engine.name} {dataset}: put together from its shards")
             else:
                 group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
-                rows = answer_records(
-                    engine,
-                    shard.share(questions),
-                    grader,
-                    dataset=dataset,
-                    group=group,
-                    samples=profile.samples,
-                    seed=profile.seed,
-                )
-                rows = rows.assign(profile=profile.name, system=engine.name, run=run)
-                rows = rows.assign(seed=profile.seed, settings=settings, commit=git_commit()[0])
-                write_records(rows, path)
+                options: dict = {"dataset": dataset, "group": group, "samples": samples}
+                share = shard.share(questions)
+                rows = answer_records(engine, share, grader, seed=seed, **options)
+                rows = rows.assign(profile=profile.name, system=engine.name, run=run, seed=seed)
+                write_records(rows.assign(settings=settings, commit=commit), path)
     return [shard.path(whole) for whole in paths.values()]
-
-
-def _records_settings(profile: Profile, model: str, questions: Sequence[Question]) -> str:
-    """The hash of all that records are made from."""
-    asked = [question.hashed() for question in questions]
-    sampling = [profile.samples, profile.temperature, profile.max_new_tokens]
-    return settings_hash(
-        [model, asked, *sampling, profile.instruction, profile.seed, "log-probabilities"]
-    )
 
 
 def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
@@ -219,36 +189,35 @@ def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
     from tqdm.auto import tqdm
 
     records = {d: read_records(records_path(profile, system, d)) for d in all_sets(profile)}
-    path = _probe_path(profile, system)
-    settings = _probe_settings(frame["settings"].iloc[0] for frame in records.values())
+    path, together = _results(profile, system)[-1], pd.concat(records.values())
+    settings = _probe_settings(profile, together)
     if settings_of(path) == settings:
         print(f"{system}: the probe of these records is there, kept")
         return
-    states, engine = {}, _with_states(profile, engine)
-    for dataset, frame in tqdm(records.items(), desc=f"{system} hidden states"):
-        questions = [Question(text) for text in frame["question"]]
-        states[dataset] = engine.hidden_states(questions, list(frame["text"]))
+    if not isinstance(engine, TransformersEngine):  # only transformers shows hidden states
+        engine.close()
+        plain = dataclasses.replace(profile.compute, engine="transformers")
+        engine = cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
+    states = {}
+    for dataset, rows in tqdm(records.items(), desc=f"{system} hidden states"):
+        questions = [Question(text) for text in rows["question"]]
+        states[dataset] = engine.hidden_states(questions, list(rows["text"]))
     probe, confidences = sources.probe_confidences(states, records, seed=profile.seed)
-    rows = pd.concat(
-        [frame[list(KEY)].assign(probe=np.round(confidences[d], 6)) for d, frame in records.items()]
+    made = together[list(KEY)].assign(
+        probe=np.round(np.concatenate([confidences[dataset] for dataset in records]), 6),
+        layer=probe.layer,
+        epochs=probe.epochs,
+        settings=settings,
     )
-    rows = rows.assign(layer=probe.layer, epochs=probe.epochs, settings=settings)
     with atomic_write(path, "wb") as stream:
-        rows.to_parquet(stream, compression="zstd", index=False)
+        made.to_parquet(stream, compression="zstd", index=False)
     print(f"{system}: probe on layer {probe.layer}, held-out log loss {probe.loss:.3f}")
 
 
-def _with_states(profile: Profile, engine: ModelEngine) -> TransformersEngine:
-    """An engine that shows hidden states: the one given, or the same model in transformers."""
-    if not isinstance(engine, TransformersEngine):
-        engine.close()
-        plain = dataclasses.replace(profile.compute, engine="transformers")
-        engine = engine_for(profile.replace(compute=plain), engine.name)
-    return cast("TransformersEngine", engine)
-
-
-def _probe_settings(records_settings: Iterable[str]) -> str:
-    return settings_hash(["probe", sources.PROBE_RECIPE, list(records_settings)])
+def _probe_settings(profile: Profile, records: pd.DataFrame) -> str:
+    """The hash of what a system's probe is made from."""
+    settings = records.groupby("dataset")["settings"].first()
+    return settings_hash(["probe", sources.PROBE_RECIPE, [settings[d] for d in all_sets(profile)]])
 
 
 def with_results(profile: Profile) -> Profile:
@@ -268,67 +237,57 @@ def results_of(profile: Profile, name: str) -> Profile | None:
 def _results(profile: Profile, name: str) -> list[Path]:
     """The files of a whole run: its log, its records, and its probe if it has one."""
     log = [run_folder(profile, name) / "log.csv"] if RUNS[name].reward else []
-    probe = [_probe_path(profile, name)] if name in _PROBED else []
-    sets, systems = all_sets(profile), _systems_of(name)
-    return log + [records_path(profile, s, d) for s in systems for d in sets] + probe
-
-
-def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS) -> list[Path]:
-    """The files of records of these runs and of their probes; ablations not run are left out.
-
-    Raises:
-        FileNotFoundError: if a file of a main system is missing, or none of the runs was made.
-    """
-    return [path for path in _files(profile, names) if path.name != "log.csv"]
-
-
-def load_logs(profile: Profile, names: Iterable[str] = TRAINED) -> pd.DataFrame:
-    """The training logs of these runs, one under the other; raises as `records_paths`."""
-    paths = [path for path in _files(profile, names) if path.name == "log.csv"]
-    return pd.concat(map(pd.read_csv, paths), ignore_index=True)
+    records = [records_path(profile, s, d) for s in _systems_of(name) for d in all_sets(profile)]
+    probe = [profile.data / "probes" / f"{name}.parquet"] if name in _PROBED else []
+    return log + records + probe
 
 
 def _files(profile: Profile, names: Iterable[str]) -> list[Path]:
+    """The files of these runs, as `records_paths` and `load_logs` share them out."""
     paths = []
     for name in names:
         if holder := results_of(profile, name):
             paths += _results(holder, name)
         elif name in SYSTEMS:
             missing = next(path for path in _results(profile, name) if not path.exists())
-            raise FileNotFoundError(
-                f"no {missing}; make it first (`make paper PROFILE={profile.name}`)"
-            )
+            remedy = f"make it first (`make paper PROFILE={profile.name}`)"
+            raise FileNotFoundError(f"no {missing}; {remedy}")
     if not paths:
         folder = profile.data / "ablations"
         raise FileNotFoundError(f"no ablation was run under {folder}; run `make ablations`")
     return paths
 
 
+def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS) -> list[Path]:
+    """The files of records of these runs and of their probes; ablations not run are left out.
+
+    Raises FileNotFoundError if a file of a main system is missing, or none of the runs was made.
+    """
+    return [path for path in _files(profile, names) if path.suffix == ".parquet"]
+
+
+def load_logs(profile: Profile, names: Iterable[str] = TRAINED) -> pd.DataFrame:
+    """The training logs of these runs, one under the other; raises as `records_paths`."""
+    paths = [path for path in _files(profile, names) if path.suffix == ".csv"]
+    return pd.concat(map(pd.read_csv, paths), ignore_index=True)
+
+
 def load_records(profile: Profile, names: Iterable[str] = SYSTEMS) -> pd.DataFrame:
     """All records of these runs, the calibration split included (group "calibration").
 
-    Returns:
-        Records, and a column `probe`: confidences of the main SLMs' probes, NaN for other systems.
-
-    Raises:
-        FileNotFoundError: as `records_paths`.
-        ValueError: if a probe was fitted on other records.
+    A column `probe` is added: confidences of the main SLMs' probes, NaN for other systems. Raises
+    as `records_paths`, and ValueError if a probe was fitted on other records.
     """
-    paths = records_paths(profile, names)
+    paths, probes = records_paths(profile, names), []
     records = read_records([path for path in paths if path.parent.name != "probes"])
-    probes = [_probe(profile, path, records) for path in paths if path.parent.name == "probes"]
+    for path in (path for path in paths if path.parent.name == "probes"):
+        probe, rows = pd.read_parquet(path), records[records["system"] == path.stem]
+        if set(probe["settings"]) != {_probe_settings(profile, rows)}:
+            raise ValueError(f"{path} is the probe of other records; make it again (`make paper`)")
+        probes.append(probe[[*KEY, "probe"]])
     if not probes:
         return records.assign(probe=np.nan)
     return records.merge(pd.concat(probes), on=list(KEY), how="left", validate="one_to_one")
-
-
-def _probe(profile: Profile, path: Path, records: pd.DataFrame) -> pd.DataFrame:
-    """A main SLM's probe, checked to be fitted on these records."""
-    rows, probe = records[records["system"] == path.stem], pd.read_parquet(path)
-    settings = rows.groupby("dataset")["settings"].first()
-    if set(probe["settings"]) != {_probe_settings(settings[d] for d in all_sets(profile))}:
-        raise ValueError(f"{path} is the probe of other records; make it again (`make paper`)")
-    return probe[[*KEY, "probe"]]
 
 
 def where_from(profile: Profile) -> pd.DataFrame:
@@ -341,11 +300,9 @@ def where_from(profile: Profile) -> pd.DataFrame:
 
 def by_seed(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
     """The records of each trained system per seed: of the main run, then of "L1-SLM-seed-1" ..."""
-    groups = list(pd.concat([main, records]).groupby("system"))
-    return {
-        system: [rows for name, rows in groups if f"{name}-".startswith(f"{system}-")]
-        for system in TRAINED
-    }
+    rows = pd.concat([main, records])
+    trained = rows["system"].str.replace(r"-seed-\d+$", "", regex=True)
+    return {name: [run for _, run in rows[trained == name].groupby("system")] for name in TRAINED}
 
 
 def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
@@ -362,34 +319,14 @@ def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
     return PriceList.from_parameters(parameters, architecture_of(profile.llm).parameters)
 
 
-def _save_reference(profile: Profile) -> None:
-    """Make a finished run the tracked one: its records and logs, and the weights of L1-SLM."""
-    target, aside = profile.reference().data, shutil.ignore_patterns("model", "checkpoints")
-    for folder in ("records", "probes", "ablations", "runs"):
-        shutil.rmtree(target / folder, ignore_errors=True)
-        if (profile.data / folder).is_dir():
-            shutil.copytree(profile.data / folder, target / folder, ignore=aside)
-    model = Path("runs", "L1-SLM", "model")
-    shutil.copytree(profile.data / model, target / model)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; one clear line and exit status 1 for wrong input."""
-    parser = argparse.ArgumentParser(prog="python -m corea.paper.runs", description=__doc__)
-    parser.add_argument("--profile", default="cpu", choices=sorted(PROFILES))
-    stage = parser.add_mutually_exclusive_group(required=True)
-    stage.add_argument("--train", metavar="NAME")
-    stage.add_argument("--generate", metavar="NAME")
-    stage.add_argument("--reference", action="store_true", help="make the run the tracked one")
+    """Train one run, as each of several processes does; one line and status 1 for wrong input."""
+    parser = argparse.ArgumentParser(prog="python -m corea.paper.runs", description=main.__doc__)
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--train", metavar="NAME", required=True)
     given = parser.parse_args(arguments)
     try:
-        profile = load_profile(given.profile)
-        if given.reference:
-            _save_reference(profile)
-        elif given.train:
-            train(profile, given.train)
-        else:
-            generate(profile, given.generate)
+        train(load_profile(given.profile), given.train)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from corea.evaluation import are_kept
 from corea.questions.base import Question
 from corea.records import RecordsError, read_records, write_records
 
@@ -34,35 +36,32 @@ class Shard:
 
     def path(self, whole: Path) -> Path:
         """The file of this shard's records; the set's own file if there is only one shard."""
-        if self.count == 1:
-            return whole
-        return whole.with_name(f"{whole.stem}.shard-{self.index}-of-{self.count}.parquet")
+        name = f"{whole.stem}.shard-{self.index}-of-{self.count}.parquet"
+        return whole if self.count == 1 else whole.with_name(name)
 
 
-def merge_shards(whole: Path, settings: str, expected: set[tuple[str, int]]) -> bool:
+def merge_shards(whole: Path, settings: str, questions: Sequence[Question], samples: int) -> bool:
     """Write the records of a set from those of its shards, and remove these; False without any.
 
-    Args:
-        settings: the hash that every row must have.
-        expected: (question_id, sample) of every row.
-
     Raises:
-        RecordsError: before anything is written, if the shards are not the whole set, once.
+        RecordsError: before the set is written, if its shards are not the whole set, once.
     """
     paths = sorted(whole.parent.glob(f"{whole.stem}.shard-[0-9]*-of-[0-9]*.parquet"))
     if not paths:
         return False
-    numbers = [[int(n) for n in re.findall(r"\d+", path.name[len(whole.stem) :])] for path in paths]
-    count = numbers[0][1]
-    if any(of != count for _, of in numbers):
+    if len(counts := {path.stem.rpartition("-")[2] for path in paths}) > 1:
         names = ", ".join(path.name for path in paths)
         raise RecordsError(f"{whole}: shards of several counts lie beside each other ({names})")
-    if missing := sorted(set(range(1, count + 1)) - {index for index, _ in numbers}):
+    count = int(counts.pop())
+    if missing := [n for n in range(1, count + 1) if Shard(n, count).path(whole) not in paths]:
         raise RecordsError(f"{whole}: shard {missing[0]}/{count} is missing; make it")
+    for path in paths:
+        are_kept(path, settings, questions)  # which gives those of an older corea their questions
     rows = read_records(paths)
     if others := sum(rows["settings"] != settings):
         raise RecordsError(f"{whole}: {others} rows of its shards were made with other settings")
     keys = set(zip(rows["question_id"], rows["sample"], strict=True))
+    expected = {(question.id, sample) for question in questions for sample in range(samples)}
     for wrong, where in ((expected - keys, "missing from"), (keys - expected, "too many in")):
         if wrong:
             first = "first {!r}, sample {}".format(*min(wrong))

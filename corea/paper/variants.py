@@ -1,4 +1,4 @@
-"""Which runs there are, and which questions the ablations answer.
+"""Which runs there are, and which questions the ablations answer (`axes.csv`).
 
 An ablation differs from `ANCHOR` in what it names. The anchor is COREA's recipe on two fifths of
 the steps and three quarters of the questions per step; seeds are as long as main runs.
@@ -7,6 +7,9 @@ the steps and three quarters of the questions per step; seeds are as long as mai
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
 
 from corea.grpo import GRPOSettings
 from corea.mini import pretrain
@@ -18,19 +21,12 @@ ANCHOR = "anchor"
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """What one run is made of.
+    """What one run is made of."""
 
-    Attributes:
-        reward: what it is trained with; None for a base model, which only answers questions.
-        changes: fields of `GRPOSettings` that differ from the anchor's.
-        base: None for the profile's SLM; or "LLM", a name of `pretrain.VARIANTS`, or a hub id.
-        full: as long as the main runs, and asked as often.
-    """
-
-    reward: RewardSpec | None = REWARDS["L1"]
-    changes: dict = field(default_factory=dict)
-    base: str | None = None
-    full: bool = False
+    reward: RewardSpec | None = REWARDS["L1"]  # None for a base model, which only answers
+    changes: dict = field(default_factory=dict)  # of `GRPOSettings`, against the anchor's
+    base: str | None = None  # None for the profile's SLM, "LLM", of `pretrain.VARIANTS`, a hub id
+    full: bool = False  # as long as the main runs, and asked as often
 
     def settings(self, profile: Profile) -> GRPOSettings:
         """The run's GRPO settings; another group size keeps the number of completions per step."""
@@ -78,20 +74,11 @@ RUNS: dict[str, RunSpec] = {
 IN_PAPER = (ANCHOR, "l2", "brier")  # ablations of `make paper`; `make ablations` runs the others
 
 # What is asked, and the runs that answer it, in the order of tables; labels are what a reader sees.
+_ROWS = pd.read_csv(Path(__file__).with_name("axes.csv"), dtype=str)
 AXES: dict[str, dict[str, str]] = {
-    "confidence reward":
-        {"none": "none", "L1": ANCHOR, "L2": "l2", "KL": "kl", "Brier": "brier", "log": "log"},
-    "target (L2)":
-        {"group": "l2", ".25": "mix-0.25", ".5": "mix-0.5", ".75": "mix-0.75", "sample": "brier"},
-    "rollouts a group": {"4": "rollouts-4", "8": ANCHOR, "16": "rollouts-16", "32": "rollouts-32"},
-    "normalisation":
-        {"by group std": ANCHOR, "no std": "no-std", "each reward": "normalised-apart"},
-    "confidence weight": {"0": "none", ".3": "weight-0.3", "1": ANCHOR, "3": "weight-3"},
-    "KL to the base": {"0": "beta-0.0", ".01": "beta-0.01", ".03": ANCHOR, ".1": "beta-0.1"},
-    "honest texts": {"0": "honest-0", ".1": "honest-0.1", ".33": "honest-0.33", ".4": ANCHOR},
-    "backbone": {"tiny": "tiny", "small": "small", "shipped": ANCHOR, "Llama": "llama",
-                 "Qwen 1.5B": "Qwen2.5-1.5B-Instruct", "Llama 8B": "Llama-3.1-8B-Instruct"},
-}  # fmt: skip
+    str(axis): dict(zip(rows["label"], rows["run"], strict=True))
+    for axis, rows in _ROWS.groupby("axis", sort=False)
+}
 REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with the anchor
 
 

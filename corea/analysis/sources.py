@@ -7,18 +7,24 @@ out-of-fold by question, so that a threshold chosen there is not chosen on what 
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from corea.questions.base import CALIBRATION
 
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
 PROBE_RECIPE: dict = {"epochs": 400, "patience": 20, "rate": 1e-3, "penalty": 1e-3, "folds": 5}
 _FOLDS = PROBE_RECIPE["folds"]
-RECALIBRATIONS = ("isotonic", "platt", "temperature")
+_Map = Callable[[np.ndarray], np.ndarray]  # from inputs (rows, ...) to confidences (rows,)
 
 
 def average_probability(records: pd.DataFrame, over: str = "all") -> pd.Series:
@@ -84,12 +90,16 @@ def self_consistency(records: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear head on one layer's hidden state, and how it was found."""
+    """A linear head on one layer's hidden state, and the log loss on held-out questions."""
 
     layer: int
     epochs: int
-    loss: float  # log loss on the held-out questions
-    predict: Callable[[np.ndarray], np.ndarray]  # states (rows, layers, hidden) -> confidences
+    loss: float
+    model: Pipeline
+
+    def predict(self, states: np.ndarray) -> np.ndarray:
+        """P(right) by row, from states (rows, layers, hidden)."""
+        return _sigmoid(self.model.decision_function(states[:, self.layer]))
 
 
 def fit_probe(states: np.ndarray, correct, question_id, *, seed: int = 0) -> Probe:
@@ -104,36 +114,32 @@ def fit_probe(states: np.ndarray, correct, question_id, *, seed: int = 0) -> Pro
         raise ValueError(f"{sizes}; use one of each a row")
     for name, rows in (("held-out", held), ("training", ~held)):
         _need_both(correct[rows], f"the probe's {name} part of the calibration split")
-    layers = (_layer(states[:, n], correct, held, n, seed) for n in range(states.shape[1]))
+    layers = (_fit_layer(states, correct, held, layer, seed) for layer in range(states.shape[1]))
     return min(layers, key=lambda probe: probe.loss)
 
 
-def _layer(
+def _fit_layer(
     states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int, seed: int
 ) -> Probe:
     from sklearn.linear_model import SGDClassifier
     from sklearn.metrics import log_loss
+    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler().fit(states[~held])
-    inside, outside = scaler.transform(states[~held]), scaler.transform(states[held])
+    scaler = StandardScaler().fit(states[~held, layer])
+    inside, outside = (scaler.transform(states[rows, layer]) for rows in (~held, held))
     rate, penalty = PROBE_RECIPE["rate"], PROBE_RECIPE["penalty"]
     head = SGDClassifier(loss="log_loss", alpha=penalty, learning_rate="constant", eta0=rate)
     head.set_params(average=True, random_state=seed)
-    best, kept = (np.inf, 0), (np.zeros(states.shape[-1]), 0.0)
+    best = Probe(layer, 0, np.inf, make_pipeline(scaler, head))
     for epoch in range(1, PROBE_RECIPE["epochs"] + 1):
         head.partial_fit(inside, correct[~held], classes=[0, 1])
         loss = log_loss(correct[held], head.predict_proba(outside)[:, 1], labels=[0, 1])
-        if loss < best[0]:
-            best, kept = (loss, epoch), (head.coef_[0].copy(), float(head.intercept_[0]))
-        elif epoch - best[1] >= PROBE_RECIPE["patience"]:
+        if loss < best.loss:
+            best = Probe(layer, epoch, float(loss), make_pipeline(scaler, copy.deepcopy(head)))
+        elif epoch - best.epochs >= PROBE_RECIPE["patience"]:
             break
-    weights, bias = kept
-
-    def predict(all_layers: np.ndarray) -> np.ndarray:
-        return _sigmoid(scaler.transform(all_layers[:, layer]) @ weights + bias)
-
-    return Probe(layer, best[1], float(best[0]), predict)
+    return best
 
 
 def probe_confidences(
@@ -163,25 +169,20 @@ def router_confidences(records: pd.DataFrame) -> pd.Series:
     """
     from sklearn.metrics import log_loss
 
-    is_known = (records["group"] == CALIBRATION).to_numpy()
-    texts = records["question"].to_numpy(dtype=object)
-    right = records["correct"].to_numpy().astype(int)
-    _need_both(right[is_known], "the calibration split")
-    held = is_known & (folds(records["question_id"]) == 0)
+    known = (records["group"] == CALIBRATION).to_numpy()
+    held = known & (folds(records["question_id"]) == 0)
+    texts, right = records["question"].to_numpy(dtype=object), records["correct"].to_numpy(int)
+    _need_both(right[known], "the calibration split")
 
     def loss(strength: float) -> float:
-        model = _fit_router(texts[is_known & ~held], right[is_known & ~held], strength)
-        return log_loss(right[held], _by_text(model, texts[held]), labels=[0, 1])
+        predict = _fit_router(texts[known & ~held], right[known & ~held], strength)
+        return log_loss(right[held], predict(texts[held]), labels=[0, 1])
 
-    strength = min((1e-3, 1e-2, 1e-1), key=loss)
-
-    def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-        return _by_text(_fit_router(texts[inside], right[inside], strength), texts[outside])
-
-    return pd.Series(_out_of_fold(records, judge), index=records.index)
+    fit = functools.partial(_fit_router, strength=min((1e-3, 1e-2, 1e-1), key=loss))
+    return pd.Series(_out_of_fold(records, texts, right, fit), index=records.index)
 
 
-def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float):
+def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float) -> _Map:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -193,12 +194,13 @@ def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float):
         analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True, norm=None, lowercase=False
     )
     model = make_pipeline(counts, LogisticRegression(C=strength, max_iter=1000, tol=1e-3))
-    return model.fit(rows["text"], rows["correct"], logisticregression__sample_weight=rows["size"])
+    model.fit(rows["text"], rows["correct"], logisticregression__sample_weight=rows["size"])
 
+    def predict(texts: np.ndarray) -> np.ndarray:
+        different, number = np.unique(texts, return_inverse=True)
+        return model.predict_proba(different)[:, 1][number]
 
-def _by_text(model, texts: Sequence[str]) -> np.ndarray:
-    different, number = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
-    return model.predict_proba(different)[:, 1][number]
+    return predict
 
 
 def deferral_gain(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
@@ -213,7 +215,7 @@ def deferral_gain(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
     outcomes = np.zeros((2, len(slm)), dtype=int)  # only those of the calibration split are read
     outcomes[:, known] = slm.loc[known, "correct"], _of_llm(slm[known], llm)
     shown = _shown(slm)
-    ours, theirs = (_logistic(slm, shown, right) for right in outcomes)
+    ours, theirs = (_out_of_fold(slm, shown, right, _fit_logistic) for right in outcomes)
     tokens = (slm["prompt_tokens"] + slm["completion_tokens"]).to_numpy()
     return pd.Series(_sigmoid((ours - theirs) * tokens[known].mean() / tokens), index=slm.index)
 
@@ -229,33 +231,34 @@ def _shown(slm: pd.DataFrame) -> np.ndarray:
     return np.column_stack([*doubts, _log_odds(stated), *lengths])
 
 
-def _logistic(records: pd.DataFrame, features: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """P(right) by logistic regression on standardised features (rows, features)."""
+def _fit_logistic(features: np.ndarray, right: np.ndarray) -> _Map:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-        _need_both(right[inside], "one model on the calibration split")
-        model = make_pipeline(StandardScaler(), LogisticRegression())
-        return model.fit(features[inside], right[inside]).predict_proba(features[outside])[:, 1]
-
-    return _out_of_fold(records, judge)
+    _need_both(right, "one model on the calibration split")
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features, right)
+    return lambda features: model.predict_proba(features)[:, 1]
 
 
-def recalibration(method: str, confidence, correct) -> Callable[[np.ndarray], np.ndarray]:
+def recalibrated(method: str, records: pd.DataFrame) -> np.ndarray:
+    """The confidences of records, mapped by a `recalibration`."""
+    columns = records["confidence"].to_numpy(dtype=float), records["correct"].to_numpy()
+    return _out_of_fold(records, *columns, functools.partial(recalibration, method))
+
+
+def recalibration(method: str, confidence, correct) -> _Map:
     """A rising map from confidence to P(correct), fitted on rows with a confidence; NaN stays NaN.
 
     "isotonic" is stepwise, "platt" is logistic in the log-odds, and "temperature" divides them (Guo
     et al. 2017).
     """
-    fits = dict(zip(RECALIBRATIONS, (_isotonic, _platt, _temperature), strict=True))
-    if method not in fits:
-        raise ValueError(f"recalibration {method!r} is not one of {', '.join(fits)}")
+    if method not in RECALIBRATIONS:
+        raise ValueError(f"recalibration {method!r} is not one of {', '.join(RECALIBRATIONS)}")
     confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=int)
     stated = ~np.isnan(confidence)
     _need_both(correct[stated], "the calibration split")
-    fitted = fits[method](confidence[stated], correct[stated])
+    fitted = RECALIBRATIONS[method](confidence[stated], correct[stated])
 
     def apply(values: np.ndarray) -> np.ndarray:
         mapped = np.array(values, dtype=float)
@@ -267,40 +270,27 @@ def recalibration(method: str, confidence, correct) -> Callable[[np.ndarray], np
     return apply
 
 
-def recalibrated(method: str, records: pd.DataFrame) -> np.ndarray:
-    """The confidences of records, mapped by a `recalibration`."""
-    confidence, correct = records["confidence"].to_numpy(dtype=float), records["correct"].to_numpy()
-
-    def judge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-        return recalibration(method, confidence[inside], correct[inside])(confidence[outside])
-
-    return _out_of_fold(records, judge)
-
-
-def _isotonic(confidence: np.ndarray, right: np.ndarray):
+def _fit_isotonic(confidence: np.ndarray, right: np.ndarray) -> _Map:
     from sklearn.isotonic import IsotonicRegression
 
     return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(confidence, right).predict
 
 
-def _platt(confidence: np.ndarray, right: np.ndarray):
+def _fit_log_odds(confidence: np.ndarray, right: np.ndarray, *, bias: bool) -> _Map:
     from sklearn.linear_model import LogisticRegression
 
     # C so large that it is no penalty. A falling map would turn the confidence around.
-    model = LogisticRegression(C=1e6).fit(_log_odds(confidence)[:, None], right)
-    slope, bias = max(0.0, float(model.coef_[0, 0])), float(model.intercept_[0])
-    return lambda values: _sigmoid(slope * _log_odds(values) + bias)
+    model = LogisticRegression(C=1e6, fit_intercept=bias)
+    model.fit(_log_odds(confidence)[:, None], right)
+    slope, intercept = max(0.0, model.coef_.item()), np.ravel(model.intercept_)[0]
+    return lambda values: _sigmoid(slope * _log_odds(values) + intercept)
 
 
-def _temperature(confidence: np.ndarray, right: np.ndarray):
-    from scipy.optimize import minimize_scalar
-
-    def loss(log_temperature: float) -> float:
-        p = np.clip(_sigmoid(_log_odds(confidence) / np.exp(log_temperature)), 1e-12, 1 - 1e-12)
-        return -float(np.mean(right * np.log(p) + (1 - right) * np.log(1 - p)))
-
-    temperature = np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
-    return lambda values: _sigmoid(_log_odds(values) / temperature)
+RECALIBRATIONS: dict[str, Callable[[np.ndarray, np.ndarray], _Map]] = {
+    "isotonic": _fit_isotonic,
+    "platt": functools.partial(_fit_log_odds, bias=True),
+    "temperature": functools.partial(_fit_log_odds, bias=False),
+}
 
 
 def random_confidence(records: pd.DataFrame) -> pd.Series:
@@ -326,17 +316,17 @@ def folds(question_id, seed: int = 0) -> np.ndarray:
 
 
 def _out_of_fold(
-    records: pd.DataFrame, judge: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    records: pd.DataFrame, inputs: np.ndarray, right: np.ndarray, fit: Callable[..., _Map]
 ) -> np.ndarray:
-    """Confidences (rows,) by `judge(rows fitted on, rows judged)`, out-of-fold by question."""
+    """P(right) of each row's inputs by `fit(inputs, right)`, out-of-fold by question."""
     known = (records["group"] == CALIBRATION).to_numpy()
-    rows, confidences = np.flatnonzero(known), np.empty(len(known))
+    confidences = np.empty(len(known))
     if not known.all():
-        confidences[~known] = judge(rows, np.flatnonzero(~known))
-    fold_of = folds(records["question_id"].to_numpy()[rows])
-    for fold in np.unique(fold_of):
-        inside, outside = rows[fold_of != fold], rows[fold_of == fold]
-        confidences[outside] = judge(inside, outside)
+        confidences[~known] = fit(inputs[known], right[known])(inputs[~known])
+    fold_of = np.where(known, folds(records["question_id"]), -1)
+    for fold in np.unique(fold_of[known]):
+        inside, outside = known & (fold_of != fold), fold_of == fold
+        confidences[outside] = fit(inputs[inside], right[inside])(inputs[outside])
     return confidences
 
 

@@ -2,9 +2,8 @@
 
 Conventions, the same everywhere in the package:
 
-- A confidence that was not stated is NaN or None. Calibration metrics are over stated confidences;
-  `parse_rate` is the share stated. A metric that is not defined (no confidence stated; AUROC if all
-  answers are right or all are wrong) is NaN.
+- A confidence that was not stated is NaN or None, and only `parse_rate` and Pass@1 count its row. A
+  metric that is not defined (AUROC if all answers are right or all are wrong) is NaN.
 - ECE has 10 bins of equal width **closed on the left**: [0, .1), [.1, .2), ..., [.9, 1]. Stated
   confidences lie on the edges, so this matters. Edges are the decimals themselves (i / 10);
   `numpy.linspace(0, 1, 11)` is a rounding error above .3, .6 and .7, and `bins=` takes that too.
@@ -15,15 +14,14 @@ Conventions, the same everywhere in the package:
   Intervals are the 2.5th and 97.5th percentile, widened if needed to hold the value itself
   (resampling biases ECE upwards). Resamples in which a metric is not defined are left out.
 
-A calibration metric depends only on how many right and wrong answers stand at each distinct
-confidence. A resample's counts are a weighted sum of the questions' own, so all resamples together
-are one matrix product.
+A calibration metric depends only on how many right and wrong answers stand at each confidence, so
+all resamples together are one matrix product: their weights by the questions' own counts.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +38,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-
-# --- metrics of one sample ------------------------------------------------------------------------
 
 
 def ece(confidence, correct, *, bins=10, closed: str = "left") -> float:
@@ -98,16 +93,11 @@ def reliability(confidence, correct, *, bins=10, closed: str = "left") -> pd.Dat
     """The filled bins of `ece`, a row each: low, high, count, mean confidence and accuracy."""
     levels, right, wrong = _histogram(confidence, correct)
     edges, count = _edges(bins), right + wrong
-    sums = pd.DataFrame({"count": count, "confidence": levels * count, "accuracy": right})
-    table = sums.groupby(_bin_of(levels, edges, closed)).sum()
-    for name in ("confidence", "accuracy"):
-        table[name] /= table["count"]
-    table.insert(0, "low", np.clip(edges, 0, 1)[table.index])
-    table.insert(1, "high", np.clip(edges, 0, 1)[table.index + 1])
-    return table.astype({"count": int}).reset_index(drop=True)
-
-
-# --- metrics with intervals -----------------------------------------------------------------------
+    filled, starts = np.unique(_bin_of(levels, edges, closed), return_index=True)
+    count, stated, right = np.add.reduceat([count, levels * count, right], starts, axis=1)
+    table = {"low": np.clip(edges, 0, 1)[filled], "high": np.clip(edges, 0, 1)[filled + 1]}
+    table |= {"count": count.astype(int), "confidence": stated / count, "accuracy": right / count}
+    return pd.DataFrame(table)
 
 
 def evaluate(question_id, correct, confidence, **options) -> dict[str, Interval]:
@@ -119,40 +109,32 @@ def evaluate(question_id, correct, confidence, **options) -> dict[str, Interval]
 
 
 def evaluate_sets(records: pd.DataFrame, **options) -> dict[str, dict[str, Interval]]:
-    """`evaluate` for each dataset, then for "mean", the plain mean over the datasets.
-
-    A dataset's intervals do not depend on the others: each is resampled by itself.
-    """
+    """`evaluate` for each dataset, then for "mean", the plain mean over the datasets."""
     return {name: _intervals(draws) for name, draws in set_draws(records, **options).items()}
 
 
-def paired_difference(
-    first: pd.DataFrame, second: pd.DataFrame, **options
-) -> dict[str, dict[str, Interval]]:
+def paired_difference(first: pd.DataFrame, second: pd.DataFrame, **options) -> dict[str, dict]:
     """Metrics of `first` less those of `second` on the same resamples, as `evaluate_sets` does.
 
     The numbers of samples may differ. ValueError unless both are about the same questions.
     """
     keys = ["dataset", "question_id"]
-    questions = [set(frame[keys].itertuples(index=False, name=None)) for frame in (first, second)]
-    if questions[0] != questions[1]:
-        dataset, question = min(questions[0] ^ questions[1], key=str)
-        raise ValueError(
-            f"paired difference: question {question!r} of {dataset!r} is on one side only"
-        )
-    other = set_draws(second, **options)
+    one, other = (set(frame.groupby(keys).groups) for frame in (first, second))
+    if unpaired := one ^ other:
+        dataset, question = min(unpaired, key=str)
+        raise ValueError(f"question {question!r} of {dataset!r} is on one side only")
+    sets, less = set_draws(first, **options), set_draws(second, **options)
     return {
-        dataset: _intervals({name: draws[name] - other[dataset][name] for name in draws})
-        for dataset, draws in set_draws(first, **options).items()
+        dataset: _intervals({name: draws[name] - less[dataset][name] for name in draws})
+        for dataset, draws in sets.items()
     }
 
 
 def verdict(low: float, high: float, bound=0.0, above=True, words=("yes", "no")) -> str:
     """Whether a value lies above (or below) a bound, by its 95% interval: the one rule.
 
-    Returns:
-        The first word if the whole interval lies on the claimed side, the second if it lies on the
-        other, and "undecided" if it reaches across the bound, touches it or is not known.
+    The first word if the whole interval lies on the claimed side, the second if on the other;
+    "undecided" if it reaches across the bound, touches it or is not known.
     """
     if not above:
         low, high, bound = -high, -low, -bound
@@ -186,7 +168,7 @@ def bootstrap(
     from scipy.sparse import csr_array
 
     correct, confidence = checked(correct, confidence)
-    question, questions = numbered(question_id, len(correct))
+    question, questions = _numbered(question_id, len(correct))
     stated = ~np.isnan(confidence)
     levels, level = np.unique(confidence[stated], return_inverse=True)
     cells = (question[stated], level + len(levels) * correct[stated])
@@ -195,17 +177,14 @@ def bootstrap(
     blocks = []
     for weights in question_weights(questions, resamples, seed):
         wrong, right = np.split(weights @ histograms, 2, axis=-1)
-        blocks.append(
-            {
-                "pass1": weights @ (hits / samples) / questions,
-                "ece": _ece(levels, right, wrong, _edges(bins), closed),
-                "brier": _brier(levels, right, wrong),
-                "auroc": _auroc(levels, right, wrong),
-                "aurc": _aurc(levels, right, wrong),
-                "levels": (right + wrong > 0).sum(axis=-1, dtype=float),
-                "parse_rate": (weights @ parsed) / (weights @ samples),
-            }
-        )
+        block = {"pass1": weights @ (hits / samples) / questions}
+        block["ece"] = _ece(levels, right, wrong, _edges(bins), closed)
+        block["brier"] = _brier(levels, right, wrong)
+        block["auroc"] = _auroc(levels, right, wrong)
+        block["aurc"] = _aurc(levels, right, wrong)
+        block["levels"] = (right + wrong > 0).sum(axis=-1, dtype=float)
+        block["parse_rate"] = (weights @ parsed) / (weights @ samples)
+        blocks.append(block)
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -223,14 +202,14 @@ def set_draws(
     sets = {name: draw(rows, seed=_seed_of(seed, name), **options) for name, rows in by_dataset}
     if not sets:
         raise ValueError("no records to evaluate")
-    metrics = next(iter(sets.values()))
-    means = {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in metrics}
+    names = next(iter(sets.values()))
+    means = {name: np.mean([draws[name] for draws in sets.values()], axis=0) for name in names}
     return {**sets, "mean": means}
 
 
 def question_means(rows: pd.DataFrame, columns: Mapping, *, resamples: int = 1000, seed=0) -> Draws:
     """Means over one dataset's questions of several columns (rows,), all on the same resamples."""
-    question, questions = numbered(rows["question_id"], len(rows))
+    question, questions = _numbered(rows["question_id"], len(rows))
     samples = np.bincount(question, minlength=questions)
     rates = [np.bincount(question, column, questions) / samples for column in columns.values()]
     blocks = question_weights(questions, resamples, seed)
@@ -247,7 +226,7 @@ def row_weights(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> 
     datasets = rows["dataset"].unique()
     for dataset in datasets:
         at = np.flatnonzero(rows["dataset"] == dataset)
-        question, questions = numbered(rows["question_id"].to_numpy()[at], len(at))
+        question, questions = _numbered(rows["question_id"].to_numpy()[at], len(at))
         samples = np.bincount(question, minlength=questions)
         draws = np.concatenate([*question_weights(questions, resamples, _seed_of(seed, dataset))])
         weights[:, at] = draws[:, question] / (samples[question] * questions * len(datasets))
@@ -258,9 +237,7 @@ def _seed_of(seed: int, dataset: str) -> list[int]:
     return [seed, zlib.crc32(dataset.encode())]
 
 
-def question_weights(
-    questions: int, resamples: int, seed: int | Sequence[int]
-) -> Iterator[np.ndarray]:
+def question_weights(questions: int, resamples: int, seed) -> Iterator[np.ndarray]:
     """How often each question counts (rows, questions): once each, then as resamples drew it."""
     yield np.ones((1, questions))
     rng = np.random.default_rng(seed)
@@ -314,8 +291,8 @@ def _divide(numerator, denominator):
 def _bin_of(levels: np.ndarray, edges: np.ndarray, closed: str) -> np.ndarray:
     if closed not in ("left", "right"):
         raise ValueError(f'closed={closed!r}; use "left" or "right"')
-    index = np.searchsorted(edges, levels, side="right" if closed == "left" else "left") - 1
-    return np.clip(index, 0, len(edges) - 2)
+    after = np.searchsorted(edges, levels, side="right" if closed == "left" else "left")
+    return np.clip(after - 1, 0, len(edges) - 2)
 
 
 def _edges(bins) -> np.ndarray:
@@ -342,25 +319,21 @@ def checked(correct, confidence) -> tuple[np.ndarray, np.ndarray]:
     """Both columns as integers and floats; ValueError for other shapes or values out of range."""
     correct, confidence = np.asarray(correct), np.asarray(confidence, dtype=float)
     if correct.shape != confidence.shape or correct.ndim != 1:
-        raise ValueError(
-            f"correct is {correct.shape}, confidence {confidence.shape}; both must be (samples,)"
-        )
+        shapes = f"correct is {correct.shape}, confidence {confidence.shape}"
+        raise ValueError(f"{shapes}; both must be (samples,)")
     if not np.isin(correct, (0, 1)).all():
         raise ValueError("correct holds something other than 0, 1, False and True")
     outside = (confidence < 0) | (confidence > 1)
     if outside.any():
-        raise ValueError(
-            f"confidence {confidence[outside][0]} at row {outside.argmax()} is outside [0, 1]"
-        )
+        row = outside.argmax()
+        raise ValueError(f"confidence {confidence[row]} at row {row} is outside [0, 1]")
     return correct.astype(int), confidence
 
 
-def numbered(question_id, rows: int) -> tuple[np.ndarray, int]:
+def _numbered(question_id, rows: int) -> tuple[np.ndarray, int]:
     """Each row's question as a number, by sorted id so that the order of rows cannot matter."""
     numbers, ids = pd.factorize(np.asarray(question_id), sort=True)
     if len(numbers) != rows or not rows or numbers.min() < 0:
         given = (numbers >= 0).sum()
-        raise ValueError(
-            f"{given} question ids for {rows} rows; each row needs one, of at least one"
-        )
+        raise ValueError(f"{given} question ids for {rows} rows; give each row one, and some row")
     return numbers, len(ids)

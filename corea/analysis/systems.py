@@ -1,15 +1,10 @@
-"""The cascades by name: which SLM answers, where its confidence comes from, and who is paid.
-
-A system turns the records of its SLM into the rows that `corea.cascade` takes, with its own
-confidence in the column `confidence`. COREA+ has no fixed recipe: it is the candidate that is
-cheapest on the calibration split.
-"""
+"""The cascades by name: which SLM answers, where its confidence comes from, and who is paid."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -49,23 +44,20 @@ PAPER = (
 OURS = (
     *map(_system, ("SLM-Digits", "L1-SLM-Digits", "L1-SLM-Probe", "L1-SLM-AvgProb")),
     *map(_system, ("RLVR-SLM-AnswerProb", "RLVR-SLM-Digits", "RLVR-SLM-Consistency")),
-    System("L1-SLM-Verb-Isotonic", "L1-SLM", "Verb", "isotonic"),
-    System("L1-SLM-Verb-Platt", "L1-SLM", "Verb", "platt"),
-    System("L1-SLM-Verb-Temperature", "L1-SLM", "Verb", "temperature"),
+    *(System(f"L1-SLM-Verb-{m.title()}", "L1-SLM", "Verb", m) for m in sources.RECALIBRATIONS),
     _system("L1-SLM-Gain"),
     System("Random", "L1-SLM", "Random"),
     System("Oracle-L1-SLM", "L1-SLM", "Oracle"),
     System("Oracle", "RLVR-SLM", "Oracle"),
 )
 COREA, COREA_PLUS = "L1-SLM-Verb", "COREA+"
-# What COREA+ may be: every trained SLM with every source that costs no more than its one answer.
+# COREA+ is the cheapest of these on the calibration split. They are every trained SLM with every
+# source that costs no more than its one answer.
 CANDIDATES = tuple(
     _system(f"{slm}-{source}")
     for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM")
     for source in ("Verb", "Digits", "AvgProb", "Probe", "Gain")
 )
-
-
 _LINES = ("Random", "Oracle-L1-SLM", "Oracle")  # below and above all others, last in the tables
 
 
@@ -89,12 +81,9 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
 
 
 def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
-    """The records of a system's SLM with the system's confidence, fitted on the calibration split.
+    """The records of a system's SLM with the system's confidence, as `corea.cascade` takes them.
 
-    Gain and Oracle need the LLM's records too.
-
-    Raises:
-        ValueError: if the SLM has no records, or the source is not in `SOURCES`.
+    What is fitted is fitted on the calibration split. Gain and Oracle need the LLM's records too.
     """
     if system.source not in SOURCES:
         known = f"use one of {', '.join(SOURCES)}"
@@ -130,19 +119,18 @@ def groups_of(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {group: records[records["group"] == group] for group in GROUPS if group in groups}
 
 
-def cells(
-    rows: pd.DataFrame | Mapping[str, pd.DataFrame],
-) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def cells(rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame]]:
     """(system, group, its rows) in the order of the tables, from records or rows by system."""
-    for system, its_rows in (by_system(rows) if isinstance(rows, pd.DataFrame) else rows).items():
-        for group, group_rows in groups_of(its_rows).items():
-            yield system, group, group_rows
+    systems = by_system(rows) if isinstance(rows, pd.DataFrame) else rows
+    return [
+        (name, *cell) for name, of_name in systems.items() for cell in groups_of(of_name).items()
+    ]
 
 
 def mean_curve(
     slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float, router: bool = False
 ) -> pd.DataFrame:
-    """The mean cost-accuracy curve of a group's datasets; cost is a share of the LLM's.
+    """The mean cost-accuracy curve of a group's datasets, cost as a share of the LLM's.
 
     It has a row for `threshold` and for every other at which something changes, rising.
     """
@@ -150,7 +138,7 @@ def mean_curve(
     for _, rows in cascade.replay(slm, llm, threshold, prices).groupby("dataset", sort=False):
         sweep = _curve(rows, router)
         sweeps.append(sweep.assign(cost=sweep["cost"] / rows["llm_cost"].mean()))
-    thresholds = np.unique([threshold, *(at for sweep in sweeps for at in sweep["threshold"])])
+    thresholds = np.unique([threshold, *pd.concat(sweeps)["threshold"]])
     # Between two thresholds of a sweep nothing changes: the upper one keeps the same answers.
     aligned = [sweep.iloc[np.searchsorted(sweep["threshold"], thresholds)] for sweep in sweeps]
     names = ["cost", "pass1", "llm_share"]
@@ -164,10 +152,10 @@ class Comparison:
 
     Attributes:
         thresholds: by rule and system, NaN if there is none. `PAPER_RULE` is the LLM's Pass@1 (not
-            for scores), `BUDGET_RULE` has the highest Pass@1 within the budget, `EQUAL_RULE` the
+            for scores), `BUDGET_RULE` has the highest Pass@1 within `budget`, `EQUAL_RULE` the
             least cost that reaches `pass1`; those two are COREA's at the paper's threshold.
-        routers: names of the systems that decide before generation.
-        scores: names of those whose confidence ranks and is no probability.
+        routers: those of the systems that decide before generation.
+        scores: those whose confidence ranks and is no probability.
         chosen: the candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
     """
 
@@ -201,9 +189,8 @@ def verbalized(
     llm = records[records["system"] == "LLM"]
     if threshold is None:
         threshold = cascade.llm_pass1(_calibration(llm))
-    rows = {f"{name}-Verb": its_rows for name, its_rows in by_system(records).items()}
-    if "LLM-Verb" in rows:
-        rows["LLM"] = rows.pop("LLM-Verb")
+    systems = by_system(records)
+    rows = {name if name == "LLM" else f"{name}-Verb": systems[name] for name in systems}
     thresholds = {**dict.fromkeys(rows, threshold), "LLM": cascade.DEFER_ALL}
     return Comparison(rows, llm, prices, {PAPER_RULE: thresholds}, routers=("LLM",))
 
@@ -221,9 +208,11 @@ def compare(
         for name, its_rows in rows.items()
     }
     budget, pass1 = (float(replayed[COREA][column].mean()) for column in ("cost", "correct"))
-    costs = {system.name: _cost_at(replayed[system.name], pass1) for system in CANDIDATES}
-    chosen = pd.Series(costs).div(budget).rename_axis("system").reset_index(name="cost")
-    chosen = chosen.assign(pass1=pass1).sort_values(["cost", "system"], ignore_index=True)
+    alike = np.full(len(replayed[COREA]), 1 / len(replayed[COREA]))
+    chosen = pd.DataFrame({"system": [system.name for system in CANDIDATES]})
+    costs = [cascade.cost_at_pass1(replayed[name], alike, pass1) for name in chosen["system"]]
+    chosen = chosen.assign(cost=np.ravel(costs) / budget, pass1=pass1)
+    chosen = chosen.sort_values(["cost", "system"], ignore_index=True)
     best = chosen["system"].iloc[0]
     known[COREA_PLUS], replayed[COREA_PLUS] = known[best], replayed[best]
     rows[COREA_PLUS] = rows[best].assign(system=COREA_PLUS)
@@ -243,11 +232,6 @@ def compare(
 
 def _calibration(records: pd.DataFrame) -> pd.DataFrame:
     return records[records["group"] == CALIBRATION]
-
-
-def _cost_at(replayed: pd.DataFrame, pass1: float) -> float:
-    weights = np.full((1, len(replayed)), 1 / len(replayed))
-    return float(cascade.cost_at_pass1(replayed, weights, pass1)[0][0])
 
 
 def _curve(replayed: pd.DataFrame, router: bool) -> pd.DataFrame:

@@ -27,6 +27,7 @@ def explore(draw: Callable[..., tuple[Figure, pd.DataFrame]], **choices: Sequenc
         **choices: the values that each setting may take; a slider for numbers, else a list.
     """
     from IPython.display import display
+    from ipywidgets import Dropdown, SelectionSlider, interact
 
     def show(**settings) -> None:
         import matplotlib.pyplot as plt
@@ -40,19 +41,15 @@ def explore(draw: Callable[..., tuple[Figure, pd.DataFrame]], **choices: Sequenc
     if os.environ.get(STATIC):
         show(**{name: values[0] for name, values in choices.items()})
         return
-    from ipywidgets import interact
-
-    interact(show, **{name: _control(name, values) for name, values in choices.items()})
-
-
-def _control(name: str, values: Sequence):
-    """A slider over the sorted numbers, standing at the first; or a list."""
-    from ipywidgets import Dropdown, SelectionSlider
-
-    options = {"value": values[0], "description": name.replace("_", " ")}
-    if all(isinstance(value, int | float) for value in values):
-        return SelectionSlider(options=sorted(values), continuous_update=False, **options)
-    return Dropdown(options=list(values), **options)
+    controls = {}
+    for name, values in choices.items():
+        start = {"value": values[0], "description": name.replace("_", " ")}
+        if all(isinstance(value, int | float) for value in values):
+            options = sorted(values)
+            controls[name] = SelectionSlider(options=options, continuous_update=False, **start)
+        else:
+            controls[name] = Dropdown(options=list(values), **start)
+    interact(show, **controls)
 
 
 @styled
@@ -68,13 +65,12 @@ def reward_shape(
     import matplotlib.pyplot as plt
     from scipy.stats import binom
 
-    stated, right = np.linspace(0, 1, 101), np.arange(rollouts)  # right ones among the others
-    reward = np.zeros(len(stated))
-    for outcome, chance in ((1, p), (0, 1 - p)):
-        targets = sample_share * outcome + (1 - sample_share) * (outcome + right) / rollouts
-        for target, weight in zip(targets, binom.pmf(right, rollouts - 1, p), strict=True):
-            reward -= chance * weight * np.array([DISTANCES[distance](c, target) for c in stated])
-    best = stated[reward.argmax()]
+    stated, others, own = np.linspace(0, 1, 101), np.arange(rollouts), np.array([[0], [1]])
+    targets = sample_share * own + (1 - sample_share) * (own + others) / rollouts
+    chances = binom.pmf(own, 1, p) * binom.pmf(others, rollouts - 1, p)
+    distances = np.vectorize(DISTANCES[distance])(stated[:, None, None], targets)
+    reward = -(distances * chances).sum(axis=(1, 2))
+    best = stated[reward.round(9).argmax()]  # of equal ones the least
     figure, axes = plt.subplots(figsize=(5.2, 2.8))
     axes.plot(stated, reward, lw=1.6)
     axes.plot(best, reward.max(), "o", ms=6)

@@ -36,10 +36,10 @@ _WRONG: dict[str, Any] = {"fc": "white", "ec": style.BROWN, "lw": 0.5, "hatch": 
 def reliability(
     records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM")
 ) -> tuple[Figure, pd.DataFrame]:
-    """Accuracy against stated confidence, before and after training; a panel for each group.
+    """Accuracy against stated confidence, binned around 0, .1, ..., 1; a panel for each group.
 
-    Answers of a group's datasets are pooled and binned around 0, .1, ..., 1; bins of under half a
-    percent are only in the numbers. The ECE in the titles is the mean over the datasets.
+    Bins of under half a percent of answers are only in the numbers. The answers of a group's
+    datasets are pooled, but the ECE in the titles is the mean over the datasets.
     """
     parts = list(cells(records[records["system"].isin(systems)]))
     figure, panels = style.group_panels([group for _, group, _ in parts], 3.1, sharey=True)
@@ -82,10 +82,7 @@ def _area(share):
 def confidence_histograms(
     records: pd.DataFrame, systems: Sequence[str] = ("SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM")
 ) -> tuple[Figure, pd.DataFrame]:
-    """How often each confidence is stated, by right and wrong; systems down, groups across.
-
-    Confidences are binned around 0, .1, ..., 1; the bar at "none" is of answers without one.
-    """
+    """How often each confidence, or none, is stated, by right and wrong; systems down."""
     shares = {
         (system, group): _confidence_shares(rows).assign(system=system, group=group)
         for system, group, rows in cells(records[records["system"].isin(systems)])
@@ -99,7 +96,7 @@ def confidence_histograms(
         at = bars["level"].fillna(-0.15)
         axes.bar(at, bars["right"], 0.08, label="right", **_RIGHT)
         axes.bar(at, bars["wrong"], 0.08, bottom=bars["right"], label="wrong", **_WRONG)
-        axes.yaxis.set_major_formatter(style.percent())
+        axes.yaxis.set_major_formatter(style.percent)
         axes.set_xticks([-0.15, *_TICKS], ["none", *map(str, _TICKS)])
         axes.set(xlabel="stated confidence (probability)", ylabel=f"{system}\nanswers (%)")
         axes.set_title(group if system == rows[0] else "")
@@ -122,10 +119,7 @@ def _confidence_shares(rows: pd.DataFrame) -> pd.DataFrame:
 
 @style.styled
 def training_curves(log: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Each logged metric of training (columns run, step, metric, value); a line for each run.
-
-    The faint line is the raw value. ValueError if the log holds no metric that training writes.
-    """
+    """Each metric of a training log (columns run, step, metric, value); a line for each run."""
     log = log[log["metric"].isin(_UNITS)].sort_values(["metric", "run", "step"])
     names = [name for name in _UNITS if name in set(log["metric"])]
     if not names:
@@ -181,31 +175,26 @@ def cost_curves(
         _draw_curve(panels[curve["group"].iloc[0]], curve, list(rows), baseline is not None)
     for axes in panels.values():
         axes.set_xlabel("cost (% of the LLM alone)")
-        axes.xaxis.set_major_formatter(style.percent())
-        axes.yaxis.set_major_formatter(style.percent())
+        axes.xaxis.set_major_formatter(style.percent)
+        axes.yaxis.set_major_formatter(style.percent)
     figure.axes[0].set_ylabel("Pass@1 (%)")
     style.legend(figure, "marker on a curve: the threshold used" if baseline else None)
     columns = ["group", "series", "threshold", "marked", "cost", "pass1", "llm_share"]
     numbers = pd.concat(drawn, ignore_index=True)[columns]
-    return figure, numbers if baseline else _by_group(numbers[numbers["series"] != "LLM"])
-
-
-def _by_group(numbers: pd.DataFrame) -> pd.DataFrame:
-    rank = numbers["group"].map(list(GROUPS).index).sort_values(kind="stable")
-    return numbers.loc[rank.index].drop(columns="marked").reset_index(drop=True)
+    if baseline is None:
+        numbers = numbers[numbers["series"] != "LLM"].drop(columns="marked")
+        numbers = pd.concat(groups_of(numbers).values(), ignore_index=True)
+    return figure, numbers
 
 
 def _draw_curve(axes: Axes, curve: pd.DataFrame, names: Sequence[str], marked: bool) -> None:
     for series, line in curve.groupby("series", sort=False):
         label = f"{series} alone" if series in ("SLM", "LLM") else str(series)
         colour, dashes, marker = style.look(label, names)
-        if len(line) == 1:
-            look: dict[str, Any] = {"marker": marker, "ms": 9 if marker == "*" else 6, "zorder": 5}
-        elif marked and line["marked"].any():
-            at = np.flatnonzero(line["marked"]).tolist()
-            look = {"marker": marker, "ms": 6, "markevery": at}
-        else:
-            look = {}
+        is_point = len(line) == 1
+        at = [0] if is_point else np.flatnonzero(line["marked"].eq(True) & marked).tolist()
+        look: dict[str, Any] = {"marker": marker if at else "", "markevery": at or None}
+        look |= {"ms": 9 if is_point and marker == "*" else 6, "zorder": 5 if is_point else 2}
         width = 1.8 if series in (COREA, "COREA+") else 0.8 if colour == style.GREY else 1.1
         look |= {"color": colour, "ls": dashes, "lw": width, "mec": "white", "mew": 0.6}
         label = f"{label} (COREA)" if series == COREA else label
@@ -220,9 +209,8 @@ def _alone(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFr
     mean, share = sets.mean(), np.linspace(0, 1, 11)
     pass1 = (1 - share) * mean["slm_correct"] + share * mean["llm_correct"]
     line = pd.DataFrame({"pass1": pass1, "cost": mean["slm_cost"] + share, "llm_share": share})
-    ends = {"pass1": [mean["slm_correct"], mean["llm_correct"]], "cost": [mean["slm_cost"], 1.0]}
-    points = pd.DataFrame({"series": ["SLM", "LLM"], **ends, "llm_share": [0.0, 1.0]})
-    table = pd.concat([line.assign(series="random deferral"), points])
+    ends = line.iloc[[0, -1]].assign(series=["SLM", "LLM"], cost=[mean["slm_cost"], 1.0])
+    table = pd.concat([line.assign(series="random deferral"), ends])
     return table.assign(threshold=np.nan, marked=None)
 
 
@@ -247,12 +235,7 @@ def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 def ablation_figure(
     table: pd.DataFrame, logs: pd.DataFrame, axis: Mapping[str, str], name: str
 ) -> tuple[Figure, pd.DataFrame]:
-    """`tables.table_ablation`: ECE, AUROC and Pass@1 by value, and the entropy over training.
-
-    Args:
-        axis: run by label.
-        name: what is varied.
-    """
+    """`tables.table_ablation` and the entropy over training; `axis` is run by label."""
     labels = [label for label, run in axis.items() if run in set(table["run"])]
     figure, grid = style.grid(2.35, 1, 4)
     crowded = sum(map(len, labels)) > 15
@@ -262,13 +245,16 @@ def ablation_figure(
         axes.set_xticks(range(len(labels)), labels, **turned)
         axes.set(title=_TITLES[metric], xlabel=name, xlim=(-0.6, len(labels) - 0.4))
     entropy = logs[logs["metric"] == "confidence entropy"].sort_values("step")
+    last, columns = grid[0, 3], 2 if max(map(len, labels)) <= 7 else 1
     for label in labels:
         line = entropy[entropy["run"] == axis[label]]
         colour, dashes, _ = style.look(label, labels)
-        smooth = _smooth(line, 9)
-        grid[0, 3].plot(line["step"], smooth, color=colour, ls=dashes, lw=1, label=label)
-    grid[0, 3].set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
-    style.legend_below_lines(grid[0, 3])
+        last.plot(line["step"], _smooth(line, 9), color=colour, ls=dashes, lw=1, label=label)
+    last.set(title="confidence entropy", xlabel="GRPO step", ylabel="nats")
+    (low, high), rows = last.get_ylim(), -(-len(labels) // columns)
+    last.set_ylim(low - (high - low) * 0.15 * rows, high)  # room for the legend under the lines
+    options = {"ncols": columns, "labelspacing": 0.2, "columnspacing": 0.8}
+    last.legend(fontsize=6.5, loc="lower left", **options)
     grid[0, 0].set_ylabel("fraction")
     style.legend(figure)
     return figure, table
@@ -295,22 +281,13 @@ def seeds_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, table
 
 
-def _marks(
-    axes: Axes,
-    table: pd.DataFrame,
-    value: str,
-    column: str,
-    names: Sequence[str],
-    along="y",
-    **look,
-) -> None:
+def _marks(axes, table: pd.DataFrame, value, column, names: list, along="y", **look) -> None:
     """Values with their intervals at the numbers of their names, the groups side by side."""
     for group, rows in groups_of(table).items():
         colour, marker, face = style.GROUP_LOOKS[group]
         step = 0.22 * (list(GROUPS).index(group) - 1)
         at = rows[column].map(names.index) + (step if along == "y" else -step)
         spread = np.abs([rows[value] - rows[f"{value}_low"], rows[f"{value}_high"] - rows[value]])
-        where: dict[str, Any] = {along: rows[value], f"{along}err": spread}
-        where["x" if along == "y" else "y"] = at
+        where = {along: rows[value], f"{along}err": spread, "x" if along == "y" else "y": at}
         plain = {"fmt": marker, "color": colour, "mfc": face, "ms": 3.6, "mew": 0.8, "label": group}
         axes.errorbar(**where, **{**plain, "elinewidth": 0.8, "capsize": 0, **look})

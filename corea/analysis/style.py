@@ -10,7 +10,6 @@ from corea.questions.base import GROUPS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _WIDTH = 7.0  # inches: two columns of a page
@@ -104,11 +103,9 @@ def group_panels(groups: Iterable[str], height: float, **options):
     return figure, dict(zip(names, axes[0], strict=True))
 
 
-def percent():
-    """Tick labels of fractions as percent."""
-    from matplotlib.ticker import PercentFormatter
-
-    return PercentFormatter(1.0, decimals=0, symbol="")
+def percent(fraction: float, _position: int) -> str:
+    """The label of a tick at a fraction, in percent."""
+    return f"{100 * fraction:.0f}"
 
 
 def legend(figure: Figure, title: str | None = None) -> None:
@@ -117,12 +114,3 @@ def legend(figure: Figure, title: str | None = None) -> None:
     columns = len(labels) if len(labels) <= 5 else min(4, -(-len(labels) // 2))
     options: dict[str, Any] = {"title": title, "handlelength": 2.8, "columnspacing": 1.4}
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
-
-
-def legend_below_lines(axes: Axes) -> None:
-    """A small legend in room made for it under the lines, where it covers nothing."""
-    labels = axes.get_legend_handles_labels()[1]
-    columns = 2 if max(map(len, labels)) <= 7 else 1
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - (high - low) * 0.15 * -(-len(labels) // columns), high)
-    axes.legend(fontsize=6.5, loc="lower left", ncols=columns, labelspacing=0.2, columnspacing=0.8)

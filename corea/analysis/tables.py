@@ -36,24 +36,20 @@ CASCADE_COLUMNS = [
 def table_slm(rows: pd.DataFrame | Mapping[str, pd.DataFrame], **options) -> pd.DataFrame:
     """Every system by itself on every dataset, then its mean over the datasets of each group.
 
-    `rows` are records of stand-alone systems, or rows by system. ValueError if there are none.
+    `rows` are records of stand-alone systems, or rows by system.
     """
     table = []
     for system, group, group_rows in cells(rows):
         tokens = group_rows.groupby("dataset")["completion_tokens"].mean()
         for dataset, intervals in metrics.evaluate_sets(group_rows, **options).items():
-            sizes = _sizes(group_rows, dataset)
-            used = tokens.mean() if dataset == "mean" else tokens[dataset]
-            keys = {"system": system, "group": group, "dataset": dataset, "completion_tokens": used}
-            table.append({**keys, **sizes, **_flat(intervals)})
+            row = {"system": system, "group": group, "dataset": dataset}
+            row["completion_tokens"] = tokens.mean() if dataset == "mean" else tokens[dataset]
+            table.append({**row, **_sizes(group_rows, dataset), **_flat(intervals)})
     return pd.DataFrame(table, columns=SLM_COLUMNS)
 
 
 def table_sources(compared: Comparison, **options) -> pd.DataFrame:
-    """How good each system's confidence is: the mean rows of `table_slm`.
-
-    ECE and Brier score of scores, which are no probabilities, are left out.
-    """
+    """The mean rows of `table_slm`; no ECE or Brier score of scores, which are no probabilities."""
     table = table_slm(compared.rows, **options)
     table = table.loc[table["dataset"] == "mean", SOURCE_COLUMNS].reset_index(drop=True)
     of_probability = [name for name in table if name.startswith(("ece", "brier"))]
@@ -64,11 +60,8 @@ def table_sources(compared: Comparison, **options) -> pd.DataFrame:
 def table_cascade(compared: Comparison, **options) -> pd.DataFrame:
     """Every system with the LLM behind it by every rule, on every dataset and each group's mean.
 
-    A system has no rows by a rule that finds no threshold. ValueError without the LLM's records.
-
-    Returns:
-        Columns rule and `CASCADE_COLUMNS`: cost in price units per 1,000 questions; pass1_drop (LLM
-        less cascade) and cost_reduction (1 - cascade / LLM), paired over questions.
+    A system has no rows by a rule that finds no threshold. Costs are in price units per 1,000
+    questions; pass1_drop and cost_reduction are against the LLM, paired over questions.
     """
     tables, llm = [], groups_of(compared.llm)
     for rule, thresholds in compared.thresholds.items():
@@ -77,10 +70,9 @@ def table_cascade(compared: Comparison, **options) -> pd.DataFrame:
                 continue
             if group not in llm:
                 raise ValueError(f"no records of system 'LLM' on group {group!r} to compare with")
-            sides, router = (rows, llm[group], thresholds[system]), system in compared.routers
-            table = cascade.evaluate_cascade(
-                *sides, compared.prices, before_generation=router, **options
-            )
+            how = {"before_generation": system in compared.routers, **options}
+            sides = rows, llm[group], thresholds[system]
+            table = cascade.evaluate_cascade(*sides, compared.prices, **how)
             seeds = [_sizes(rows, dataset)["seeds"] for dataset in table["dataset"]]
             tables.append(table.assign(rule=rule, system=system, group=group, seeds=seeds))
     table = pd.concat(tables, ignore_index=True)[["rule", *CASCADE_COLUMNS]]
@@ -89,10 +81,7 @@ def table_cascade(compared: Comparison, **options) -> pd.DataFrame:
 
 
 def table_change(records: pd.DataFrame, before: str, after: str, **options) -> pd.DataFrame:
-    """What changed from one stand-alone system to another, by group, paired over questions.
-
-    The verdict is "higher", "lower", or "undecided" if the interval of the difference holds zero.
-    """
+    """What changed from one stand-alone system to another, by group, paired over questions."""
     table = []
     first, second = (groups_of(records[records["system"] == name]) for name in (before, after))
     for group in first:
@@ -111,34 +100,27 @@ def table_equal_pass1(compared: Comparison, **options) -> pd.DataFrame:
     """What each system costs at COREA's Pass@1, as a share of the LLM's cost.
 
     Returns:
-        pass1 is COREA's at its threshold. Read from the whole *test* curve, COREA's too, so that
-        sources and not thresholds are compared: cost, at that Pass@1; saving, COREA's cost less it;
-        closed, that over COREA's cost less the cheaper oracle's; cost_near, the cost 2 points under
-        the LLM's Pass@1; reached, the share of resamples that reach pass1 (intervals are of those).
-        At the threshold chosen on calibration questions, as one would run it: set_cost_saving and
-        set_pass1_gain, against COREA.
+        From the whole *test* curve, COREA's too, so that sources and not thresholds are compared:
+        cost, at COREA's Pass@1; saving, COREA's cost less it; closed, that over COREA's cost less
+        the cheaper oracle's; cost_near, the cost 2 points under the LLM's Pass@1; reached, the
+        share of resamples that reach COREA's Pass@1 (intervals are of those). At the threshold
+        chosen on calibration questions, as one would run it: set_cost_saving and set_pass1_gain.
     """
-    table, llm = [], groups_of(compared.llm)
-    by_system = {name: groups_of(rows) for name, rows in compared.rows.items()}
-    for group in by_system[COREA]:
+    table, llm = [], groups_of(_sorted(compared.llm))
+    by_system = {name: groups_of(_sorted(rows)) for name, rows in compared.rows.items()}
+    # COREA's own; of others the cheapest that reaches COREA's Pass@1 on calibration questions.
+    thresholds = pd.Series({**compared.thresholds[EQUAL_RULE], COREA: compared.threshold})
+    for group, rows in by_system[COREA].items():
         replayed = {}
-        for name, groups in by_system.items():
-            sides = _sorted(groups[group]), _sorted(llm[group]), _equal_threshold(compared, name)
+        for name, threshold in thresholds[[*by_system]].fillna(cascade.DEFER_ALL).items():
+            sides = by_system[name][group], llm[group], threshold
             router = name in compared.routers
             replayed[name] = cascade.replay(*sides, compared.prices, before_generation=router)
         weights = metrics.row_weights(replayed[COREA], **options)
-        sizes = {"group": group, "questions": _sizes(by_system[COREA][group])["questions"]}
+        sizes = {"group": group, "questions": _sizes(rows)["questions"]}
         for name, costs in _costs(replayed, weights, compared.routers).items():
             table.append({"system": name, **sizes, **costs})
     return pd.DataFrame(table)
-
-
-def _equal_threshold(compared: Comparison, name: str) -> float:
-    """COREA's own; of others the cheapest that reaches COREA's Pass@1 on calibration questions."""
-    if name == COREA:
-        return compared.threshold
-    threshold = compared.thresholds[EQUAL_RULE][name]
-    return cascade.DEFER_ALL if np.isnan(threshold) else threshold
 
 
 def _costs(
@@ -150,11 +132,10 @@ def _costs(
     near = _mean(weights, ours["llm_correct"]) - NEAR
     costs = {}
     for name, rows in replayed.items():
-        router = name in routers
-        costs[name] = cascade.cost_at_pass1(rows, weights, target, near, before_generation=router)
-        costs[name] = [cost / spent for cost in costs[name]]
+        how = {"before_generation": name in routers}
+        costs[name] = cascade.cost_at_pass1(rows, weights, target, near, **how) / spent
     before = costs[COREA][0]
-    oracle = np.minimum.reduce([costs[name][0] for name in costs if name.startswith("Oracle")])
+    oracle = np.min([costs[name][0] for name in costs if name.startswith("Oracle")], axis=0)
     paid, columns = _mean(weights, ours["cost"]) / spent, {}
     for name, rows in replayed.items():
         equal, close = costs[name]
@@ -187,9 +168,9 @@ def table_ablation(
         prices: by run, as the runs' models may differ in size.
 
     Returns:
-        Columns value, run, group, sizes, `METRICS` and their differences (d_...), cost_close (the
-        cascade's share of the LLM's cost at a Pass@1 of 5 points under the LLM's), and the entropy
-        (nats) of the stated confidence over the first and last ten steps.
+        `METRICS` and their differences (d_...); cost_close, the cascade's share of the LLM's cost
+        at a Pass@1 of 5 points under the LLM's; the entropy (nats) of the stated confidence over
+        the first and last ten steps.
     """
     runs = dict(tuple(records.groupby("system")))
     if reference not in runs:
@@ -225,26 +206,23 @@ def _entropies(logs: pd.DataFrame, run: str) -> dict[str, float]:
 
 
 def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], **options) -> pd.DataFrame:
-    """Seed-to-seed spread of the main systems, apart from question-to-question intervals.
+    """Seed-to-seed spread of systems, from each one's records of each training seed.
 
-    Args:
-        records: of each system, its records of each training seed.
-
-    Returns:
-        seed_sd is the standard deviation (n - 1) over seeds, question_se the bootstrap standard
-        error over questions of one seed (the mean over seeds).
+    seed_sd is the standard deviation (n - 1) over seeds, question_se the bootstrap standard error
+    over questions of one seed (the mean over seeds).
     """
     table = []
     for system, runs in records.items():
         for group, rows in groups_of(runs[0]).items():
-            draws = [metrics.set_draws(groups_of(run)[group], **options)["mean"] for run in runs]
+            sets = [metrics.set_draws(groups_of(run)[group], **options)["mean"] for run in runs]
             sizes = {"seeds": len(runs), "questions": _sizes(rows)["questions"]}
             for name in METRICS:
-                values = np.array([run_draws[name][0] for run_draws in draws])
+                draws = np.array([run_draws[name] for run_draws in sets])
+                values = draws[:, 0]
                 row = {"system": system, "group": group, "metric": name, **sizes}
                 row |= {"mean": values.mean(), "lowest": values.min(), "highest": values.max()}
                 row["seed_sd"] = values.std(ddof=1) if len(runs) > 1 else np.nan
-                row["question_se"] = np.mean([run_draws[name][1:].std() for run_draws in draws])
+                row["question_se"] = draws[:, 1:].std(axis=1).mean()
                 table.append(row)
     return pd.DataFrame(table)
 

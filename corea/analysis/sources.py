@@ -58,9 +58,8 @@ def parse_numerals(text: str | float | None) -> dict[str, float]:
 
 def _kept(records: pd.DataFrame, column: str) -> pd.Series:
     if column not in records or records[column].isna().all():
-        raise ValueError(
-            f"records hold no {column}: generate them with log-probabilities (keep_logprobs=True)"
-        )
+        how = "generate them with log-probabilities (keep_logprobs=True)"
+        raise ValueError(f"records hold no {column}: {how}")
     return records[column]
 
 
@@ -121,22 +120,23 @@ def fit_probe(states: np.ndarray, correct, question_id, *, seed: int = 0) -> Pro
 def _fit_layer(
     states: np.ndarray, correct: np.ndarray, held: np.ndarray, layer: int, seed: int
 ) -> Probe:
-    from sklearn.linear_model import SGDClassifier
-    from sklearn.metrics import log_loss
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import linear_model, metrics, pipeline, preprocessing
 
-    scaler = StandardScaler().fit(states[~held, layer])
+    scaler = preprocessing.StandardScaler().fit(states[~held, layer])
     inside, outside = (scaler.transform(states[rows, layer]) for rows in (~held, held))
     rate, penalty = PROBE_RECIPE["rate"], PROBE_RECIPE["penalty"]
-    head = SGDClassifier(loss="log_loss", alpha=penalty, learning_rate="constant", eta0=rate)
+    head = linear_model.SGDClassifier(
+        loss="log_loss", alpha=penalty, learning_rate="constant", eta0=rate
+    )
     head.set_params(average=True, random_state=seed)
-    best = Probe(layer, 0, np.inf, make_pipeline(scaler, head))
+    best = Probe(layer, 0, np.inf, pipeline.make_pipeline(scaler, head))
     for epoch in range(1, PROBE_RECIPE["epochs"] + 1):
         head.partial_fit(inside, correct[~held], classes=[0, 1])
-        loss = log_loss(correct[held], head.predict_proba(outside)[:, 1], labels=[0, 1])
+        loss = metrics.log_loss(correct[held], head.predict_proba(outside)[:, 1], labels=[0, 1])
         if loss < best.loss:
-            best = Probe(layer, epoch, float(loss), make_pipeline(scaler, copy.deepcopy(head)))
+            best = Probe(
+                layer, epoch, float(loss), pipeline.make_pipeline(scaler, copy.deepcopy(head))
+            )
         elif epoch - best.epochs >= PROBE_RECIPE["patience"]:
             break
     return best
@@ -150,14 +150,14 @@ def probe_confidences(
     There each fifth of the questions is judged by a probe that neither trained nor stopped on it.
     """
     known = records[CALIBRATION]
-    correct, questions = known["correct"].to_numpy(), known["question_id"].to_numpy()
-    probe = fit_probe(states[CALIBRATION], correct, questions, seed=seed)
+    columns = states[CALIBRATION], known["correct"].to_numpy(), known["question_id"].to_numpy()
+    probe = fit_probe(*columns, seed=seed)
     confidences = {name: probe.predict(its_states) for name, its_states in states.items()}
-    known_states, fold_of = states[CALIBRATION], folds(questions, seed)
+    fold_of = folds(known["question_id"], seed)
     for fold in range(_FOLDS):
-        rows = fold_of != fold
-        apart = fit_probe(known_states[rows], correct[rows], questions[rows], seed=seed + 1)
-        confidences[CALIBRATION][~rows] = apart.predict(known_states[~rows])
+        apart = fit_probe(*(column[fold_of != fold] for column in columns), seed=seed + 1)
+        outside = fold_of == fold
+        confidences[CALIBRATION][outside] = apart.predict(states[CALIBRATION][outside])
     return probe, confidences
 
 
@@ -183,17 +183,15 @@ def router_confidences(records: pd.DataFrame) -> pd.Series:
 
 
 def _fit_router(texts: np.ndarray, correct: np.ndarray, strength: float) -> _Map:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+    from sklearn import feature_extraction, linear_model, pipeline
 
     # A row per question and outcome, weighted: the fit of a row per sample, in far less time.
     table = pd.DataFrame({"text": texts, "correct": correct})
     rows = table.groupby(["text", "correct"], as_index=False).size()
-    counts = TfidfVectorizer(
-        analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True, norm=None, lowercase=False
-    )
-    model = make_pipeline(counts, LogisticRegression(C=strength, max_iter=1000, tol=1e-3))
+    counts = feature_extraction.text.TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2)
+    counts.set_params(sublinear_tf=True, norm=None, lowercase=False)
+    head = linear_model.LogisticRegression(C=strength, max_iter=1000, tol=1e-3)
+    model = pipeline.make_pipeline(counts, head)
     model.fit(rows["text"], rows["correct"], logisticregression__sample_weight=rows["size"])
 
     def predict(texts: np.ndarray) -> np.ndarray:
@@ -214,30 +212,23 @@ def deferral_gain(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
     known = (slm["group"] == CALIBRATION).to_numpy()
     outcomes = np.zeros((2, len(slm)), dtype=int)  # only those of the calibration split are read
     outcomes[:, known] = slm.loc[known, "correct"], _of_llm(slm[known], llm)
-    shown = _shown(slm)
+    # What the SLM's answer shows of itself: doubts, stated odds, lengths.
+    taken, asked = slm["completion_tokens"].to_numpy(float), slm["prompt_tokens"].to_numpy()
+    whole, answer = (average_probability(slm, over).fillna(0) for over in ("all", "answer"))
+    stated = digit_expectation(slm)["digits"].fillna(0).to_numpy()
+    doubts = np.log((1 - whole.to_numpy()) * taken + 1e-3), np.log(1 - answer.to_numpy() + 1e-4)
+    shown = np.column_stack([*doubts, _log_odds(stated), np.log(taken), np.log(asked)])
     ours, theirs = (_out_of_fold(slm, shown, right, _fit_logistic) for right in outcomes)
-    tokens = (slm["prompt_tokens"] + slm["completion_tokens"]).to_numpy()
+    tokens = asked + taken
     return pd.Series(_sigmoid((ours - theirs) * tokens[known].mean() / tokens), index=slm.index)
 
 
-def _shown(slm: pd.DataFrame) -> np.ndarray:
-    """What the SLM's answer shows of itself, (rows, 5): doubts, stated odds, lengths."""
-    tokens = slm["completion_tokens"].to_numpy(dtype=float)
-    expected_slips = (1 - average_probability(slm).fillna(0).to_numpy()) * tokens
-    answer = 1 - average_probability(slm, "answer").fillna(0).to_numpy()
-    stated = digit_expectation(slm)["digits"].fillna(0).to_numpy()
-    lengths = np.log(tokens), np.log(slm["prompt_tokens"])
-    doubts = np.log(expected_slips + 1e-3), np.log(answer + 1e-4)
-    return np.column_stack([*doubts, _log_odds(stated), *lengths])
-
-
 def _fit_logistic(features: np.ndarray, right: np.ndarray) -> _Map:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import linear_model, pipeline, preprocessing
 
     _need_both(right, "one model on the calibration split")
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features, right)
+    steps = preprocessing.StandardScaler(), linear_model.LogisticRegression()
+    model = pipeline.make_pipeline(*steps).fit(features, right)
     return lambda features: model.predict_proba(features)[:, 1]
 
 
@@ -250,8 +241,8 @@ def recalibrated(method: str, records: pd.DataFrame) -> np.ndarray:
 def recalibration(method: str, confidence, correct) -> _Map:
     """A rising map from confidence to P(correct), fitted on rows with a confidence; NaN stays NaN.
 
-    "isotonic" is stepwise, "platt" is logistic in the log-odds, and "temperature" divides them (Guo
-    et al. 2017).
+    "isotonic" is stepwise, "platt" logistic in the log-odds, "temperature" (Guo et al. 2017) that
+    without a bias.
     """
     if method not in RECALIBRATIONS:
         raise ValueError(f"recalibration {method!r} is not one of {', '.join(RECALIBRATIONS)}")
@@ -259,15 +250,7 @@ def recalibration(method: str, confidence, correct) -> _Map:
     stated = ~np.isnan(confidence)
     _need_both(correct[stated], "the calibration split")
     fitted = RECALIBRATIONS[method](confidence[stated], correct[stated])
-
-    def apply(values: np.ndarray) -> np.ndarray:
-        mapped = np.array(values, dtype=float)
-        known = ~np.isnan(mapped)
-        if known.any():
-            mapped[known] = np.clip(fitted(mapped[known]), 0, 1)
-        return mapped
-
-    return apply
+    return lambda values: np.where(np.isnan(values), np.nan, fitted(np.nan_to_num(values)))
 
 
 def _fit_isotonic(confidence: np.ndarray, right: np.ndarray) -> _Map:
@@ -340,9 +323,7 @@ def _of_llm(slm: pd.DataFrame, llm: pd.DataFrame, column: str = "correct") -> np
     keys = ["dataset", "question_id", "sample"]
     other = llm.set_index(keys)[column].reindex(pd.MultiIndex.from_frame(slm[keys]))
     if other.isna().any():
-        raise ValueError(
-            "the LLM's records lack a question that the SLM answered; use both models'"
-        )
+        raise ValueError("the LLM's records lack a question that the SLM answered")
     return other.to_numpy(dtype=int)
 
 

@@ -57,8 +57,8 @@ def write_records(frame: pd.DataFrame, path: str | Path) -> None:
     """Write records as parquet, sorted; equal rows, in any order, give equal bytes.
 
     Raises:
-        RecordsError: a column is missing, unknown or of the wrong type; a value is null or not
-            allowed; two rows have one `KEY`; or one question has two texts.
+        RecordsError: not the columns, types or values of a record, two rows of one `KEY`, or
+            two texts of one question.
         OSError: the file cannot be written.
     """
     table = _checked(frame, path).sort_by([(name, "ascending") for name in _ORDER])

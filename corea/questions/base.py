@@ -95,20 +95,13 @@ def with_distinct_ids(questions: Iterable[Question]) -> list[Question]:
     return list(distinct.values())
 
 
-def groups_of_sets() -> dict[str, str]:
-    """Every set that a suite reports, with the group that it is reported in."""
-    groups = [item for suite in SUITES.values() for item in suite.items()]
-    return {dataset: group for group, datasets in groups for dataset in datasets}
-
-
 def group_of(dataset: str) -> str:
     """The group ("in-domain", "ood-math", "ood-nonmath") that reports a set of either suite."""
-    groups = groups_of_sets()
-    if dataset not in groups:
-        raise ValueError(
-            f"dataset {dataset!r} has no group; use one of {', '.join(sorted(groups))}"
-        )
-    return groups[dataset]
+    for group, datasets in (item for suite in SUITES.values() for item in suite.items()):
+        if dataset in datasets:
+            return group
+    known = ", ".join(sorted(name for suite in SUITES for name in test_datasets(suite)))
+    raise ValueError(f"dataset {dataset!r} has no group; use one of {known}")
 
 
 def test_datasets(suite: str = "mini") -> tuple[str, ...]:

@@ -45,30 +45,20 @@ class _LeftOut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HubSet:
-    """One set on the hub, as in `hub_sets.csv`.
-
-    Attributes:
-        revision: the commit of the set, 40 hexadecimal digits.
-        rows: how many that commit holds.
-        files: the pattern of this split's data files in the set's repository.
-        columns: those that `question` reads.
-        question: makes a question of a row, without its id; no gold leaves the row out.
-        gated: whether its terms must be accepted first.
-        seen: the public code that pins this very set to the revision.
-    """
+    """One set on the hub, as in `hub_sets.csv`."""
 
     name: str
     hub_id: str
     config: str
     split: str
-    revision: str
+    revision: str  # the commit of the set, 40 hexadecimal digits
     licence: str
-    rows: int
-    files: str
-    columns: tuple[str, ...]
-    question: Callable[[Mapping], Question]
-    gated: bool = False
-    seen: str = ""
+    rows: int  # how many that commit holds
+    files: str  # the pattern of this split's data files in the set's repository
+    columns: tuple[str, ...]  # those that `question` reads
+    question: Callable[[Mapping], Question]  # of a row, without its id; no gold leaves the row out
+    gated: bool = False  # whether its terms must be accepted first
+    seen: str = ""  # the public code that pins this very set to the revision
 
     @property
     def folders(self) -> list[Path]:
@@ -271,15 +261,14 @@ def _load(entry: HubSet, files: tuple[Path, ...]):
 
 
 def _remedy(entry: HubSet) -> str:
+    page = f"https://huggingface.co/datasets/{entry.hub_id}"
     terms = (
-        f"it is gated: accept its terms at https://huggingface.co/datasets/{entry.hub_id} and log "
-        "in with `hf auth login` or set HF_TOKEN; "
+        f"it is gated: accept its terms at {page} and log in with `hf auth login` or set HF_TOKEN"
     )
-    return (
-        f"{terms if entry.gated else ''}allow downloads with `HF_HUB_OFFLINE=0 make ...`, or fetch "
-        f"the files with `hf download {entry.hub_id} --repo-type dataset --revision "
-        f'{entry.revision} --include "{entry.files}" --local-dir {entry.folders[0]}`'
-    )
+    files = f'--include "{entry.files}" --local-dir {entry.folders[0]}'
+    fetch = f"hf download {entry.hub_id} --repo-type dataset --revision {entry.revision} {files}"
+    allow = f"allow downloads with `HF_HUB_OFFLINE=0 make ...`, or fetch the files with `{fetch}`"
+    return f"{terms}; {allow}" if entry.gated else allow
 
 
 def _digest(text: str) -> bytes:

@@ -27,7 +27,7 @@ def load_questions(
         ValueError: an unknown dataset or split, or a set without as many different questions.
         hub.HubSetError: a ValueError, for a hub set that cannot be read.
     """
-    known = sorted({*base.DATASETS, *base.groups_of_sets()})
+    known = sorted({*base.DATASETS, *(name for s in base.SUITES for name in base.test_datasets(s))})
     if dataset not in known:
         raise ValueError(f"unknown dataset {dataset!r}; use one of {', '.join(known)}")
     splits = base.ALLOWED_SPLITS.get(dataset, ("test",))

@@ -95,8 +95,7 @@ def answer_records(
 ) -> pd.DataFrame:
     """Judged answers of one engine: records, but for the columns that name the run.
 
-    Args:
-        dataset: what they say instead of each question's own set, such as "calibration".
+    A `dataset`, such as "calibration", is told instead of each question's own set.
     """
     from tqdm.auto import tqdm
 

@@ -76,11 +76,7 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     if not paths:
         raise RecordsError("no files of records to read")
     together = pd.concat({str(path): _read(path) for path in paths})
-    doubled = together[together.duplicated(list(KEY))]
-    if len(doubled):
-        where = f"{doubled.index[0][0]}: {_words(doubled)}"
-        raise RecordsError(f"{where} is also in another of the files read with it")
-    _refuse_two_texts(together, f"{len(paths)} files read together")
+    _refuse_conflicts(together, f"{len(paths)} files read together")
     return together.reset_index(drop=True)
 
 
@@ -144,20 +140,17 @@ def _check_values(rows: pd.DataFrame, path: str | Path) -> None:
         if wrong.any():
             broken = f"{wrong.sum()} rows break this, first {rows.loc[wrong, name].iloc[0]!r}"
             raise RecordsError(f"{path}: column {name!r} must {rule}; {broken}")
+    _refuse_conflicts(pd.concat({str(path): rows}), path)
+
+
+def _refuse_conflicts(rows: pd.DataFrame, where: str | Path) -> None:
+    """Refuse two rows of one `KEY`, and two texts of one question; files index the rows."""
     doubled = rows[rows.duplicated(list(KEY))]
     if len(doubled):
-        raise RecordsError(f"{path}: columns {', '.join(KEY)}: {_words(doubled)} is there twice")
-    _refuse_two_texts(rows, path)
-
-
-def _words(rows: pd.DataFrame) -> str:
-    """The first row, in words."""
-    system, dataset, question, sample = rows[list(KEY)].iloc[0]
-    return f"{system}'s answer to {question!r} of {dataset!r}, sample {sample},"
-
-
-def _refuse_two_texts(rows: pd.DataFrame, where: str | Path) -> None:
-    """Refuse rows whose systems were asked different texts under one id."""
+        system, dataset, question, sample = doubled[list(KEY)].iloc[0]
+        answer = f"{system}'s answer to {question!r} of {dataset!r}, sample {sample},"
+        twice = "is there twice" if len(rows.index.levels[0]) == 1 else "is also in another file"
+        raise RecordsError(f"{doubled.index[0][0]}: {answer} {twice}")
     texts = rows[["dataset", "question_id", "question"]].drop_duplicates()
     second = texts[texts.duplicated(["dataset", "question_id"])]
     if len(second):

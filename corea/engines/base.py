@@ -1,8 +1,7 @@
 """What all engines have in common: they turn questions into completions.
 
 A completion depends on the question's id, the sample's index and the seed, not on what else is in
-the batch (up to float rounding). So asking again for a part of the questions, as a cascade does,
-gives the same completions.
+the batch (up to float rounding). So a part of the questions, asked again, gives the same.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from corea import prompts
 from corea.engines import numerals
 from corea.questions.base import Question
 
-Likely = Sequence[tuple[str, float]]  # likely tokens of a step and their log-probabilities
 Questions = Sequence[Question | str]
 Progress = Callable[[int], object] | None  # told how many completions are new since the last call
 
@@ -106,7 +104,7 @@ class ModelEngine:
             batch_texts = [texts[q] for q, _ in batch]
             keys = [f"{seed}/{questions[q].id}/{s}" for q, s in batch]
             written = self._generate(batch_texts, keys)
-            completions.update(zip(batch, self._extended(batch_texts, written), strict=True))
+            completions.update(zip(batch, self._with_branches(batch_texts, written), strict=True))
             if progress:
                 progress(len(batch))
         return [[completions[q, s] for s in range(samples)] for q in range(len(questions))]
@@ -114,18 +112,17 @@ class ModelEngine:
     def close(self) -> None:
         """Give back the memory; the engine cannot be asked again."""
 
-    def _extended(self, texts: list[str], completions: list[Completion]) -> list[Completion]:
+    def _with_branches(self, texts: list[str], completions: list[Completion]) -> list[Completion]:
         """Completions with the numerals of the branch "0." too, if "1" was written."""
-        begun = {
+        unread = {
             n: texts[n] + before
             for n, c in enumerate(completions)
             if (before := numerals.before_unread_branch(c.text, c.numerals)) is not None
             and (self.reads_past_limit or c.finish == "stop")
         }
+        branches = self._branches([*unread.values()]) if unread else []
         extended = list(completions)
-        for n, likely in zip(
-            begun, self._branches([*begun.values()]) if begun else [], strict=True
-        ):
+        for n, likely in zip(unread, branches, strict=True):
             both = numerals.with_branch(completions[n].numerals or {}, likely)
             extended[n] = replace(completions[n], numerals=both)
         return extended
@@ -134,16 +131,32 @@ class ModelEngine:
         """Complete prompts, each by random numbers of its own key."""
         raise NotImplementedError
 
-    def _branches(self, texts: list[str]) -> list[Likely]:
+    def _branches(self, texts: list[str]) -> list[numerals.Likely]:
         """The likeliest tokens after each text and "0.", with log-probabilities of the whole."""
         raise NotImplementedError
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False).input_ids
+    def _completion(
+        self, tokens: list[int], prompt_tokens: int, finish: str, kept: tuple | None
+    ) -> Completion:
+        """A completion; kept by step: its log-probability, the likely tokens' ids, and theirs."""
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        completion = Completion(text, prompt_tokens, len(tokens), finish)
+        if kept is None:
+            return completion
+        logprobs, likely, likely_logprobs = kept
+        return with_estimates(
+            completion,
+            [self.tokenizer.decode([token]) for token in tokens],
+            logprobs[: len(tokens)],
+            lambda n: self._decoded(likely[n], likely_logprobs[n]),
+        )
 
-    def _decoded(self, tokens: Sequence[int], logprobs: Sequence[float]) -> Likely:
+    def _decoded(self, tokens: Sequence[int], logprobs: Sequence[float]) -> numerals.Likely:
         pairs = zip(tokens, logprobs, strict=True)
         return [(self.tokenizer.decode([token]), float(logprob)) for token, logprob in pairs]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False).input_ids
 
 
 def as_questions(questions: Questions) -> list[Question]:
@@ -162,7 +175,7 @@ def with_estimates(
     completion: Completion,
     pieces: Sequence[str],
     logprobs: Sequence[float],
-    likeliest: Callable[[int], Likely],
+    likeliest: Callable[[int], numerals.Likely],
 ) -> Completion:
     """Fill in the fields that estimators of confidence read.
 
@@ -174,7 +187,7 @@ def with_estimates(
     path = place and [(pieces[n], float(logprobs[n]), likeliest(n)) for n in range(*place)]
     return replace(
         completion,
-        logprobs=tuple(logprobs),
+        logprobs=tuple(map(float, logprobs)),
         answer_span=numerals.span_of(pieces, "<answer>", "</answer>"),
         numerals=None if path is None else numerals.numerals_of_path(path),
     )

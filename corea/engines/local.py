@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 
 from corea import prompts
-from corea.engines.base import Completion, Likely, ModelEngine, with_estimates
-from corea.engines.numerals import BRANCH
+from corea.engines.base import Completion, ModelEngine
+from corea.engines.numerals import BRANCH, Likely
 from corea.questions.base import Question
 
 
@@ -46,23 +46,14 @@ class TransformersEngine(ModelEngine):
             )
         prompt_tokens = inputs.attention_mask.sum(dim=1).tolist()
         rows = zip(output[:, width:].tolist(), prompt_tokens, sampler.kept(), strict=True)
-        return [self._completion(*row) for row in rows]
+        return [self._ended(*row) for row in rows]
 
-    def _completion(self, tokens: list[int], prompt_tokens: int, kept) -> Completion:
+    def _ended(self, tokens: list[int], prompt_tokens: int, kept: tuple | None) -> Completion:
+        """A completion up to its end token: what comes after it is padding."""
         end = self.tokenizer.eos_token_id
-        finish = "stop" if end in tokens else "length"
-        tokens = tokens[: tokens.index(end) + 1] if finish == "stop" else tokens
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        completion = Completion(text, prompt_tokens, len(tokens), finish)
-        if kept is None:
-            return completion
-        logprobs, likely, likely_logprobs = kept
-        return with_estimates(
-            completion,
-            [self.tokenizer.decode([token]) for token in tokens],
-            logprobs[: len(tokens)].tolist(),
-            lambda step: self._decoded(likely[step], likely_logprobs[step]),
-        )
+        if end not in tokens:
+            return self._completion(tokens, prompt_tokens, "length", kept)
+        return self._completion(tokens[: tokens.index(end) + 1], prompt_tokens, "stop", kept)
 
     def _branches(self, texts: list[str]) -> list[Likely]:
         (branch,) = self._ids([BRANCH])
@@ -88,8 +79,9 @@ class TransformersEngine(ModelEngine):
         """
         import numpy as np
 
-        asked = prompts.render(questions, self.tokenizer, instruction=self.instruction)
-        ids = self._ids([q + _to_confidence(t) for q, t in zip(asked, texts, strict=True)])
+        rendered = prompts.render(questions, self.tokenizer, instruction=self.instruction)
+        pairs = zip(rendered, texts, strict=True)
+        ids = self._ids([prompt + _to_confidence(text) for prompt, text in pairs])
         order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
         states: dict[int, np.ndarray] = {}
         for start in range(0, len(order), self.batch_size):
@@ -121,10 +113,8 @@ def _to_confidence(text: str) -> str:
 class _Sampler:
     """Logits processor that inverts the cumulative distribution at one uniform number per step.
 
-    Each row's numbers come from its own key, so a row draws the same tokens in any batch.
-
     Args:
-        keys: one per row.
+        keys: one per row, for its numbers: so a row draws the same tokens in any batch.
         steps: most tokens to draw.
         width: tokens of the padded prompts.
         temperature: 0 takes the likeliest token.
@@ -146,24 +136,22 @@ class _Sampler:
     def __call__(self, input_ids, scores):
         import torch
 
-        chosen = self._chosen(input_ids.shape[1] - self.width, scores)
+        if self.temperature == 0:
+            chosen = scores.argmax(dim=-1, keepdim=True)
+        else:
+            cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+            uniform = self.uniform[:, input_ids.shape[1] - self.width, None].to(scores.device)
+            target = uniform * cumulative[:, -1:]
+            chosen = torch.searchsorted(cumulative, target, right=True)
+            chosen = chosen.clamp(max=scores.shape[-1] - 1)
         if self.top:
             logprobs = scores.log_softmax(dim=-1)
             likely = logprobs.topk(min(self.top, scores.shape[-1]), dim=-1)
             self.steps.append((logprobs.gather(1, chosen)[:, 0], likely.indices, likely.values))
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
-    def _chosen(self, step: int, scores):
-        import torch
-
-        if self.temperature == 0:
-            return scores.argmax(dim=-1, keepdim=True)
-        cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        target = self.uniform[:, step : step + 1].to(scores.device) * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, target, right=True).clamp(max=scores.shape[-1] - 1)
-
     def kept(self) -> list:
-        """By row: (steps,) log-probabilities; (steps, top) ids of likely tokens, and theirs."""
+        """Per row: (steps,) log-probabilities; (steps, top) ids of likely tokens, and theirs."""
         import torch
 
         if not self.steps:

@@ -6,10 +6,12 @@ Pure functions over tokens and log-probabilities, whichever engine they come fro
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 BRANCH = "0."  # how every stated confidence but 1 begins
-_OPENING = "<confidence>"
+Likely = Sequence[tuple[str, float]]  # likely tokens of a step and their log-probabilities
 
 
 def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
@@ -22,23 +24,17 @@ def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int
     Returns:
         Index of the first token and one past the last; None if there are none.
     """
-    text, starts = "", []
-    for piece in pieces:
-        starts.append(len(text))
-        text += piece
-    if opening not in text:
+    before, tag, after = "".join(pieces).rpartition(opening)
+    if not tag:
         return None
-    begin = text.rfind(opening) + len(opening)
-    end = text.find(closing, begin)
-    end = len(text) if end < 0 else end
-    first = next((n for n, start in enumerate(starts) if start >= begin), len(pieces))
-    last = next((n for n, start in enumerate(starts) if start >= end), len(pieces))
+    begin = len(before + tag)
+    end = begin + len(after.partition(closing)[0])
+    starts = [0, *accumulate(map(len, pieces))]
+    first, last = bisect_left(starts, begin), bisect_left(starts, end)
     return (first, last) if first < last else None
 
 
-def numerals_of_path(
-    path: Sequence[tuple[str, float, Sequence[tuple[str, float]]]],
-) -> dict[str, float]:
+def numerals_of_path(path: Sequence[tuple[str, float, Likely]]) -> dict[str, float]:
     """Compute how likely each numeral in [0, 1] was at one place, from the tokens written there.
 
     What was not written is known by its first differing token only. A digit in the place of the
@@ -46,8 +42,7 @@ def numerals_of_path(
     leading "0" can only be 1. Any other branch is left out, so the values may sum to less than 1.
 
     Args:
-        path: for each token written, its text, its log-probability, and the likeliest
-            (token, log-probability) pairs of its step.
+        path: of each token written, its text, its log-probability, and what was likely.
     """
     numerals: dict[str, float] = {}
     before, mass = "", 1.0
@@ -57,39 +52,31 @@ def numerals_of_path(
             ends = other.lstrip().startswith("<")  # the numeral ends where the next tag begins
             numeral = before.strip() if ends else (before + other).strip()
             is_whole = (is_last and numeral != "0") or ends or numeral in ("1", "1.")
-            if other != token and is_whole and _is_probability(numeral):
+            if other != token and is_whole:
                 _add(numerals, numeral, mass * math.exp(other_logprob))
         before, mass = before + token, mass * math.exp(logprob)
-    if _is_probability(before.strip()):
-        _add(numerals, before.strip(), mass)
+    _add(numerals, before.strip(), mass)
     return dict(sorted(numerals.items()))
 
 
 def before_unread_branch(text: str, numerals: Mapping[str, float] | None) -> str | None:
     """The text up to the numeral of a completion that states 1, so that "0." was not read there."""
-    if numerals is None or sum(numerals.values()) >= 0.999:
-        return None
-    begin = text.rfind(_OPENING) + len(_OPENING)
-    return text[:begin] if text[begin:].lstrip().startswith("1") else None
+    before, tag, stated = text.rpartition("<confidence>")
+    is_unread = numerals is not None and sum(numerals.values()) < 0.999
+    return before + tag if is_unread and stated.lstrip().startswith("1") else None
 
 
-def with_branch(
-    numerals: Mapping[str, float], likely: Sequence[tuple[str, float]]
-) -> dict[str, float]:
+def with_branch(numerals: Mapping[str, float], likely: Likely) -> dict[str, float]:
     """Add the numerals of the branch "0.": tokens after it, with log-probabilities of the whole."""
     extended = dict(numerals)
     for token, logprob in likely:
-        if _is_probability(BRANCH + token):
-            _add(extended, BRANCH + token, math.exp(logprob))
+        _add(extended, BRANCH + token, math.exp(logprob))
     return dict(sorted(extended.items()))
 
 
 def _add(numerals: dict[str, float], numeral: str, probability: float) -> None:
-    key = "1" if float(numeral) == 1 else numeral
-    numerals[key] = min(1.0, numerals.get(key, 0.0) + probability)
-
-
-def _is_probability(text: str) -> bool:
-    """Whether the text is a plain decimal in [0, 1]."""
-    digits = text.replace(".", "", 1)
-    return len(text) < 20 and digits.isascii() and digits.isdigit() and 0 <= float(text) <= 1
+    """Add to a numeral's probability; what is no plain decimal in [0, 1] is passed over."""
+    digits = numeral.replace(".", "", 1)
+    if len(numeral) < 20 and digits.isascii() and digits.isdigit() and 0 <= float(numeral) <= 1:
+        key = "1" if float(numeral) == 1 else numeral
+        numerals[key] = min(1.0, numerals.get(key, 0.0) + probability)

@@ -7,8 +7,8 @@ import hashlib
 from pathlib import Path
 
 from corea import prompts
-from corea.engines.base import Completion, Likely, ModelEngine, ModelFilesError, with_estimates
-from corea.engines.numerals import BRANCH
+from corea.engines.base import Completion, ModelEngine, ModelFilesError
+from corea.engines.numerals import BRANCH, Likely
 from corea.support.models import revision_of
 
 
@@ -71,28 +71,22 @@ class VLLMEngine(ModelEngine):
         gc.collect()
 
     def _generate(self, texts: list[str], keys: list[str]) -> list[Completion]:
-        outputs = self._ask(self._ids(texts), [_sampling(self, key) for key in keys])
-        return [self._completion(output) for output in outputs]
+        completions = []
+        for output in self._ask(self._ids(texts), [_sampling(self, key) for key in keys]):
+            written, kept = output.outputs[0], None
+            tokens = list(written.token_ids)
+            if written.logprobs:
+                steps = [_logprobs(step) for step in written.logprobs]
+                logprobs = [step[token] for step, token in zip(steps, tokens, strict=True)]
+                kept = logprobs, [[*step] for step in steps], [[*step.values()] for step in steps]
+            finish = "length" if written.finish_reason == "length" else "stop"
+            prompt_tokens = len(output.prompt_token_ids)
+            completions.append(self._completion(tokens, prompt_tokens, finish, kept))
+        return completions
 
     def _ask(self, ids: list[list[int]], sampling) -> list:
         requests = [{"prompt_token_ids": row} for row in ids]
         return self.llm.generate(requests, sampling, use_tqdm=False)
-
-    def _completion(self, output) -> Completion:
-        written = output.outputs[0]
-        tokens = list(written.token_ids)
-        finish = "length" if written.finish_reason == "length" else "stop"
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        completion = Completion(text, len(output.prompt_token_ids), len(tokens), finish)
-        if not written.logprobs:
-            return completion
-        steps = [_logprobs(step) for step in written.logprobs]
-        return with_estimates(
-            completion,
-            [self.tokenizer.decode([token]) for token in tokens],
-            [step[token] for step, token in zip(steps, tokens, strict=True)],
-            lambda n: self._decoded([*steps[n]], [*steps[n].values()]),
-        )
 
     def _branches(self, texts: list[str]) -> list[Likely]:
         (branch,) = self._ids([BRANCH])

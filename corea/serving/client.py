@@ -1,9 +1,8 @@
 """Completions from any OpenAI-compatible server: vLLM, `transformers serve`, a vendor.
 
-What is paid for is kept: a completion is on disk before its thread asks for the next one, so a
-process that is killed neither loses nor pays again. The `openai` client tries again if a server is
-full or a connection breaks. `_tried` adds what the client leaves out: limits that last longer, and
-answers that are none. What does not pass by itself, as a wrong key, ends in one line.
+What is paid for is kept: a completion is on disk before its thread asks for the next one. The
+`openai` client tries again if a server is full or a connection breaks. `_tried` adds what the
+client leaves out: limits that last longer, and answers that are none.
 """
 
 from __future__ import annotations
@@ -13,31 +12,22 @@ import math
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from email.utils import mktime_tz, parsedate_tz
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Event, Lock
 
 from corea import prompts
 from corea.costs import Price
-from corea.engines.base import (
-    Completion,
-    Progress,
-    Questions,
-    as_questions,
-    check_settings,
-    with_estimates,
-)
-from corea.questions.base import Question
+from corea.engines import base
+from corea.engines.base import Completion, Progress, Questions
 from corea.support.files import settings_hash
 
 _TEMPLATE_BYTES = 64  # of a chat template, on top of each message
-_FREE = Price(0.0, 0.0)
 _SHOWN = 5.0  # seconds: shorter waits are not shown
-_CLIENT_WAITS = 120.0  # seconds: the longest `Retry-After` that the client keeps to by itself
 _FIRST_WAIT, _LONGEST_WAIT = 60.0, 900.0  # seconds, for a limit that does not say how long
 
 
@@ -110,7 +100,7 @@ class Server:
     instruction: str | None = prompts.INSTRUCTION
     api_key: str | None = field(default=None, repr=False)
     journal: str | Path | None = None
-    price: Price = _FREE
+    price: Price = Price(0.0, 0.0)  # noqa: RUF009
     budget: Budget = field(default_factory=Budget)
     top_logprobs: int = 0
     concurrency: int = 16
@@ -121,9 +111,9 @@ class Server:
     def __post_init__(self):
         self.name = self.name or self.model
         self.api_key = self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
-        check_settings(self, max_new_tokens=1, concurrency=1, timeout=0.001)
-        check_settings(self, temperature=0, max_retries=0, patience=0)
-        self.kept, self.booked, self.told = _Journal(self.journal), set[str](), set[str]()
+        base.check_settings(self, max_new_tokens=1, concurrency=1, timeout=0.001)
+        base.check_settings(self, temperature=0, max_retries=0, patience=0)
+        self.lock, self.booked, self.told = Lock(), set[str](), set[str]()
         self.stop = Event()  # once it is set, nothing is tried again
 
     def complete(
@@ -134,16 +124,19 @@ class Server:
         Raises:
             ServerError, BudgetError: if a request fails for good; what was finished is kept.
         """
-        questions = as_questions(questions)
-        keys = [[_key(self, q, sample, seed) for sample in range(samples)] for q in questions]
-        wanted = {key: q for q, row in zip(questions, keys, strict=True) for key in row}
-        completions = self.kept.read(wanted)
+        keys, chats = [], {}
+        for question in base.as_questions(questions):
+            messages = prompts.messages(question, instruction=self.instruction)
+            keys.append([_key(self, messages, question.id, n, seed) for n in range(samples)])
+            chats.update(dict.fromkeys(keys[-1], messages))
+        kept = _journalled(self.journal)
+        completions = {key: kept[key] for key in chats if key in kept}
         for key in completions.keys() - self.booked:
             self.budget.settle(0.0, self.cost(completions[key]))
-        self.booked |= wanted.keys()
+        self.booked |= chats.keys()
         if progress and completions:
             progress(sum(key in completions for row in keys for key in row))
-        missing = {key: q for key, q in wanted.items() if key not in completions}
+        missing = {key: messages for key, messages in chats.items() if key not in completions}
         for key, completion in _ask_all(self, missing):
             completions[key] = completion
             if progress:
@@ -159,6 +152,7 @@ class Server:
             cost = self.cost(completion)
         finally:
             self.budget.settle(worst, cost)
+        _write(self, key, completion)
         return completion
 
     def cost(self, completion: Completion) -> float:
@@ -171,8 +165,8 @@ class Server:
         import openai
 
         hooks = {
-            "request": [lambda request: _raise_if_stopped(self, request)],
-            "response": [lambda response: _show_wait(self, response)],
+            "request": [partial(_raise_if_stopped, self)],
+            "response": [partial(_show_wait, self)],
         }
         return openai.OpenAI(
             base_url=self.base_url,
@@ -183,28 +177,17 @@ class Server:
         )
 
 
-def _key(server: Server, question: Question, sample: int, seed: int) -> str:
+def _key(server: Server, messages: list[dict], question_id: str, sample: int, seed: int) -> str:
     """Names a completion in the journal, and makes its seed."""
-    messages = prompts.messages(question, instruction=server.instruction)
     how = [server.max_new_tokens, server.temperature, server.top_logprobs]
-    return settings_hash([server.model, messages, *how, question.id, sample, seed])
+    return settings_hash([server.model, messages, *how, question_id, sample, seed])
 
 
-def _ask_all(server: Server, missing: dict[str, Question]) -> Iterator[tuple[str, Completion]]:
-    """Complete questions by threads; a completion is in the journal before it is given here.
-
-    After a failure nothing new is asked; what is under way is finished and kept.
-    """
+def _ask_all(server: Server, chats: dict[str, list[dict]]) -> Iterator[tuple[str, Completion]]:
+    """Complete chats by threads; after a failure only what is under way is finished and kept."""
     server.stop = Event()
     pool = ThreadPoolExecutor(server.concurrency)
-
-    def finish(key: str, question: Question) -> Completion:
-        messages = prompts.messages(question, instruction=server.instruction)
-        completion = server.ask(messages, key)
-        server.kept.write(key, completion)
-        return completion
-
-    futures = {pool.submit(finish, *item): item[0] for item in missing.items()}
+    futures = {pool.submit(server.ask, messages, key): key for key, messages in chats.items()}
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -216,14 +199,13 @@ def _ask_all(server: Server, missing: dict[str, Question]) -> Iterator[tuple[str
     pool.shutdown()
 
 
-def _raise_if_stopped(server: Server, request) -> None:
-    """Keep the client from sending again what it was to try again when all was stopped."""
-    if server.stop.is_set() and request.headers.get("x-stainless-retry-count", "0") != "0":
-        raise ServerError(f"{server.base_url}: stopped before another try")
+# --- one request ----------------------------------------------------------------------------------
 
 
 def _tried(server: Server, messages: list[dict], key: str) -> Completion:
     """One completion, asked for until it comes or no other try would help."""
+    import openai
+
     request = {
         "model": server.model,
         "messages": messages,
@@ -239,7 +221,7 @@ def _tried(server: Server, messages: list[dict], key: str) -> Completion:
         try:
             answer = server.client.chat.completions.create(**request)
             return _completion(server, answer, messages)
-        except Exception as error:
+        except (openai.OpenAIError, ValueError) as error:
             seconds = _seconds_until_next_try(server, error, attempt)
             attempt, waited = attempt + 1, waited + seconds
             if waited > server.patience or _wait(server.stop, seconds):
@@ -260,43 +242,29 @@ def _seconds_until_next_try(server: Server, error: Exception, attempt: int) -> f
     Raises:
         ServerError: if another try would not help.
     """
-    import openai
-
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, openai.APIStatusError):
-        if refusal := _refusal(error, server.model, reason):
-            raise ServerError(f"{server.base_url} {refusal}") from error
-        reason = f"HTTP {error.status_code}"
-        if seconds := _retry_after(error.response):
-            return seconds
-        if error.status_code == 429:
-            seconds = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
-            _tell_wait(server, seconds)
-            return seconds
-    elif isinstance(error, openai.APITimeoutError):
-        reason = f"nothing within {server.timeout:g} s"
+    status = getattr(error, "status_code", 0)  # 0 if there was no response
+    # A quota that is used up is a 429 too, but no time brings it back.
+    is_used_up = "insufficient_quota" in str(getattr(error, "body", None))
+    if status in (401, 403):
+        problem = f"refused the key (HTTP {status}); set OPENAI_API_KEY or api_key"
+    elif status == 404:
+        problem = f"knows no model {server.model!r}, or serves no chat completions (HTTP 404)"
+    elif is_used_up or (0 < status < 500 and status not in (408, 409, 429)):
+        problem = f"refused the request (HTTP {status}): {reason}"
+    elif status and (seconds := _retry_after(error.response)):  # type: ignore[attr-defined]
+        return seconds
+    elif status == 429:
+        seconds = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
+        _tell_wait(server, seconds)
+        return seconds
     elif isinstance(error, ValueError) and attempt < server.max_retries:
         return 0.0  # an answer that is none, or no JSON: the client does not ask again
-    elif not isinstance(error, openai.OpenAIError | ValueError):
-        raise error
-    raise ServerError(
-        f"{server.base_url} gave no answer in {server.max_retries + 1} tries, last: {reason}; "
-        "is the server up?"
-    ) from error
-
-
-def _refusal(error, model: str, reason: str) -> str | None:
-    """What a server refused for good; None if the same request may be answered later."""
-    status = error.status_code
-    if status in (401, 403):
-        return f"refused the key (HTTP {status}); set OPENAI_API_KEY or api_key"
-    if status == 404:
-        return f"knows no model {model!r}, or serves no chat completions (HTTP 404)"
-    # A quota that is used up is a 429 too, but no time brings it back.
-    is_used_up = "insufficient_quota" in (error.code, error.type)
-    if is_used_up or (status < 500 and status not in (408, 409, 429)):
-        return f"refused the request (HTTP {status}): {reason}"
-    return None
+    else:
+        reason = f"HTTP {status}" if status else reason
+        problem = f"gave no answer in {server.max_retries + 1} tries, last: {reason}; "
+        problem += "is the server up?"
+    raise ServerError(f"{server.base_url} {problem}") from error
 
 
 def _retry_after(response) -> float:
@@ -310,10 +278,16 @@ def _retry_after(response) -> float:
     return seconds if 0 < seconds < math.inf else 0.0
 
 
+def _raise_if_stopped(server: Server, request) -> None:
+    """Keep the client from sending again what it was to try again when all was stopped."""
+    if server.stop.is_set() and request.headers.get("x-stainless-retry-count", "0") != "0":
+        raise ServerError(f"{server.base_url}: stopped before another try")
+
+
 def _show_wait(server: Server, response) -> None:
     """Tell of a wait that a server asks for, whoever keeps to it: the client or `_tried`."""
     seconds = _retry_after(response)
-    if response.status_code >= 400 and _SHOWN <= seconds <= max(_CLIENT_WAITS, server.patience):
+    if response.status_code >= 400 and _SHOWN <= seconds <= server.patience:
         _tell_wait(server, seconds)
 
 
@@ -336,7 +310,7 @@ def _duration(seconds: float) -> str:
 
 
 def _completion(server: Server, answer, messages: list[dict]) -> Completion:
-    """The server's answer as a completion.  Raises ValueError if it is none."""
+    """The server's answer as a completion; ValueError if it is none."""
     choices = getattr(answer, "choices", None)
     if not choices or choices[0].message is None:
         raise ValueError("an answer without choices or message")
@@ -347,13 +321,13 @@ def _completion(server: Server, answer, messages: list[dict]) -> Completion:
     if answer.usage is not None:
         counts = answer.usage.prompt_tokens, answer.usage.completion_tokens
     else:  # counted so that no cost is understated
-        counts = _most_tokens(messages), len(steps) if steps else len(text.encode())
+        counts = _most_tokens(messages), len(steps or text.encode())
         counted = "a token is counted for every byte, which is more than there were"
         _tell(server, f"reports no usage: {counted}")
     completion = Completion(text, *counts, finish)
     if not steps:
         return completion
-    return with_estimates(
+    return base.with_estimates(
         completion,
         [step.token for step in steps],
         [step.logprob for step in steps],
@@ -376,40 +350,36 @@ def _text_of(message, finish: str) -> str:
     return f"<think>{reasoning}" if was_cut else f"<think>{reasoning}</think>{content}"
 
 
-class _Journal:
-    """Finished completions in a JSONL file; without a path nothing is kept."""
+# --- the journal ----------------------------------------------------------------------------------
 
-    def __init__(self, path: str | Path | None):
-        self.path, self.lock = None if path is None else Path(path), Lock()
 
-    def read(self, wanted: Collection[str]) -> dict[str, Completion]:
-        """Completions by key; a last line that was cut off by a kill is dropped from the file."""
-        if self.path is None or not self.path.exists():
-            return {}
-        text = self.path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):
-            os.truncate(self.path, len(whole))
-        rows = dict(self._row(*line) for line in enumerate(whole.splitlines(), start=1))
-        return {key: rows[key] for key in rows.keys() & wanted}
-
-    def _row(self, number: int, line: bytes) -> tuple[str, Completion]:
+def _journalled(path: str | Path | None) -> dict[str, Completion]:
+    """Finished completions by key; a last line that a kill cut off is dropped from the file."""
+    if path is None or not Path(path).exists():
+        return {}
+    text = Path(path).read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    os.truncate(path, len(whole))
+    completions = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
             pairs = json.loads(line).items()
             row: dict = {name: tuple(v) if isinstance(v, list) else v for name, v in pairs}
-            return row.pop("key"), Completion(**row)
+            key = row.pop("key")
+            completions[key] = Completion(**row)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ServerError(
-                f"{self.path}, line {number}: not a completion of this engine; "
-                "remove the line or the file"
-            ) from error
+            reason = "not a completion of this engine; remove the line or the file"
+            raise ServerError(f"{path}, line {number}: {reason}") from error
+    return completions
 
-    def write(self, key: str, completion: Completion) -> None:
-        """Append a completion; it is on disk when this returns."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.lock, open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps({"key": key, **asdict(completion)}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+
+def _write(server: Server, key: str, completion: Completion) -> None:
+    """Append a completion to the journal, if there is one; it is on disk when this returns."""
+    if server.journal is None:
+        return
+    path = Path(server.journal)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with server.lock, open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps({"key": key, **asdict(completion)}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -6,17 +6,24 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 import corea
-from corea import rewards
+from corea import evaluation, grpo, rewards
+from corea.cascade import Cascade
 from corea.costs import Price, PriceList
+from corea.engines.loading import model_engine
 from corea.prompts import INSTRUCTION
+from corea.questions.load import load_jsonl
+from corea.records import read_records, write_records
+from corea.serving.app import build_app
 from corea.serving.client import Budget, Server
+from corea.support import processes
 from corea.support.files import atomic_write, settings_hash
+from corea.support.hardware import Compute
 
 _KEYS = """API keys are read from COREA_SLM_KEY and COREA_LLM_KEY, or OPENAI_API_KEY for both.
 Clients of `corea serve` send COREA_API_KEY, if it is set."""
@@ -70,7 +77,7 @@ _OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what i
     "--out": (Path, "folder of the run, file of records or of answers; goes on if it was cut off"),
     "--model": (str, "a folder, a model of the hub, or its name at the server"),
     "--server": ("", "URL of an OpenAI-compatible server, ending in /v1; else it runs here"),
-    "--reward": ("L1", "L1 is COREA's", lambda: rewards.REWARDS),  # with those that a user adds
+    "--reward": ("L1", "L1 is COREA's", rewards.REWARDS),  # with those that a user adds
     "--steps": (200, "of training"),
     "--questions-per-step": (32, ""),
     "--rollouts": (8, "completions per question and step"),
@@ -115,20 +122,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     given.arguments = arguments  # what several processes are launched with again
-    given.instruction = None if given.no_instruction else INSTRUCTION
     if "dtype" in given:
         given.dtype = given.dtype or ("bfloat16" if given.gpus else "float32")
+    given.instruction = None if given.no_instruction else INSTRUCTION
     commands = {"answer": _answer, "serve": _serve, "train": _train, "evaluate": _evaluate}
     try:
         commands[given.command](given)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"corea {given.command}: {error}", file=sys.stderr)
+        print(f"corea {given.command}: {error}{_remedy(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         kept = "interrupted; what was finished is kept, the same command goes on"
         print(f"corea {given.command}: {kept}", file=sys.stderr)
         return 130
     return 0
+
+
+def _remedy(error: Exception) -> str:
+    """How to get a module that is not installed."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    extra = "serve" if error.name in ("openai", "starlette", "uvicorn") else "train"
+    return f'; pip install "corea[{extra}]"'
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,17 +176,17 @@ def _described(option: str) -> dict:
     if isinstance(default, type):
         needed = {"required": True} if option.startswith("--") else {}
         return {"type": default, "help": text, **needed}
-    more = {"choices": choices[0]() if callable(choices[0]) else choices[0]} if choices else {}
     shown = f"{text} (default: %(default)s)" if default else text
+    more = {"choices": choices[0]} if choices else {}
     return {"type": type(default), "default": default, "help": shown, **more}
+
+
+def _chosen(given: argparse.Namespace, names: str) -> dict:
+    return {name: getattr(given, name) for name in names.split()}
 
 
 def _train(given: argparse.Namespace) -> None:
     """Train on the questions of a file, in a process per GPU if there are several."""
-    from corea import grpo
-    from corea.support import processes
-    from corea.support.hardware import Compute
-
     compute = Compute(
         **_chosen(given, "gpus dtype lora_rank micro_batch gradient_checkpointing"),
         rollouts=given.rollout_engine,
@@ -198,25 +213,17 @@ def _train(given: argparse.Namespace) -> None:
     )
     if processes.rank() == 0:
         log = run.log().pivot(index="step", columns="metric", values="value")
-        ends = ", ".join(
-            f"{name} {log[name].iloc[0]:.2f} -> {log[name].iloc[-1]:.2f}"
-            for name in ("accuracy", "mean confidence")
-        )
-        log_file = run.folder / "log.csv"
-        print(f"{len(log)} steps, {ends}; model in {run.model}, log in {log_file}")
+        means = ("accuracy", "mean confidence")
+        ends = [f"{name} {log[name].iloc[0]:.2f} -> {log[name].iloc[-1]:.2f}" for name in means]
+        print(f"{len(log)} steps, {', '.join(ends)}; model in {run.model}, log beside it")
 
 
 def _evaluate(given: argparse.Namespace) -> None:
     """Write records of a model, and show its metrics; records already there are kept."""
-    from corea import evaluation, grpo
-    from corea.questions.load import load_jsonl
-    from corea.records import read_records, write_records
-
     questions = load_jsonl(given.questions)
     model = given.model if given.server else grpo.fingerprint(given.model)
-    asked = [model, [question.hashed() for question in questions]]
     how = _chosen(given, "samples temperature max_new_tokens seed no_instruction")
-    settings = settings_hash([*asked, *how.values()])
+    settings = settings_hash([model, [q.hashed() for q in questions], *how.values()])
     if not evaluation.are_kept(given.out, settings, questions):
         sampling = _chosen(given, "samples seed")
         rows = evaluation.evaluate(_engine(given), questions=questions, **sampling)
@@ -226,7 +233,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     if len(graded):
         for row in evaluation.measure(graded, seed=given.seed).itertuples():
             print(f"{row.metric:<18}{row.value:8.3f}   [{row.low:.3f}, {row.high:.3f}]")
-    ungraded = rows.loc[rows["correct"].isna(), "question_id"].nunique()
+    ungraded = len(questions) - graded["question_id"].nunique()
     without = f" ({ungraded} without an answer)" if ungraded else ""
     print(
         f"{len(questions)} questions{without}, {given.samples} samples each; "
@@ -236,106 +243,80 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 def _engine(given: argparse.Namespace):
     """What `corea evaluate` measures: a server, or a model run here."""
-    name, settings = (
-        Path(given.model).name,
-        _chosen(given, "max_new_tokens temperature instruction"),
-    )
+    name = Path(given.model).name
     if given.server:
         if math.isfinite(given.budget) and given.price is None:
             raise ValueError("--budget needs --price")
-        return Server(
-            given.server,
-            given.model,
-            **_chosen(given, "concurrency timeout"),
-            name=name,
-            price=Price(*given.price or (0.0, 0.0)),
-            budget=Budget(given.budget),
-            journal=given.out.with_name(f"{given.out.name}.journal"),
-            **settings,
-        )
-    from corea.engines.loading import model_engine
-    from corea.support.hardware import Compute
-
-    compute = Compute(**_chosen(given, "gpus engine dtype"))
-    options = {"name": name, "batch_size": given.batch_size, "keep_logprobs": True}
-    return model_engine(given.model, compute, **options, **settings)
+        journal = given.out.with_name(f"{given.out.name}.journal")
+        options = {"name": name, "budget": Budget(given.budget), "journal": journal}
+        return _server(given, given.server, given.model, given.price, **options)
+    return model_engine(
+        given.model,
+        Compute(**_chosen(given, "gpus engine dtype")),
+        name=name,
+        keep_logprobs=True,
+        **_chosen(given, "batch_size max_new_tokens temperature instruction"),
+    )
 
 
-def _side(given: argparse.Namespace, side: str, **options) -> Server:
-    """The server of the SLM or of the LLM; what it finished is kept beside the answers."""
-    url, model, price = (getattr(given, side + end) for end in ("", "_model", "_price"))
-    if "out" in given:
-        options["journal"] = given.out.with_name(f"{given.out.name}.{side}.journal")
+def _server(given, url: str, model: str, price: Sequence[float] | None, **options) -> Server:
+    """A server by the options that all commands have."""
     return Server(
         url,
         model,
-        **_chosen(given, "max_new_tokens temperature instruction concurrency timeout"),
-        name=side,
         price=Price(*price or (0.0, 0.0)),
-        api_key=os.environ.get(f"COREA_{side.upper()}_KEY"),
+        **_chosen(given, "max_new_tokens temperature instruction concurrency timeout"),
         **options,
     )
 
 
+def _sides(given: argparse.Namespace, **options) -> Iterator[Server]:
+    """The servers of the SLM and of the LLM."""
+    for side in ("slm", "llm"):
+        if "out" in given:  # what is finished is kept beside the answers
+            options["journal"] = given.out.with_name(f"{given.out.name}.{side}.journal")
+        place = [getattr(given, side + end) for end in ("", "_model", "_price")]
+        key = os.environ.get(f"COREA_{side.upper()}_KEY")
+        yield _server(given, *place, name=side, api_key=key, **options)
+
+
 def _prices(given: argparse.Namespace) -> PriceList | None:
+    """The prices of both sides, None if there are none; a budget needs them."""
     if (given.slm_price is None) != (given.llm_price is None):
         raise ValueError("give both --slm-price and --llm-price, or neither")
-    if given.slm_price is None:
-        return None
-    return PriceList(Price(*given.slm_price), Price(*given.llm_price), "the command line")
+    if given.slm_price is not None:
+        return PriceList(Price(*given.slm_price), Price(*given.llm_price), "the command line")
+    if math.isfinite(getattr(given, "budget", math.inf)):
+        raise ValueError("--budget needs --slm-price and --llm-price")
+    return None
 
 
 def _answer(given: argparse.Namespace) -> None:
     """Answer every question; completions are kept beside the answers."""
-    from corea.cascade import Cascade
-    from corea.evaluation import decisions
-    from corea.questions.load import load_jsonl
-
-    questions, prices, budget = load_jsonl(given.questions), _prices(given), Budget(given.budget)
-    if math.isfinite(given.budget) and prices is None:
-        raise ValueError("--budget needs --slm-price and --llm-price")
-    slm, llm = (_Shown(_side(given, side, budget=budget)) for side in ("slm", "llm"))
+    questions, prices = load_jsonl(given.questions), _prices(given)
+    slm, llm = _sides(given, budget=Budget(given.budget), show_progress=True)
     answers = Cascade(slm, llm, given.threshold, prices).answer(questions)
-    right = decisions(questions, answers)["right"]
-    rows = [(a.question_id, a.answer, a.source, a.confidence, a.cost) for a in answers]
-    table = pd.DataFrame(rows, columns=["id", "answer", "source", "confidence", "cost"])
-    table.insert(2, "correct", right)
+    table = pd.DataFrame(answers).rename(columns={"question_id": "id"})
+    table = table[["id", "answer", "source", "confidence", "cost"]]
+    table.insert(2, "correct", evaluation.decisions(questions, answers)["right"])
     with atomic_write(given.out) as file:
         table.to_json(file, orient="records", lines=True, force_ascii=False, double_precision=15)
-    graded = f", right {right.dropna().mean():.3f}" if right.notna().any() else ""
+    correct = table["correct"].dropna()
+    graded = f", right {correct.mean():.3f}" if len(correct) else ""
     money = f", cost {table['cost'].sum():g}" if prices else ""
     share = (table["source"] == "llm").mean()
     print(f"{len(table)} questions{graded}, {share:.1%} by the LLM{money}; answers in {given.out}")
 
 
-class _Shown:
-    """An engine with a progress bar."""
-
-    def __init__(self, engine: Server):
-        self.engine, self.name = engine, engine.name
-
-    def complete(self, questions, *, samples: int = 1, seed: int = 0, progress=None):
-        from tqdm import tqdm
-
-        with tqdm(total=len(questions) * samples, desc=self.name.upper()) as bar:
-            return self.engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
-
-
 def _serve(given: argparse.Namespace) -> None:
     import uvicorn
 
-    from corea.serving.app import build_app
-
     # Whoever asks the service does not wait for a limit by the hour.
-    slm, llm = (_side(given, side, patience=0) for side in ("slm", "llm"))
+    slm, llm = _sides(given, patience=0)
     key, place = os.environ.get("COREA_API_KEY"), f"http://{given.host}:{given.port}/v1"
     app = build_app(slm, llm, given.threshold, prices=_prices(given), api_key=key)
     print(f"corea: {place}, {'with' if key else 'without'} an API key", flush=True)
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
-
-
-def _chosen(given: argparse.Namespace, names: str) -> dict:
-    return {name: getattr(given, name) for name in names.split()}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from corea.engines.numerals import parse_numerals
 from corea.questions.base import CALIBRATION
 
 if TYPE_CHECKING:
@@ -47,13 +48,6 @@ def digit_expectation(records: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = {"digits": np.clip(total / mass, 0, 1), "mass": np.minimum(mass, 1.0)}
     return pd.DataFrame(columns, index=records.index)
-
-
-def parse_numerals(text: str | float | None) -> dict[str, float]:
-    """What `evaluation.format_numerals` wrote; empty for a null field."""
-    if not isinstance(text, str):
-        return {}
-    return {numeral: float(p) for numeral, p in (item.split(":") for item in text.split())}
 
 
 def _kept(records: pd.DataFrame, column: str) -> pd.Series:

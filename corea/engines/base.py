@@ -7,8 +7,8 @@ the batch (up to float rounding). So a part of the questions, asked again, gives
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 from corea import prompts
 from corea.engines import numerals
@@ -20,25 +20,15 @@ Progress = Callable[[int], object] | None  # told how many completions are new s
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote for one prompt.
-
-    Attributes:
-        prompt_tokens: by the model's own tokenizer, without padding.
-        completion_tokens: with the end token.
-        finish: "stop", or "length" if the token limit cut it off.
-        logprobs: natural, at temperature 1, one per completion token; None if they are not kept.
-        answer_span: index of the first token of the answer, and one past its last.
-        numerals: probability of each numeral that could stand in the place of the confidence; see
-            `numerals_of_path`. None if there is no such place, or log-probabilities are not kept.
-    """
+    """What a model wrote for one prompt; the last three fields only if it is asked to keep them."""
 
     text: str
-    prompt_tokens: int
-    completion_tokens: int
-    finish: str
-    logprobs: tuple[float, ...] | None = None
-    answer_span: tuple[int, int] | None = None
-    numerals: dict[str, float] | None = None
+    prompt_tokens: int  # by the model's own tokenizer, without padding
+    completion_tokens: int  # with the end token
+    finish: str  # "stop", or "length" if the token limit cut it off
+    logprobs: tuple[float, ...] | None = None  # natural, at temperature 1, one per token
+    answer_span: tuple[int, int] | None = None  # the answer's first token, and one past its last
+    numerals: dict[str, float] | None = None  # see `numerals_of_path`; None if no place for them
 
 
 class Engine(Protocol):
@@ -55,39 +45,29 @@ class ModelFilesError(ValueError):
     """Weights that are missing, damaged or not what their manifest says."""
 
 
+@dataclass(eq=False)
 class ModelEngine:
     """What the engines that run a model in this process share: settings, prompts, batches.
-
-    Args:
-        temperature: 0 is greedy decoding.
-        batch_size: completions generated at once.
-        instruction: the system turn, for models that were not taught the response format.
-        keep_logprobs: fill the fields of `Completion` that estimators of confidence read.
-        top_logprobs: how many of the likeliest tokens of a step they are made from.
 
     Raises:
         ValueError: if a setting is out of range.
     """
 
-    sorts = True  # whether alike lengths are batched together, which wastes the least padding
-    reads_past_limit = True  # whether a completion that the limit cut off has room for a branch
+    tokenizer: Any
+    _: KW_ONLY
+    name: str
+    max_new_tokens: int
+    batch_size: int  # completions generated at once
+    temperature: float = 1.0  # 0 is greedy decoding
+    instruction: str | None = None  # the system turn, for models not taught the response format
+    keep_logprobs: bool = False  # fill the fields of `Completion` that estimators read
+    top_logprobs: int = 20  # how many of the likeliest tokens of a step they are made from
+    sorts: ClassVar[bool] = True  # batches alike lengths, which wastes the least padding
+    reads_past_limit: ClassVar[bool] = True  # a completion that was cut off has room for a branch
 
-    def __init__(
-        self,
-        tokenizer,
-        *,
-        name: str,
-        max_new_tokens: int,
-        batch_size: int,
-        temperature: float = 1.0,
-        instruction: str | None = None,
-        keep_logprobs: bool = False,
-        top_logprobs: int = 20,
-    ):
-        self.tokenizer, self.name, self.instruction = tokenizer, name, instruction
-        self.max_new_tokens, self.temperature = max_new_tokens, temperature
-        self.batch_size, self.top_logprobs = batch_size, top_logprobs if keep_logprobs else 0
+    def __post_init__(self):
         check_settings(self, temperature=0, max_new_tokens=1, batch_size=1)
+        self.top_logprobs = self.top_logprobs if self.keep_logprobs else 0
 
     def complete(
         self, questions: Questions, *, samples: int = 1, seed: int = 0, progress: Progress = None

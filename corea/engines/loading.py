@@ -31,7 +31,7 @@ def load_model(folder: str | Path, *, dtype: str = "float32"):
     from transformers.utils.logging import disable_progress_bar
 
     _check_manifest(Path(folder))
-    disable_progress_bar()  # of loading weights, which takes milliseconds and clutters notebooks
+    disable_progress_bar()  # of loading weights, which clutters notebooks
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder,
@@ -55,30 +55,24 @@ def model_engine(
     Args:
         compute: says whether transformers or vLLM runs it, and on what.
         batch_size: of transformers; vLLM batches by itself.
-        options: as of both engines.
+        options: as of `ModelEngine`.
     """
     if compute.engine == "vllm":
         _check_manifest(Path(folder))
-        gpus = compute.gpus_for(folder)
-        return VLLMEngine(folder, dtype=compute.dtype, tensor_parallel_size=gpus, **options)
-    model = load_model(folder, dtype=compute.dtype)
-    return TransformersEngine(
-        model if compute.use_cpu else model.to("cuda"),
-        prompts.load_tokenizer(folder),
-        batch_size=batch_size,
-        **options,
-    )
+        llm = {"dtype": compute.dtype, "tensor_parallel_size": compute.gpus_for(folder)}
+        return VLLMEngine(folder, llm=llm, **options)
+    model = load_model(folder, dtype=compute.dtype).to("cpu" if compute.use_cpu else "cuda")
+    tokenizer = prompts.load_tokenizer(folder)
+    return TransformersEngine(model, tokenizer, batch_size=batch_size, **options)
 
 
 def _check_manifest(folder: Path) -> None:
     """Compare the weights with their manifest: a flipped bit loads without complaint."""
     manifest, weights = folder / "manifest.json", folder / "model.safetensors"
-    if not (manifest.exists() and weights.exists()):
-        return
-    expected = json.loads(manifest.read_text())["sha256"]
-    actual = sha256_of(weights)
-    if actual != expected:
-        raise ModelFilesError(
-            f"{weights} is not the file its manifest names "
-            f"(SHA-256 {actual[:12]}, not {expected[:12]}); {_REMEDY}"
-        )
+    if manifest.exists() and weights.exists():
+        expected, actual = json.loads(manifest.read_text())["sha256"], sha256_of(weights)
+        if actual != expected:
+            raise ModelFilesError(
+                f"{weights} is not the file its manifest names "
+                f"(SHA-256 {actual[:12]}, not {expected[:12]}); {_REMEDY}"
+            )

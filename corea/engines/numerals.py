@@ -74,6 +74,12 @@ def with_branch(numerals: Mapping[str, float], likely: Likely) -> dict[str, floa
     return dict(sorted(extended.items()))
 
 
+def parse_numerals(text: str | float | None) -> dict[str, float]:
+    """Read a record's field, as "0.7:0.63120 0.8:0.21000"; empty for a null field."""
+    pairs = [pair.split(":") for pair in text.split()] if isinstance(text, str) else []
+    return {numeral: float(probability) for numeral, probability in pairs}
+
+
 def _add(numerals: dict[str, float], numeral: str, probability: float) -> None:
     """Add to a numeral's probability; what is no plain decimal in [0, 1] is passed over."""
     digits = numeral.replace(".", "", 1)

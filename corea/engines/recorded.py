@@ -5,7 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from corea.engines.base import Completion, Progress, Questions, as_questions
+from corea.engines.numerals import parse_numerals
 from corea.questions.base import content_id
+
+_WRITTEN = ("text", "prompt_tokens", "completion_tokens", "finish")
 
 
 class Recorded:
@@ -27,16 +30,11 @@ class Recorded:
         if rows.empty or rows.duplicated(["dataset", "question_id", "sample"]).any():
             known = ", ".join(sorted(records["system"].unique()))
             raise ValueError(f"records must hold one run of {system!r}; there are runs of {known}")
-        self._completions = {
-            (row["content_id"], row["sample"]): Completion(
-                row["text"],
-                row["prompt_tokens"],
-                row["completion_tokens"],
-                row["finish"],
-                numerals=_numerals(row["numerals"]),
-            )
-            for row in rows.to_dict("records")
-        }
+        self._completions: dict[tuple[str, int], Completion] = {}
+        for row in rows.to_dict("records"):
+            written = {name: row[name] for name in _WRITTEN}
+            completion = Completion(**written, numerals=parse_numerals(row["numerals"]) or None)
+            self._completions[row["content_id"], row["sample"]] = completion
 
     def complete(
         self, questions: Questions, *, samples: int = 1, seed: int = 0, progress: Progress = None
@@ -48,23 +46,13 @@ class Recorded:
         """
         completions = []
         for question in as_questions(questions):
-            keys = [(content_id(question.text), sample) for sample in range(samples)]
-            if missing := [
-                sample for key, sample in keys if (key, sample) not in self._completions
-            ]:
-                raise ValueError(
-                    f"sample {missing[0]} of question {question.text[:60]!r} is not in the records "
-                    f"of {self.name!r}"
-                )
-            completions.append([self._completions[key] for key in keys])
+            for sample in range(samples):
+                if (key := (content_id(question.text), sample)) not in self._completions:
+                    raise ValueError(
+                        f"sample {sample} of question {question.text[:60]!r} is not in the records "
+                        f"of {self.name!r}"
+                    )
+                completions.append(self._completions[key])
         if progress:
-            progress(samples * len(completions))
-        return completions
-
-
-def _numerals(text: object) -> dict[str, float] | None:
-    """Read a record's field, as "0.7:0.63120 0.8:0.21000"."""
-    if not isinstance(text, str):
-        return None
-    pairs = (pair.split(":") for pair in text.split())
-    return {numeral: float(probability) for numeral, probability in pairs}
+            progress(len(completions))
+        return [completions[n : n + samples] for n in range(0, len(completions), samples)]

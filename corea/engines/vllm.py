@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 from pathlib import Path
 
 from corea import prompts
@@ -19,9 +20,8 @@ class VLLMEngine(ModelEngine):
 
     Args:
         model: a folder or a hub id.
-        dtype, tensor_parallel_size: as vLLM has them.
-        memory, max_model_len: share of a GPU to fill; tokens of prompt and completion together.
         chunk: requests handed over at once.
+        llm: options of `vllm.LLM`.
         settings: as of `ModelEngine`, but for `batch_size`.
 
     Raises:
@@ -34,39 +34,31 @@ class VLLMEngine(ModelEngine):
         self,
         model: str | Path,
         *,
-        name: str,
-        dtype: str = "bfloat16",
-        tensor_parallel_size: int = 1,
-        memory: float = 0.9,
-        max_model_len: int | None = None,
         chunk: int = 2048,
         top_logprobs: int = 20,
+        llm: dict | None = None,
         **settings,
     ):
         try:
             import vllm
         except ImportError as error:
             raise ModelFilesError(
-                f"engine {name!r} needs vLLM, which cannot be imported ({error}); "
+                f"engine {settings['name']!r} needs vLLM, which cannot be imported ({error}); "
                 "use `pip install .[gpu]`"
             ) from error
-        settings |= {"name": name, "batch_size": chunk, "top_logprobs": top_logprobs}
+        settings |= {"batch_size": chunk, "top_logprobs": top_logprobs}
         super().__init__(prompts.load_tokenizer(model), **settings)
         self.sampling_params = vllm.SamplingParams
         self.llm = vllm.LLM(
             model=str(model),
             revision=revision_of(model),
-            dtype=dtype,
-            tensor_parallel_size=tensor_parallel_size,
-            gpu_memory_utilization=memory,
-            max_model_len=max_model_len,
             max_logprobs=max(1, top_logprobs),
             trust_remote_code=False,
             disable_log_stats=True,
+            **(llm or {}),
         )
 
     def close(self) -> None:
-        """Give back the memory; the engine cannot be asked again."""
         self.llm = None
         gc.collect()
 
@@ -97,14 +89,14 @@ class VLLMEngine(ModelEngine):
             self.sampling_params(temperature=0.0, max_tokens=1, logprobs=self.top_logprobs),
         )
         steps = [_logprobs(output.outputs[0].logprobs[0]) for output in outputs]
-        branches: list[Likely] = []
+        branches = []
         for start in range(0, len(steps), width):
             *along, last = steps[start : start + width]
-            if all(token in step for token, step in zip(branch, along, strict=True)):
-                reached = sum(step[token] for token, step in zip(branch, along, strict=True))
-                branches.append(self._decoded([*last], [reached + p for p in last.values()]))
-            else:  # not among the likeliest: nothing is known of it
-                branches.append([])
+            pairs = zip(branch, along, strict=True)
+            reached = sum(step.get(token, -math.inf) for token, step in pairs)
+            likely = self._decoded([*last], [reached + p for p in last.values()])
+            # Of a token that is not among the likeliest, nothing is known.
+            branches.append(likely if reached > -math.inf else [])
         return branches
 
 

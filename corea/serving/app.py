@@ -35,7 +35,12 @@ _MODEL = "corea"
 _LISTED = {"id": _MODEL, "object": "model", "created": 0, "owned_by": "corea"}
 _ROLES = ("system", "user", "assistant")
 _READ = {"model", "messages", "stream", "seed", "n"}
+_COUNTED = ("prompt_tokens", "completion_tokens")
 _LONGEST_BODY = 2**20  # bytes
+_FAILURES: dict[type, tuple] = {
+    BudgetError: (429, "insufficient_quota"),
+    ServerError: (502, "server_error"),
+}
 
 
 class RequestError(ValueError):
@@ -56,11 +61,7 @@ class Request:
 
 
 def read_request(body: object) -> Request:
-    """Check a request's JSON body.
-
-    Raises:
-        RequestError: with the name of the parameter that is wrong.
-    """
+    """Check a request's JSON body; RequestError names the parameter that is wrong."""
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     if (model := body.get("model", _MODEL)) != _MODEL:
@@ -84,21 +85,19 @@ def read_request(body: object) -> Request:
 
 
 def _message(message: object, n: int) -> dict:
+    """A message whose content is one text, whether it came as one or in parts."""
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
         roles = ", ".join(_ROLES)
         raise RequestError(f"messages[{n}] needs a role, one of {roles}", "messages")
     content = message.get("content")
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    texts: list[str] = [
-        part["text"]
-        for part in parts
-        if isinstance(part, dict)
-        and part.get("type") == "text"
-        and isinstance(part.get("text"), str)
-    ]
-    if len(texts) < len(parts) or not "".join(texts).strip():
+    parts: list = content if isinstance(content, list) else [{"text": content}]
+    try:
+        text = "".join(part["text"] for part in parts)
+    except (KeyError, TypeError):  # an image, or no part at all
+        text = ""
+    if not text.strip():
         raise RequestError(f"messages[{n}].content must be text", "messages")
-    return {"role": message["role"], "content": "".join(texts)}
+    return {"role": message["role"], "content": text}
 
 
 def response(
@@ -110,8 +109,9 @@ def response(
 ) -> dict:
     """The API's response, with the field `corea`."""
     used = attempt if rescue is None else rescue
-    parsed, usages = parse(used.text), [_usage(c) for c in (attempt, rescue) if c is not None]
-    totals = {name: sum(usage[name] for usage in usages) for name in usages[0]}
+    parsed, completions = parse(used.text), [attempt, rescue] if rescue else [attempt]
+    usages = [{name: getattr(c, name) for name in _COUNTED} for c in completions]
+    totals = {name: sum(usage[name] for usage in usages) for name in _COUNTED}
     message = {
         "role": "assistant",
         "content": used.text if parsed.answer is None else parsed.answer,
@@ -138,13 +138,6 @@ def response(
     }
 
 
-def _usage(completion: Completion) -> dict[str, int]:
-    return {
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.completion_tokens,
-    }
-
-
 def build_app(
     slm: Server,
     llm: Server,
@@ -168,8 +161,8 @@ def build_app(
         raise ValueError(f"threshold={threshold!r} is not in [0, 1]")
     ask_slm, ask_llm = _asker(slm), _asker(llm)
 
-    async def models(request):
-        _check_key(request, api_key)
+    async def models(http_request):
+        _check_key(http_request, api_key)
         return _reply({"object": "list", "data": [_LISTED]})
 
     async def complete(http_request):
@@ -182,8 +175,8 @@ def build_app(
 
     completions = Route("/v1/chat/completions", complete, methods=["POST"])
     handlers = {RequestError: _refused, HTTPException: _no_such_route}
-    routes = [Route("/v1/models", models), completions]
-    return Starlette(routes=routes, exception_handlers=handlers)
+    handlers |= dict.fromkeys(_FAILURES, _failed)
+    return Starlette(routes=[Route("/v1/models", models), completions], exception_handlers=handlers)
 
 
 def _asker(server: Server):
@@ -195,12 +188,7 @@ def _asker(server: Server):
 
     async def ask(request: Request) -> Completion:
         messages = system + request.messages
-        try:
-            return await to_thread.run_sync(server.ask, messages, request.key, limiter=limiter)
-        except BudgetError as error:
-            raise RequestError(str(error), status=429, kind="insufficient_quota") from error
-        except ServerError as error:
-            raise RequestError(str(error), status=502, kind="server_error") from error
+        return await to_thread.run_sync(server.ask, messages, request.key, limiter=limiter)
 
     return ask
 
@@ -234,6 +222,11 @@ def _reply(body: dict, status: int = 200):
 async def _refused(_, error: RequestError):
     what = {"message": str(error), "type": error.kind, "param": error.param, "code": None}
     return _reply({"error": what}, error.status)
+
+
+async def _failed(request, error: Exception):
+    status, kind = _FAILURES[type(error)]
+    return await _refused(request, RequestError(str(error), status=status, kind=kind))
 
 
 async def _no_such_route(request, error):

@@ -74,39 +74,27 @@ class Budget:
 class Server:
     """An engine behind an OpenAI-compatible `/v1/chat/completions`.
 
-    Args:
-        base_url: ends in /v1.
-        model: the name the server knows.
-        name: of the engine; by default the model's.
-        api_key: by default OPENAI_API_KEY; servers that ask for no key take anything.
-        journal: a JSONL file of finished completions. What it holds is not asked for again, and
-            counts as spent.
-        price, budget: see `Budget`.
-        top_logprobs: how many likely tokens to ask for at each step.
-        concurrency: requests under way at once.
-        max_retries, timeout: of the `openai` client, for each request; the latter in seconds.
-        patience: seconds that a request may wait for a server that says it has a limit.
-
     Raises:
         ValueError: if a setting is out of range.
     """
 
-    base_url: str
-    model: str
+    base_url: str  # ends in /v1
+    model: str  # the name the server knows
     _: KW_ONLY
-    name: str = ""
+    name: str = ""  # of the engine; by default the model's
     max_new_tokens: int = 1024
     temperature: float = 1.0
     instruction: str | None = prompts.INSTRUCTION
-    api_key: str | None = field(default=None, repr=False)
-    journal: str | Path | None = None
+    api_key: str | None = field(default=None, repr=False)  # by default OPENAI_API_KEY
+    journal: str | Path | None = None  # JSONL of what is finished: not asked again, counts as spent
     price: Price = Price(0.0, 0.0)  # noqa: RUF009
     budget: Budget = field(default_factory=Budget)
-    top_logprobs: int = 0
-    concurrency: int = 16
-    max_retries: int = 5
-    patience: float = 7200.0
-    timeout: float = 120.0
+    top_logprobs: int = 0  # likely tokens to ask for at each step
+    concurrency: int = 16  # requests under way at once
+    max_retries: int = 5  # of the `openai` client, for each request
+    patience: float = 7200.0  # seconds a request may wait for a server that says it has a limit
+    timeout: float = 120.0  # seconds
+    show_progress: bool = False  # by a bar, unless `complete` is given a function to tell
 
     def __post_init__(self):
         self.name = self.name or self.model
@@ -124,6 +112,8 @@ class Server:
         Raises:
             ServerError, BudgetError: if a request fails for good; what was finished is kept.
         """
+        from tqdm import tqdm
+
         keys, chats = [], {}
         for question in base.as_questions(questions):
             messages = prompts.messages(question, instruction=self.instruction)
@@ -134,13 +124,13 @@ class Server:
         for key in completions.keys() - self.booked:
             self.budget.settle(0.0, self.cost(completions[key]))
         self.booked |= chats.keys()
-        if progress and completions:
-            progress(sum(key in completions for row in keys for key in row))
         missing = {key: messages for key, messages in chats.items() if key not in completions}
-        for key, completion in _ask_all(self, missing):
-            completions[key] = completion
-            if progress:
-                progress(1)
+        with tqdm(total=len(chats), desc=self.name, disable=not self.show_progress) as bar:
+            tell = progress or bar.update
+            tell(len(completions))
+            for key, completion in _ask_all(self, missing):
+                completions[key] = completion
+                tell(1)
         return [[completions[key] for key in row] for row in keys]
 
     def ask(self, messages: list[dict], key: str) -> Completion:

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from corea import metrics
 from corea.cascade import CascadeAnswer
@@ -22,7 +20,7 @@ from corea.grader import Grader
 from corea.parser import Response, parse
 from corea.questions.base import Question, content_id, with_distinct_ids
 from corea.questions.load import load_jsonl
-from corea.records import RecordsError, read_records, typed, write_records
+from corea.records import read_columns, read_records, typed, write_records
 from corea.support.files import git_commit, settings_hash
 
 
@@ -149,35 +147,30 @@ def decisions(questions: Sequence[Question], answers: Sequence[CascadeAnswer]) -
     """What a cascade did with each question: who answered, what, whether right, at what cost."""
     with Grader() as grader:
         right = _grades([a.answer for a in answers], questions, grader)
-    return pd.DataFrame(
-        {
-            "question": [q.text for q in questions],
-            "confidence": [a.confidence for a in answers],
-            "answered by": [a.source.upper() for a in answers],
-            "answer": [a.answer for a in answers],
-            "right": right,
-            "cost": [a.cost for a in answers],
-        }
-    )
+    columns = {
+        "question": [question.text for question in questions],
+        "confidence": [answer.confidence for answer in answers],
+        "answered by": [answer.source.upper() for answer in answers],
+        "answer": [answer.answer for answer in answers],
+        "right": right,
+        "cost": [answer.cost for answer in answers],
+    }
+    return pd.DataFrame(columns)
 
 
 def settings_of(path: Path) -> str | None:
     """The settings hash of a file of records or of a probe; None if there is none."""
     if not path.exists():
         return None
-    try:
-        column = pq.read_table(path, columns=["settings"])["settings"]
-    except pa.ArrowInvalid as error:
-        raise RecordsError(f"{path}: not a parquet file, or a damaged one") from error
-    return column[0].as_py() if len(column) else None
+    return next(iter(read_columns(path, ["settings"])["settings"]), None)
 
 
 def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
     """Whether records of these settings are there; those of an older corea are given questions."""
     if settings_of(path) != settings:
         return False
-    if "question" not in pq.read_schema(path).names:
-        rows = pd.read_parquet(path)
+    rows = read_columns(path)
+    if "question" not in rows:
         question = rows["question_id"].map({q.id: q.text for q in questions})
         write_records(rows.assign(question=question, content_id=question.map(content_id)), path)
     return True

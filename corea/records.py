@@ -75,7 +75,8 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise RecordsError("no files of records to read")
-    together = pd.concat({str(path): _read(path) for path in paths})
+    tables = {str(path): _checked(read_columns(path), path) for path in paths}
+    together = pd.concat({path: table.to_pandas() for path, table in tables.items()})
     _refuse_conflicts(together, f"{len(paths)} files read together")
     return together.reset_index(drop=True)
 
@@ -85,12 +86,13 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     return _checked(frame, "these records").to_pandas()
 
 
-def _read(path: str | Path) -> pd.DataFrame:
+def read_columns(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Columns of a parquet file as they are, all by default; RecordsError if it is damaged."""
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(path, columns=columns, partitioning=None)
     except pa.ArrowInvalid as error:
         raise RecordsError(f"{path}: not a parquet file, or a damaged one") from error
-    return _checked(table.to_pandas(ignore_metadata=True), path).to_pandas()
+    return table.to_pandas(ignore_metadata=True)
 
 
 def _checked(frame: pd.DataFrame, path: str | Path) -> pa.Table:

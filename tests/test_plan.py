@@ -54,7 +54,7 @@ def too_full(profile) -> list[str]:
 
 def stages_of(profile, **given):
     """The stages of `make paper`, by name."""
-    return plan.stages(profile, plan.assumptions_for(profile, **given)).set_index("stage")
+    return plan.stages(profile, plan.assumptions_for(profile, **given))
 
 
 # --- sizes

@@ -105,13 +105,12 @@ def read_claims(path: str | Path = CLAIMS) -> list[Claim]:
 
 
 def _claim(bound: str, systems: str, trainings: str, **row: Any) -> Claim:
-    if not re.fullmatch(r"(above|below) \d+(\.\d+)?", bound):
+    if not (relation := re.fullmatch(r"(above|below) (\d+(?:\.\d+)?)", bound)):
         raise ValueError(f"bound={bound!r}; use 'above' or 'below' and a number")
     if not trainings.isdigit():
         raise ValueError(f"trainings={trainings!r}; use a whole number")
-    side, number = bound.split()
-    row |= {"above": side == "above", "bound": float(number), "trainings": int(trainings)}
-    return Claim(systems=tuple(systems.split("; ")), **row)
+    row |= {"above": relation[1] == "above", "bound": float(relation[2])}
+    return Claim(**row, systems=tuple(systems.split("; ")), trainings=int(trainings))
 
 
 verdict = functools.partial(metrics.verdict, words=("reproduced", "contradicted"))
@@ -249,9 +248,7 @@ def _interval(claim: Claim, evidence: Evidence) -> tuple[Interval, float]:
     terms = [evidence.draws(claim.measure, name, scope) for name, scope in claim.terms]
     interval = metrics.interval(_KINDS[claim.kind][1](*terms))
     seed_sd = _seed_sd(claim, evidence) if claim.trainings else float("nan")
-    if np.isnan(seed_sd):
-        return interval, seed_sd
-    value, chance = interval.value, 1.96 * seed_sd * np.sqrt(claim.trainings)
+    value, chance = interval.value, 1.96 * np.nan_to_num(seed_sd) * np.sqrt(claim.trainings)
     low = value - np.hypot(value - interval.low, chance)
     return Interval(value, low, value + np.hypot(interval.high - value, chance)), seed_sd
 

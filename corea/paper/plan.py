@@ -70,19 +70,18 @@ def stages(profile: Profile, assumed: pd.Series, runs: Iterable[str] = _RUNS) ->
     """The stages of `make paper`, or of other runs by name.
 
     Returns:
-        Columns stage, gpus (the CPU counts as one), questions, completions, seconds on all gpus
-        together, and totals prompt_tokens and completion_tokens.
+        By stage: gpus (the CPU counts as one), questions, completions, seconds on all gpus together,
+        and totals prompt_tokens and completion_tokens.
     """
-    rows, bases = [], {"LLM": profile.llm} | {base: base for base in profile.backbones}
+    work, bases = {}, {"LLM": profile.llm} | {base: base for base in profile.backbones}
     for name in runs:
-        run, label = variants.spec_of(profile, name), name if name in SYSTEMS else "ablations"
+        run = variants.spec_of(profile, name)
         settings = {"grpo": run.settings(profile), "samples": run.samples(profile)}
         changed = profile.replace(slm=bases.get(run.base or "", profile.slm), **settings)
         if run.reward:
-            rows.append((f"train {label}", *_work(changed, assumed, training=True)))
-        rows.append((f"generate {label}", *_work(changed, assumed, training=False)))
-    columns = ["stage", "gpus", "questions", "completions", "seconds"]
-    table = pd.DataFrame(rows, columns=columns).groupby(columns[:2], sort=False).sum().reset_index()
+            work[f"train {name}"] = _work(changed, assumed, training=True)
+        work[f"generate {name}"] = _work(changed, assumed, training=False)
+    table = pd.DataFrame(work, index=["gpus", "questions", "completions", "seconds"]).T
     for tokens in ("prompt_tokens", "completion_tokens"):
         table[tokens] = table["completions"] * assumed[tokens]
     return table
@@ -207,7 +206,8 @@ def _moments(profile: Profile, assumed: pd.Series) -> dict[str, dict[str, float]
 def _training_parts(profile: Profile, assumed: pd.Series) -> tuple[dict, dict]:
     """Bytes on each GPU that stay through training, and those of a backward pass beside them."""
     arch, compute, grpo = architecture_of(profile.slm), profile.compute, profile.grpo
-    trained, frozen = _trained_and_frozen(arch, compute)
+    trained = arch.lora_parameters(compute.lora_rank) if compute.lora_rank else arch.parameters
+    frozen = _BYTES[compute.dtype] * arch.parameters if compute.lora_rank else 0
     shards = 1 if compute.sharding == "none" else compute.training_processes
     rollouts, _ = compute.batch(grpo.questions_per_step * grpo.num_generations)
     tokens = rollouts * (assumed.longest_prompt + grpo.max_completion_length)
@@ -230,13 +230,6 @@ def _training_parts(profile: Profile, assumed: pd.Series) -> tuple[dict, dict]:
         "activations": tokens * activation_bytes(arch, compute),
         "logits": _TILE_COPIES * 4 * tile,
     }
-
-
-def _trained_and_frozen(arch: Architecture, compute: Compute) -> tuple[int, int]:
-    """How many numbers the optimizer changes, and bytes of the weights under an adapter."""
-    if not compute.lora_rank:
-        return arch.parameters, 0
-    return arch.lora_parameters(compute.lora_rank), _BYTES[compute.dtype] * arch.parameters
 
 
 def activation_bytes(arch: Architecture, compute: Compute) -> float:
@@ -275,9 +268,13 @@ def _vllm(profile: Profile, assumed: pd.Series, model: str, training: bool = Fal
 def disk(profile: Profile, assumed: pd.Series) -> pd.Series:
     """GiB on disk after `make paper`, with the checkpoints of one run at a time."""
     slm, llm = (architecture_of(model) for model in (profile.slm, profile.llm))
-    trained, frozen = _trained_and_frozen(slm, profile.compute)
-    runs, size = len(TRAINED) + len(IN_PAPER), 4 if profile.suite == "mini" else 2
-    answers = stages(profile, assumed).query("stage.str.startswith('gen')")
+    rank, size = profile.compute.lora_rank, 4 if profile.suite == "mini" else 2
+    trained = slm.lora_parameters(rank) if rank else slm.parameters
+    frozen = _BYTES[profile.compute.dtype] * slm.parameters if rank else 0
+    runs, answers = (
+        len(TRAINED) + len(IN_PAPER),
+        stages(profile, assumed).filter(like="gen", axis=0),
+    )
     sizes = {
         "base models": size * (slm.parameters + llm.parameters),
         "checkpoints of a run while it lasts": _CHECKPOINTS * (4 + _ADAM) * trained,
@@ -289,8 +286,8 @@ def disk(profile: Profile, assumed: pd.Series) -> pd.Series:
 
 def money(profile: Profile, assumed: pd.Series) -> pd.Series:
     """US dollars: of the machine for all stages in turn; of a service for the questions."""
-    table = stages(profile, assumed).set_index("stage")
-    gpus = max(profile.compute.gpus, table["gpus"].max())
+    table = stages(profile, assumed)
+    gpus = max(profile.compute.gpus, int(table["gpus"].max()))
     machine = f"{gpus} x {_gpu_of(profile.compute).name}, {assumed.gpu_hour_price:.2f} an hour each"
     prices = assumed[["llm_prompt_price", "llm_completion_price"]].to_numpy()
     llm = table.loc["generate LLM", ["prompt_tokens", "completion_tokens"]] @ prices / 1e6
@@ -309,10 +306,9 @@ def text(profile: Profile, assumed: pd.Series) -> str:
     compute, on_cpu = profile.compute, profile.compute.use_cpu
     slm, llm = (Path(model).name if on_cpu else model for model in (profile.slm, profile.llm))
     gpus = f"{compute.gpus} x {compute.memory_gib:g} GB, taken for {_gpu_of(compute).name}"
-    work = stages(profile, assumed).set_index("stage").rename_axis(None)
-    work["hours"] = work.pop("seconds") / 3600
-    counts = ["questions", "completions", "prompt_tokens", "completion_tokens"]
-    work[counts] = work[counts].map("{:,.0f}".format)
+    work = stages(profile, assumed)
+    hours = work.pop("seconds") / 3600
+    work = work.map("{:,.0f}".format).assign(hours=hours)
     others = [name for name in variants.runs_of(profile) if name not in _RUNS]
     more = stages(profile, assumed, others)["seconds"].sum() / 3600
     gib, fits = memory(profile, assumed), ""
@@ -326,7 +322,7 @@ def text(profile: Profile, assumed: pd.Series) -> str:
     sections = {
         f"Plan of PROFILE={profile.name}": f"SLM {slm}, LLM {llm}, {'CPU' if on_cpu else gpus}\n"
         "By sizes and assumptions; no model was loaded. A real run may take half of it, or twice.",
-        "Stages": f"{_numbers(work)}\nmake paper: {work['hours'].sum():,.2f} h, one stage after the "
+        "Stages": f"{_numbers(work)}\nmake paper: {hours.sum():,.2f} h, one stage after the "
         f"other; make ablations: {more:,.2f} h more.\n"
         "Not counted: start-up, grading, probes, sending weights to vLLM.",
         f"GiB of {'the process' if on_cpu else 'a GPU'}": f"{_numbers(gib)}{fits}",

@@ -151,7 +151,11 @@ def _refuse_conflicts(rows: pd.DataFrame, where: str | Path) -> None:
     if len(doubled):
         system, dataset, question, sample = doubled[list(KEY)].iloc[0]
         answer = f"{system}'s answer to {question!r} of {dataset!r}, sample {sample},"
-        twice = "is there twice" if len(rows.index.levels[0]) == 1 else "is also in another file"
+        twice = (
+            "is there twice"
+            if len(rows.index.levels[0]) == 1
+            else "is also in another of the files"
+        )
         raise RecordsError(f"{doubled.index[0][0]}: {answer} {twice}")
     texts = rows[["dataset", "question_id", "question"]].drop_duplicates()
     second = texts[texts.duplicated(["dataset", "question_id"])]

@@ -30,86 +30,63 @@ Clients of `corea serve` send COREA_API_KEY, if it is set."""
 _PLACES = """--slm http://127.0.0.1:8001/v1 --slm-model small \\
     --llm http://127.0.0.1:8002/v1 --llm-model large --threshold 0.8"""
 _EXAMPLES = {
-    "train": """example:
-  corea train questions.jsonl --model Qwen/Qwen2.5-1.5B-Instruct --out runs/mine \\
-    --gpus 1 --lora-rank 32""",
-    "evaluate": """examples:
+    "train": """
+  corea train questions.jsonl --model Qwen/Qwen2.5-1.5B-Instruct --out runs/mine --gpus 1""",
+    "evaluate": """
   corea evaluate questions.jsonl --model runs/mine/model --out mine.parquet --gpus 1
-  corea evaluate questions.jsonl --server http://127.0.0.1:8001/v1 --model small \\
-    --out small.parquet""",
-    "answer": f"""example:
-  corea answer questions.jsonl --out answers.jsonl \\
-    {_PLACES}""",
-    "serve": f"""example:
-  corea serve \\
-    {_PLACES}""",
+  corea evaluate questions.jsonl --model small --server http://127.0.0.1:8001/v1 --out s.parquet""",
+    "answer": f"\n  corea answer questions.jsonl --out answers.jsonl \\\n    {_PLACES}",
+    "serve": f"\n  corea serve \\\n    {_PLACES}",
 }
-_ASKING = "--max-new-tokens --no-instruction --temperature --concurrency --timeout "
-_SIDES = "--slm --slm-model --slm-price --llm --llm-model --llm-price --threshold " + _ASKING
-_HERE = "--gpus --dtype --seed "
-_COMMANDS = {  # what it does, and its options
-    "train": (
-        "train a model to say how sure it is, on your own questions",
-        "questions --model --out --reward --steps --questions-per-step --rollouts --learning-rate "
-        "--beta --save-steps --micro-batch --gradient-checkpointing --lora-rank --rollout-engine "
-        "--max-new-tokens --no-instruction " + _HERE,
-    ),
-    "evaluate": (
-        "measure accuracy and calibration of a model on your own questions",
-        "questions --model --out --server --samples --price --budget --engine --batch-size "
-        + _HERE
-        + _ASKING,
-    ),
-    "answer": (
-        "answer a JSONL file of questions by a cascade of two servers",
-        "questions --out --budget " + _SIDES,
-    ),
-    "serve": ("serve the cascade as an OpenAI-compatible API", "--host --port " + _SIDES),
+_COMMANDS = {
+    "train": "train a model to say how sure it is, on your own questions",
+    "evaluate": "measure accuracy and calibration of a model on your own questions",
+    "answer": "answer a JSONL file of questions by a cascade of two servers",
+    "serve": "serve the cascade as an OpenAI-compatible API",
 }
+_QUESTIONS = """one {"question": ..., "answer": ...} per line ("answer" only to grade);
+also "id" and "answer_type": math (the default), choice or text"""
 _SAMPLERS = ("transformers", "colocate", "server")
 _PRICE = {"nargs": 2, "type": float, "metavar": ("PROMPT", "COMPLETION")}
-_OPTIONS: dict[str, tuple] = {  # default, or type of what must be given; what it is; choices
-    "questions": (
-        Path,
-        'one {"question": ..., "answer": ...} per line ("answer" only to grade); also "id" and '
-        '"answer_type": math (the default), choice or text',
-    ),
-    "--out": (Path, "folder of the run, file of records or of answers; goes on if it was cut off"),
-    "--model": (str, "a folder, a model of the hub, or its name at the server"),
-    "--server": ("", "URL of an OpenAI-compatible server, ending in /v1; else it runs here"),
-    "--reward": ("L1", "L1 is COREA's", rewards.REWARDS),  # with those that a user adds
-    "--steps": (200, "of training"),
-    "--questions-per-step": (32, ""),
-    "--rollouts": (8, "completions per question and step"),
-    "--learning-rate": (0.0, "by default 1e-6, with an adapter 1e-5"),
-    "--beta": (0.001, "weight of the KL to the model it begins with"),
-    "--save-steps": (25, "steps between checkpoints"),
-    "--micro-batch": (0, "rollouts of one forward pass of a process; 0: all its share"),
-    "--gradient-checkpointing": (False, "spare memory, at a third more time"),
-    "--lora-rank": (0, "train an adapter of this rank; 0: all weights"),
-    "--rollout-engine": ("transformers", "who samples: the model itself, or vLLM", _SAMPLERS),
-    "--samples": (1, "completions per question"),
-    "--engine": ("transformers", "what runs the model here", ("transformers", "vllm")),
-    "--batch-size": (32, "completions at once, of transformers"),
-    "--price": (_PRICE, "of a million tokens at the server"),
-    "--budget": (math.inf, "most to spend, in the unit of the prices; never passed"),
-    "--slm": (str, "URL of the SLM's server, ending in /v1"),
-    "--slm-model": (str, "the model's name there"),
-    "--slm-price": (_PRICE, "of a million tokens there"),
-    "--llm": (str, "URL of the LLM's server, ending in /v1"),
-    "--llm-model": (str, "the model's name there"),
-    "--llm-price": (_PRICE, "of a million tokens there"),
-    "--threshold": (float, "keep the SLM's answer from this confidence on, in [0, 1]"),
-    "--temperature": (0.0, "0 is greedy"),
-    "--concurrency": (16, "requests under way at once, at each server"),
-    "--timeout": (120.0, "seconds a request may take"),
-    "--gpus": (0, "of this machine; 0: the CPU"),
-    "--dtype": ("", "by default bfloat16 on GPUs, float32 on the CPU", ("float32", "bfloat16")),
-    "--max-new-tokens": (1024, "of a completion"),
-    "--seed": (0, ""),
-    "--no-instruction": (False, "leave out the system turn that tells the format"),
-    "--host": ("127.0.0.1", "address to bind; this machine only by default"),
-    "--port": (8000, ""),
+# First letters of the commands; default, or type of what must be given; what it is; choices.
+_OPTIONS: dict[str, tuple] = {
+    "questions": ("tea", Path, _QUESTIONS),
+    "--out": ("tea", Path, "folder of the run, or file of records or answers; a rerun goes on"),
+    "--model": ("te", str, "a folder, a model of the hub, or its name at the server"),
+    "--server": ("e", "", "URL of an OpenAI-compatible server, ending in /v1; else it runs here"),
+    "--reward": ("t", "L1", "L1 is COREA's", lambda: rewards.REWARDS),  # a user's own among them
+    "--steps": ("t", 200, "of training"),
+    "--questions-per-step": ("t", 32, ""),
+    "--rollouts": ("t", 8, "completions per question and step"),
+    "--learning-rate": ("t", 0.0, "by default 1e-6, with an adapter 1e-5"),
+    "--beta": ("t", 0.001, "weight of the KL to the model it begins with"),
+    "--save-steps": ("t", 25, "steps between checkpoints"),
+    "--micro-batch": ("t", 0, "rollouts of one forward pass of a process; 0: all its share"),
+    "--gradient-checkpointing": ("t", False, "spare memory, at a third more time"),
+    "--lora-rank": ("t", 0, "train an adapter of this rank; 0: all weights"),
+    "--rollout-engine": ("t", "transformers", "who samples: the model itself, or vLLM", _SAMPLERS),
+    "--samples": ("e", 1, "completions per question"),
+    "--engine": ("e", "transformers", "what runs the model here", ("transformers", "vllm")),
+    "--batch-size": ("e", 32, "completions at once, of transformers"),
+    "--price": ("e", _PRICE, "of a million tokens at the server"),
+    "--budget": ("ea", math.inf, "most to spend, in the unit of the prices; never passed"),
+    "--slm": ("as", str, "URL of the SLM's server, ending in /v1"),
+    "--slm-model": ("as", str, "the model's name there"),
+    "--slm-price": ("as", _PRICE, "of a million tokens there"),
+    "--llm": ("as", str, "URL of the LLM's server, ending in /v1"),
+    "--llm-model": ("as", str, "the model's name there"),
+    "--llm-price": ("as", _PRICE, "of a million tokens there"),
+    "--threshold": ("as", float, "keep the SLM's answer from this confidence on, in [0, 1]"),
+    "--temperature": ("eas", 0.0, "0 is greedy"),
+    "--concurrency": ("eas", 16, "requests under way at once, at each server"),
+    "--timeout": ("eas", 120.0, "seconds a request may take"),
+    "--gpus": ("te", 0, "of this machine; 0: the CPU"),
+    "--dtype": ("te", "", "by default bfloat16 on GPUs, else float32", ("float32", "bfloat16")),
+    "--max-new-tokens": ("teas", 1024, "of a completion"),
+    "--seed": ("te", 0, ""),
+    "--no-instruction": ("teas", False, "leave out the system turn that tells the format"),
+    "--host": ("s", "127.0.0.1", "address to bind; this machine only by default"),
+    "--port": ("s", 8000, ""),
 }
 
 
@@ -151,24 +128,24 @@ def _parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser("corea", description=what, epilog=_KEYS, allow_abbrev=False)
     cli.add_argument("--version", action="version", version=f"corea {corea.__version__}")
     commands = cli.add_subparsers(dest="command")
-    for name, (what, options) in _COMMANDS.items():
+    for name, what in _COMMANDS.items():
         command = commands.add_parser(
             name,
             help=what,
             description=f"{what[0].upper()}{what[1:]}.",
-            epilog=f"{_EXAMPLES[name]}\n\n{_KEYS}",
+            epilog=f"example:{_EXAMPLES[name]}\n\n{_KEYS}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        for option in options.split():
-            command.add_argument(option, **_described(option))
+        for option, (letters, *described) in _OPTIONS.items():
+            if name[0] in letters:
+                command.add_argument(option, **_described(option, *described))
     commands.choices["evaluate"].set_defaults(temperature=1.0)
     return cli
 
 
-def _described(option: str) -> dict:
+def _described(option: str, default, text: str, choices=None) -> dict:
     """What argparse is told of an option."""
-    default, text, *choices = _OPTIONS[option]
     if default is False:
         return {"action": "store_true", "help": text}
     if isinstance(default, dict):
@@ -177,8 +154,8 @@ def _described(option: str) -> dict:
         needed = {"required": True} if option.startswith("--") else {}
         return {"type": default, "help": text, **needed}
     shown = f"{text} (default: %(default)s)" if default else text
-    more = {"choices": choices[0]} if choices else {}
-    return {"type": type(default), "default": default, "help": shown, **more}
+    allowed = choices() if callable(choices) else choices
+    return {"type": type(default), "default": default, "help": shown, "choices": allowed}
 
 
 def _chosen(given: argparse.Namespace, names: str) -> dict:
@@ -248,8 +225,8 @@ def _engine(given: argparse.Namespace):
         if math.isfinite(given.budget) and given.price is None:
             raise ValueError("--budget needs --price")
         journal = given.out.with_name(f"{given.out.name}.journal")
-        options = {"name": name, "budget": Budget(given.budget), "journal": journal}
-        return _server(given, given.server, given.model, given.price, **options)
+        place = given.server, given.model, given.price
+        return _server(given, *place, name=name, budget=Budget(given.budget), journal=journal)
     return model_engine(
         given.model,
         Compute(**_chosen(given, "gpus engine dtype")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -171,3 +172,28 @@ def test_help_shows_an_example_that_is_understood(command, capsys):
     assert stopped.value.code == 0 and "example" in said
     example = cli._EXAMPLES[command].split("\n  corea ")[1].replace("\\\n", " ")
     assert cli._parser().parse_args(example.split()).command == command
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "extra"),
+    [
+        ("train", "transformers", "train"),
+        ("evaluate", "torch", "train"),
+        ("serve", "uvicorn", "serve"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    command, missing, extra, questions, tmp_path, capsys, monkeypatch
+):
+    """Each module is the first one of its extra that the command imports."""
+    sides = "--slm u --slm-model s --llm u --llm-model l --threshold .5"
+    commands = {
+        "train": train(questions, tmp_path / "run"),
+        "evaluate": evaluate(questions, SLM, tmp_path / "out.parquet"),
+        "serve": ["serve", *sides.split()],
+    }
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "corea._callbacks", raising=False)
+    assert cli.main(commands[command]) == 1
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith(f"corea {command}: ") and f'pip install "corea[{extra}]"' in said

@@ -151,11 +151,8 @@ def _refuse_conflicts(rows: pd.DataFrame, where: str | Path) -> None:
     if len(doubled):
         system, dataset, question, sample = doubled[list(KEY)].iloc[0]
         answer = f"{system}'s answer to {question!r} of {dataset!r}, sample {sample},"
-        twice = (
-            "is there twice"
-            if len(rows.index.levels[0]) == 1
-            else "is also in another of the files"
-        )
+        several = len(rows.index.levels[0]) > 1
+        twice = "is also in another of the files" if several else "is there twice"
         raise RecordsError(f"{doubled.index[0][0]}: {answer} {twice}")
     texts = rows[["dataset", "question_id", "question"]].drop_duplicates()
     second = texts[texts.duplicated(["dataset", "question_id"])]

@@ -5,7 +5,6 @@ Apart from `grpo`: these derive from a class of transformers, which takes second
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -13,7 +12,6 @@ from transformers import TrainerCallback
 
 from corea._training_log import COMPLETE, METRICS, CollapseError, collapse, tidy_log
 from corea.support import processes
-from corea.support.files import atomic_write
 
 
 class MarkWhole(TrainerCallback):
@@ -22,9 +20,7 @@ class MarkWhole(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         processes.wait()
         if processes.rank() == 0:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            with atomic_write(folder / COMPLETE) as file:
-                json.dump({"step": state.global_step}, file)
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 class Watch(TrainerCallback):

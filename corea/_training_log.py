@@ -30,18 +30,17 @@ class CollapseError(RuntimeError):
     """Accuracy fell to nothing while the confidence reward rose: it fails with confidence 0."""
 
 
-def log_rollouts(completions, gold=None, *, question_id, log_metric=None, **columns) -> list[float]:
+def log_rollouts(completions, gold=None, *, question_id, log_metric, **columns) -> list[float]:
     """A reward of weight zero, which logs what TRL does not over the rollouts of every process."""
     rows = zip(question_id, graded(completions, gold, columns), strict=True)
     judged = processes.gathered([(q, right, r.confidence) for q, (r, right) in rows])
     stated = [confidence for _, _, confidence in judged if confidence is not None]
-    if log_metric is not None:
-        solved = {q for q, right, _ in judged if right}
-        # The share of questions that a rollout got right: the others give no correctness signal.
-        log_metric("group_accuracy", len(solved) / len({q for q, _, _ in judged}))
-        log_metric("confidence/mean", sum(stated) / max(1, len(stated)))
-        shares = [count / len(stated) for count in Counter(stated).values()]
-        log_metric("confidence/entropy", -sum(p * math.log(p) for p in shares))  # in nats
+    shares = [count / len(stated) for count in Counter(stated).values()]
+    solved = {q for q, right, _ in judged if right}
+    # The share of questions that a rollout got right: the others give no correctness signal.
+    log_metric("group_accuracy", len(solved) / len({q for q, _, _ in judged}))
+    log_metric("confidence/mean", sum(stated) / max(1, len(stated)))
+    log_metric("confidence/entropy", -sum(p * math.log(p) for p in shares))  # in nats
     return [0.0] * len(completions)
 
 
@@ -65,11 +64,10 @@ def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
     if len(steps) < 2 * window or "confidence reward" not in steps:
         return None
     first, last = steps.iloc[:window].mean(), steps.iloc[-window:].mean()
-    before, after = first["accuracy"], last["accuracy"]
-    reward, later_reward = first["confidence reward"], last["confidence reward"]
-    if after >= before / 5 or later_reward <= reward:
+    reward = [mean["confidence reward"] for mean in (first, last)]
+    if last["accuracy"] >= first["accuracy"] / 5 or reward[1] <= reward[0]:
         return None
     return (
-        f"accuracy fell from {before:.2f} to {after:.2f} while the confidence reward rose from "
-        f"{reward:.2f} to {later_reward:.2f}; lower learning_rate or raise beta"
+        f"accuracy fell from {first['accuracy']:.2f} to {last['accuracy']:.2f} while the confidence "
+        f"reward rose from {reward[0]:.2f} to {reward[1]:.2f}; lower learning_rate or raise beta"
     )

@@ -18,6 +18,7 @@ import pandas as pd
 
 from corea import prompts
 from corea._training_log import COMPLETE, CollapseError, log_rollouts, tidy_log
+from corea.engines.loading import load_model
 from corea.questions.base import Question
 from corea.questions.load import load_jsonl
 from corea.rewards import RewardSpec
@@ -63,10 +64,8 @@ class GRPOSettings:
     aggregation: str = "sum_then_normalize"
 
     def __post_init__(self):
-        if self.num_generations < 2:
-            raise ValueError(
-                f"num_generations={self.num_generations} makes no group; use 2 or more"
-            )
+        if (size := self.num_generations) < 2:
+            raise ValueError(f"num_generations={size} makes no group; use 2 or more")
         if min(self.steps, self.questions_per_step, self.save_steps) < 1:
             raise ValueError("steps, questions_per_step and save_steps must all be 1 or more")
         for name, allowed in _ALLOWED.items():
@@ -75,8 +74,8 @@ class GRPOSettings:
 
     def hashed(self) -> dict:
         """What a run's hash is made from; a field that came later counts only if it is changed."""
-        changed = self.aggregation != _ALLOWED["aggregation"][0]
-        return {name: getattr(self, name) for name in (*_HASHED, *["aggregation"] * changed)}
+        names = _HASHED if self.aggregation == "sum_then_normalize" else (*_HASHED, "aggregation")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +171,10 @@ def _loaded(questions: str | Path | Sequence[Question]) -> Sequence[Question]:
 
 def _hash(base, reward, questions, settings, compute, instruction) -> str:
     """The hash of all a run is made from; how it is spread over processes is not among it."""
-    made_of = {"base": fingerprint(base), "reward": reward.hashed(), "settings": settings.hashed()}
-    made_of |= {
+    made_of = {
+        "base": fingerprint(base),
+        "reward": reward.hashed(),
+        "settings": settings.hashed(),
         "instruction": instruction,
         "questions": [(q.id, q.text, q.gold) for q in questions],
     }
@@ -192,35 +193,24 @@ def build_trainer(base, questions, folder, reward, settings, compute, instructio
     # Before the model is loaded: ZeRO-3 loads it in parts, and learns from the arguments to do so.
     arguments = _arguments(settings, [*reward.weights, 0.0], Path(folder), compute)
     trainer = GRPOTrainer(
-        model=_trained_model(base, compute),
+        model=load_model(base, dtype=compute.dtype if compute.lora_rank else "float32"),
         processing_class=prompts.load_tokenizer(base),
-        reward_funcs=[*reward.functions(), log_rollouts],
+        reward_funcs=[*reward.functions(settings.num_generations), log_rollouts],
         args=arguments,
         train_dataset=training_set(questions, instruction),
         callbacks=[MarkWhole()],
-        peft_config=_adapter(compute),
+        peft_config=_adapter(compute.lora_rank) if compute.lora_rank else None,
     )
     trainer.remove_callback(PrinterCallback)  # `Watch` shows progress in one line
     return trainer
 
 
-def _trained_model(base: str | Path, compute: Compute):
-    """The model to train: weights in float32, or frozen under an adapter in the profile's dtype."""
-    from corea.engines.loading import load_model
-
-    return load_model(base, dtype=compute.dtype if compute.lora_rank else "float32")
-
-
-def _adapter(compute: Compute):
-    """PEFT's low-rank adapter on every linear layer, scaled by 2; None without one."""
-    if not compute.lora_rank:
-        return None
+def _adapter(rank: int):
+    """PEFT's low-rank adapter on every linear layer, scaled by 2."""
     from peft import LoraConfig
 
-    rank = compute.lora_rank
-    return LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    where = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    return LoraConfig(r=rank, lora_alpha=2 * rank, **where)
 
 
 def _arguments(settings: GRPOSettings, weights: list[float], folder: Path, compute: Compute):
@@ -244,20 +234,12 @@ def _arguments(settings: GRPOSettings, weights: list[float], folder: Path, compu
         use_cpu=compute.use_cpu,
         bf16=compute.dtype == "bfloat16",
         activation_checkpointing=compute.gradient_checkpointing,
-        **_rollout_arguments(compute),
+        use_vllm=compute.rollouts != "transformers",
+        vllm_mode="server" if compute.rollouts == "server" else "colocate",
+        vllm_gpu_memory_utilization=compute.vllm_memory,
+        vllm_enable_sleep_mode=True,
+        vllm_server_base_url=os.environ.get("COREA_ROLLOUTS", "http://127.0.0.1:8000"),
     )
-
-
-def _rollout_arguments(compute: Compute) -> dict:
-    """TRL's settings for rollouts by vLLM; COREA_ROLLOUTS says where its server is."""
-    if compute.rollouts == "transformers":
-        return {}
-    arguments = {"use_vllm": True, "vllm_mode": compute.rollouts}
-    if compute.rollouts == "colocate":
-        memory = compute.vllm_memory
-        return arguments | {"vllm_gpu_memory_utilization": memory, "vllm_enable_sleep_mode": True}
-    server = os.environ.get("COREA_ROLLOUTS", "http://127.0.0.1:8000")
-    return arguments | {"vllm_server_base_url": server}
 
 
 def fingerprint(base: str | Path) -> str:
@@ -272,13 +254,12 @@ def fingerprint(base: str | Path) -> str:
 
 
 def _is_finished(run: Run) -> bool:
-    if (run.folder / SETTINGS).exists():
-        earlier = json.loads((run.folder / SETTINGS).read_text())["settings"]
-        if earlier != run.settings:
-            raise ValueError(
-                f"{run.folder} holds a run made with other settings ({earlier}, now "
-                f"{run.settings}); remove the folder or train into another"
-            )
+    mark = run.folder / SETTINGS
+    if mark.exists() and (earlier := json.loads(mark.read_text())["settings"]) != run.settings:
+        raise ValueError(
+            f"{run.folder} holds a run made with other settings ({earlier}, now {run.settings}); "
+            "remove the folder or train into another"
+        )
     return (run.folder / COMPLETE).exists()
 
 
@@ -296,14 +277,16 @@ def _last_whole_checkpoint(folder: Path) -> str | None:
 
 def _finish(run: Run, trainer, base: str | Path, compute: Compute) -> None:
     """Write model and log, mark the run finished, then drop its checkpoints."""
+    from peft import PeftModel
+
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of all processes
     if processes.rank() == 0:
+        adapter = run.folder / "adapter"
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        if compute.lora_rank:
-            model.save_pretrained(run.folder / "adapter", state_dict=weights)
-            _merge(base, run.folder / "adapter", compute).save_pretrained(run.model)
-        else:
-            model.save_pretrained(run.model, state_dict=weights)
+        model.save_pretrained(adapter if compute.lora_rank else run.model, state_dict=weights)
+        if compute.lora_rank:  # added into the base model: engines need not know of adapters
+            whole = PeftModel.from_pretrained(load_model(base, dtype=compute.dtype), adapter)
+            whole.merge_and_unload().save_pretrained(run.model)
         trainer.processing_class.save_pretrained(run.model)
         log = tidy_log(trainer.state.log_history, run.name)
         with atomic_write(run.folder / "log.csv") as file:
@@ -311,13 +294,6 @@ def _finish(run: Run, trainer, base: str | Path, compute: Compute) -> None:
         _write_mark(run, COMPLETE, commit=git_commit()[0])
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     processes.wait()
-
-
-def _merge(base: str | Path, adapter: Path, compute: Compute):
-    """The base model with an adapter added into its weights: engines need not know of adapters."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(_trained_model(base, compute), adapter).merge_and_unload()
 
 
 def _write_mark(run: Run, file_name: str, **more: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,20 +20,11 @@ from corea.support import processes
 
 _SILENCE = -1.0  # what no confidence earns: were it any better, silence would be the safe bid
 _EPSILON = 0.01  # "kl" and "log" clip confidences to [_EPSILON, 1 - _EPSILON]
-
-
-def _l1(c: float, t: float) -> float:
-    """|c - t|, COREA's distance. Its best c is the median of t."""
-    return abs(c - t)
-
-
-def _l2(c: float, t: float) -> float:
-    """(c - t)^2, RLCR's Brier score if t is the rollout's own 0 or 1. Its best c is t's mean."""
-    return (c - t) ** 2
+_WEIGHTS = ("correctness_weight", "format_weight", "confidence_weight")
 
 
 def _kl(c: float, t: float) -> float:
-    """Bernoulli KL(t || c) over its largest value, log(1 / _EPSILON). Its best c is t's mean."""
+    """Bernoulli KL(t || c) over its largest value, log(1 / _EPSILON)."""
     c = min(max(c, _EPSILON), 1 - _EPSILON)
     divergence = sum(p * math.log(p / q) for p, q in ((t, c), (1 - t, 1 - c)) if p > 0)
     return min(1.0, max(0.0, divergence / math.log(1 / _EPSILON)))
@@ -45,8 +36,14 @@ def _log(c: float, t: float) -> float:
     return min(1.0, -(t * math.log(c) + (1 - t) * math.log(1 - c)) / math.log(1 / _EPSILON))
 
 
-# From a stated confidence c to an estimate t of P(correct), all in [0, 1].
-DISTANCES = {"l1": _l1, "l2": _l2, "kl": _kl, "log": _log}
+# From a stated confidence c to an estimate t of P(correct), all in [0, 1]. The best c is the median
+# of t for "l1", COREA's distance, and its mean for the others.
+DISTANCES: dict[str, Callable[[float, float], float]] = {
+    "l1": lambda c, t: abs(c - t),
+    "l2": lambda c, t: (c - t) ** 2,  # RLCR's Brier score if t is the rollout's own 0 or 1
+    "kl": _kl,
+    "log": _log,
+}
 
 
 def correctness_reward(completions, gold=None, *, grader=None, **columns) -> list[float]:
@@ -70,7 +67,14 @@ def format_reward(completions, **columns) -> list[float]:
 
 
 def confidence_reward(
-    completions, gold=None, *, distance="l1", target="group", grader=None, **columns
+    completions,
+    gold=None,
+    *,
+    distance="l1",
+    target="group",
+    num_generations=None,
+    grader=None,
+    **columns,
 ) -> list[float]:
     """Reward a stated confidence for being near the chance of being right.
 
@@ -80,6 +84,7 @@ def confidence_reward(
         distance: "l1", "l2", "kl" or "log".
         target: "group" (share of the question's rollouts that are right, over all processes),
             "sample" (the rollout's own 0 or 1), or the weight of "sample" in a mix, in [0, 1].
+        num_generations: rollouts of a group; if given, every group is checked to be whole.
         grader: a `corea.Grader`, by default the one that all calls of this process share.
         **columns: the training set's other columns, and TRL's `prompts`.
 
@@ -98,7 +103,7 @@ def confidence_reward(
     rows = graded(completions, gold, columns, grader)
     targets = [float(right) for _, right in rows]
     if weight < 1:
-        means = _group_means(columns, [right for _, right in rows])
+        means = _group_means(columns, [right for _, right in rows], num_generations)
         targets = [weight * t + (1 - weight) * m for t, m in zip(targets, means, strict=True)]
     return [
         _SILENCE if r.confidence is None else 0.0 - DISTANCES[distance](r.confidence, t)
@@ -110,45 +115,46 @@ def graded(completions, gold, columns: dict, grader=None) -> list[tuple[Response
     """Each completion parsed, and 1 if its answer is right, else 0."""
     responses = [parse(text_of(completion)) for completion in completions]
     count = len(responses)
-    named = {"gold": gold, **columns}
-    name = next((n for n in ("gold", "solution", "answer") if named.get(n) is not None), None)
-    if name is None:
-        raise ValueError(
-            "the training set has no column 'gold', 'solution' or 'answer' to grade by"
-        )
-    answers, golds = [response.answer for response in responses], _column(name, named, count)
-    types = _column("answer_type", {"answer_type": ["math"] * count} | columns, count)
-    grades = (grader or shared_grader()).grade(answers, golds, types)
+    columns = {"gold": gold, "answer_type": ["math"] * count, **columns}
+    named = [n for n in ("gold", "solution", "answer") if columns.get(n) is not None]
+    if not named:
+        raise ValueError("there is no column 'gold', 'solution' or 'answer' to grade by")
+    golds, types = (_column(name, columns, count) for name in (named[0], "answer_type"))
+    grades = (grader or shared_grader()).grade([r.answer for r in responses], golds, types)
     if len(grades) != count or any(grade not in (True, False) for grade in grades):
         raise ValueError(f"{count} answers need as many grades, True or False; got {grades[:20]}")
     return list(zip(responses, map(int, grades), strict=True))
 
 
-def _group_means(columns: dict, right: list[int]) -> list[float]:
+def _group_means(columns: dict, right: list[int], num_generations: int | None) -> list[float]:
     """Mean correctness of each row's question over all processes, a ratio of whole numbers."""
     key = "prompts" if columns.get("question_id") is None else "question_id"
-    questions = [
-        json.dumps(value) if isinstance(value, list) else value
-        for value in _column(key, columns, len(right))
-    ]
-    rows, wins = Counter[Hashable](), Counter[Hashable]()
+    values = _column(key, columns, len(right))
+    questions = [json.dumps(value) if isinstance(value, list) else value for value in values]
+    groups = defaultdict[Hashable, list[int]](list)
     for question, won in processes.gathered(list(zip(questions, right, strict=True))):
-        rows[question] += 1
-        wins[question] += won
-    # Groups have one size, 2 or more, and a question may be drawn twice: so counts share a factor.
-    if rows and math.gcd(*rows.values()) < 2:
-        question, count = min(rows.items(), key=lambda row: row[1])
+        groups[question].append(won)
+    _check_whole({question: len(group) for question, group in groups.items()}, num_generations)
+    return [sum(groups[question]) / len(groups[question]) for question in questions]
+
+
+def _check_whole(rows: dict[Hashable, int], num_generations: int | None) -> None:
+    # TRL does not tell rewards the size of a group, and a question may be drawn twice in a call.
+    # Unless the size is given, only counts that no size explains are refused: 4, 4, 2 may be pairs.
+    size = num_generations or math.gcd(*rows.values())
+    if broken := [question for question, count in rows.items() if size < 2 or count % size]:
+        question = min(broken, key=rows.__getitem__)
+        known = f"not a multiple of {num_generations=}"
         raise ValueError(
-            f"question {str(question)[:80]!r} has {count} rows in this call, another "
-            f"{max(rows.values())}: no whole groups; per_device_train_batch_size x processes x "
-            "steps_per_generation must be a multiple of num_generations, 2 or more"
+            f"question {str(question)[:80]!r} has {rows[question]} rows in this call, "
+            f"{known if num_generations else f'another {max(rows.values())}'}: no whole groups; "
+            "per_device_train_batch_size x processes x steps_per_generation must be a multiple of "
+            "num_generations, 2 or more"
         )
-    return [wins[question] / rows[question] for question in questions]
 
 
 def _column(name: str, columns: dict, count: int) -> list:
-    values = columns.get(name)
-    if values is None:
+    if (values := columns.get(name)) is None:
         raise ValueError(f"rewards read a column {name!r}, which the training set does not have")
     if len(values) != count:
         raise ValueError(f"column {name!r} has {len(values)} rows for {count} completions")
@@ -185,28 +191,27 @@ class RewardSpec:
 
     def __post_init__(self):
         _checked("l1" if self.distance is None else self.distance, self.target)
-        for name in ("correctness_weight", "format_weight", "confidence_weight"):
+        for name in _WEIGHTS:
             weight = getattr(self, name)
             if type(weight) not in (int, float) or not 0 <= weight < math.inf:
                 raise ValueError(f"{name}={weight!r} is not a finite number of 0 or more")
 
     def hashed(self) -> dict:
         """What a run's hash is made from: a field that comes later must not change it."""
-        names = ("distance", "target", "correctness_weight", "format_weight", "confidence_weight")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("distance", "target", *_WEIGHTS)}
 
-    def functions(self) -> list[Callable[..., list[float]]]:
-        """The TRL reward functions."""
+    def functions(self, num_generations: int | None = None) -> list[Callable[..., list[float]]]:
+        """The TRL reward functions; `num_generations` as for `confidence_reward`."""
         if self.distance is None:
             return [correctness_reward, format_reward]
-        confidence = partial(confidence_reward, distance=self.distance, target=self.target)
+        settings = {"distance": self.distance, "target": self.target}
+        confidence = partial(confidence_reward, num_generations=num_generations, **settings)
         return [correctness_reward, format_reward, confidence]
 
     @property
     def weights(self) -> list[float]:
         """The weight of each of `functions`, in the same order."""
-        weights = [self.correctness_weight, self.format_weight, self.confidence_weight]
-        return weights[:2] if self.distance is None else weights
+        return [getattr(self, name) for name in _WEIGHTS[: 2 if self.distance is None else 3]]
 
 
 def _checked(distance: str, target: str | float) -> float:

@@ -69,7 +69,9 @@ def rewards(folder: Path, rows: list[dict]) -> None:
         found = [
             [
                 x.hex()
-                for x in confidence_reward(**given, distance=distance, target=target, grader=grader)
+                for x in confidence_reward(
+                    **given, distance=distance, target=target, num_generations=GROUP, grader=grader
+                )
             ]
             for distance, target in (("l1", "group"), ("l2", 0.25), ("kl", "group"))
         ]
@@ -103,8 +105,9 @@ def train(folder: Path, compute: Compute) -> None:
             return found
 
     class Spec(type(REWARDS["L1"])):
-        def functions(self):
-            *others, confidence = super().functions()
+        def functions(self, num_generations):
+            assert num_generations == GROUP, "runs of our own know the size of their groups"
+            *others, confidence = super().functions(num_generations)
             return [*others, Kept(confidence)]
 
     base = load_profile("cpu").slm
@@ -127,6 +130,6 @@ if __name__ == "__main__":
     if what == "rewards":
         rewards(where, rollouts())
     elif what == "broken":
-        rewards(where, rollouts()[:-1] + rollouts()[:1])
+        rewards(where, rollouts()[:-2])  # 4, 4, 2: whole groups of two, not of four
     elif what == "train":
         train(where, Compute(processes=processes.launched(), micro_batch=int(sys.argv[3])))

@@ -19,7 +19,7 @@ from corea.paper import profiles, runs, variants
 from corea.questions import base, hub
 from corea.questions.load import load_questions
 from corea.support.hardware import Compute
-from corea.support.models import HUB_MODELS, architecture_of
+from corea.support.models import ARCHITECTURES, architecture_of
 from tests.test_hubsets import ROWS, deepmath_row, gsm8k_row, math500_row, olympiad_row, save
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,7 +142,7 @@ def test_every_table_and_figure_is_drawn_from_them_and_nothing_else(whole, monke
 
 def test_a_profile_of_the_hub_is_what_it_says():
     for profile in (PAPER, profiles.PROFILES["single-gpu"]):
-        assert {profile.slm, profile.llm} <= set(HUB_MODELS)
+        assert {profile.slm, profile.llm} <= set(ARCHITECTURES)
         assert architecture_of(profile.slm).parameters < architecture_of(profile.llm).parameters
         size, passes = profile.compute.batch(
             profile.grpo.questions_per_step * profile.grpo.num_generations

@@ -19,10 +19,10 @@ from corea.paper.runs import records_path
 from corea.paper.variants import SYSTEMS
 from corea.questions.base import test_datasets as datasets_of
 from corea.support.hardware import Compute
-from corea.support.models import HUB_MODELS, Architecture, architecture_of
+from corea.support.models import ARCHITECTURES, REVISIONS, Architecture, architecture_of
 from tests import measure
 
-QWEN_7B = HUB_MODELS["Qwen/Qwen2.5-7B-Instruct"].architecture
+QWEN_7B = ARCHITECTURES["Qwen/Qwen2.5-7B-Instruct"]
 PUBLISHED = {
     "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
     "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
@@ -66,7 +66,7 @@ def test_a_hub_model_has_as_many_parameters_as_published(model, count):
 
 
 def test_every_hub_model_is_checked():
-    assert set(PUBLISHED) == set(HUB_MODELS)
+    assert set(PUBLISHED) == set(ARCHITECTURES) == set(REVISIONS)
 
 
 @pytest.mark.parametrize("side", ["slm", "llm"])
@@ -100,7 +100,7 @@ def test_parameters_and_adapter_are_those_that_transformers_and_peft_make(tiny):
 
     model, arch = tiny
     assert arch.parameters == sum(p.numel() for p in model.parameters())
-    adapted = get_peft_model(copy.deepcopy(model), _adapter(Compute(lora_rank=3)))
+    adapted = get_peft_model(copy.deepcopy(model), _adapter(3))
     assert arch.lora_parameters(3) == sum(
         p.numel() for p in adapted.parameters() if p.requires_grad
     )

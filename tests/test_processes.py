@@ -87,7 +87,7 @@ def test_groups_that_are_not_whole_over_all_processes_are_refused_in_each(tmp_pa
     errors = in_processes(2, "broken", tmp_path / "parts")
     assert len(errors) == 2
     for error in errors:
-        assert "'q2' has 3 rows in this call, another 5: no whole groups" in error
+        assert "'q2' has 2 rows in this call, not a multiple of num_generations=4" in error
         assert "per_device_train_batch_size x processes x steps_per_generation" in error
 
 
@@ -108,7 +108,7 @@ def test_a_real_run_by_accelerate_gives_rewards_of_whole_groups(number, micro_ba
     parts = written(tmp_path)
     assert len(parts) == number
     with Grader() as grader:
-        reward = functools.partial(confidence_reward, grader=grader)
+        reward = functools.partial(confidence_reward, num_generations=4, grader=grader)
         for step in zip(*parts, strict=True):
             names = ("question_id", "gold", "answer_type", "texts", "found")
             rows = {name: [x for part in step for x in part[name]] for name in names}

@@ -267,6 +267,34 @@ def test_a_broken_group_is_refused_with_the_fix(target, ids):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("counts", "size", "broken"),
+    [
+        ([4, 4, 2], None, None),  # groups of two, two of them drawn twice
+        ([4, 4, 2], 2, None),
+        ([4, 4, 2], 4, "has 2 rows in this call, not a multiple of num_generations=4"),
+        ([6, 4], 4, "has 6 rows in this call, not a multiple of num_generations=4"),
+        ([8, 4], 4, None),
+        ([3, 5], None, "has 3 rows in this call, another 5"),
+        ([2, 2], 1, "num_generations, 2 or more"),
+    ],
+)
+def test_groups_are_checked_exactly_if_their_size_is_given(counts, size, broken):
+    ids = [question for question, count in enumerate(counts) for _ in range(count)]
+    reward = partial(confidence(), num_generations=size)
+    if broken is None:
+        assert call(reward, [rollout(True)] * len(ids), ids) == [-0.5] * len(ids)
+    else:
+        with pytest.raises(ValueError, match=broken):
+            call(reward, [rollout(True)] * len(ids), ids)
+
+
+def test_a_spec_hands_on_the_size_of_a_group():
+    *_, reward = REWARDS["L1"].functions(4)
+    with pytest.raises(ValueError, match="not a multiple of num_generations=4"):
+        call(reward, [rollout(True)] * 2, ["a", "a"])
+
+
 @pytest.mark.parametrize("target", ["sample", 1, 1.0])
 def test_the_sample_target_needs_no_groups(target):
     assert call(confidence("l1", target), [rollout(True)] * 3) == [-0.5] * 3

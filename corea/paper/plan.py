@@ -238,7 +238,7 @@ def activation_bytes(arch: Architecture, compute: Compute) -> float:
     After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), for grouped queries, a gated
     feed-forward layer, no dropout, and fused kernels that do not keep the attention matrix.
     """
-    size, h, kv = _BYTES[compute.dtype], arch.hidden_size, arch.kv_heads * arch.head_size
+    size, h, kv = _BYTES[compute.dtype], arch.hidden_size, arch.kv_size
     norms = 2 * 4 * h + size * 4 * h  # six vectors around two norms, two of them in float32
     attention = size * (3 * h + 3 * kv)  # queries, keys and values, rotated and not; the output
     layer = norms + attention + size * 4 * arch.intermediate_size

@@ -16,7 +16,7 @@ from corea.grpo import GRPOSettings
 from corea.prompts import INSTRUCTION
 from corea.support.files import checkout
 from corea.support.hardware import Compute
-from corea.support.models import HUB_MODELS
+from corea.support.models import ARCHITECTURES
 
 ROOT = checkout() or Path.cwd()  # without a checkout, profiles write into the current folder
 # What a result depends on, written out by name: a field that is added leaves old hashes alone.
@@ -133,7 +133,7 @@ def load_profile(name: str) -> Profile:
             f"profile {name!r} reads the base models in data/base of a checkout, and this library "
             "is installed without one; clone the repository and run `make paper` there"
         )
-    slm, llm = (m if m in HUB_MODELS else str(ROOT / m) for m in (profile.slm, profile.llm))
+    slm, llm = (m if m in ARCHITECTURES else str(ROOT / m) for m in (profile.slm, profile.llm))
     return profile.replace(slm=slm, llm=llm, root=os.environ.get("COREA_ROOT", profile.root))
 
 

@@ -31,7 +31,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     Raises:
         OSError: the disk is full or the folder cannot be written, in one line that names the file.
     """
-    path, aside = Path(path), None
+    path, aside = Path(path), ""
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +44,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
-    except BaseException as error:
-        if aside is not None:
+    except OSError as error:
+        if error.filename not in (None, aside, str(path), str(path.parent)):
+            raise  # of another file that the caller opened
+        reason = f"{error.strerror or error}; nothing was changed there"
+        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
+    finally:
+        if aside:
             Path(aside).unlink(missing_ok=True)
-        ours = (None, aside, str(path), str(path.parent))
-        if isinstance(error, OSError) and error.filename in ours:
-            reason = f"{error.strerror or error}; nothing was changed there"
-            raise OSError(error.errno, f"cannot write {path}: {reason}") from error
-        raise
 
 
 def checkout() -> Path | None:

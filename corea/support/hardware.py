@@ -95,8 +95,8 @@ class Compute:
         if self.training_processes == 1 and self.sharding == "none":
             return None
         name = "cpu" if self.use_cpu else "ddp" if self.sharding == "none" else self.sharding
-        configuration = ["--config_file", str(CONFIGURATIONS / f"{name}.yaml")]
-        return ["launch", *configuration, "--num_processes", str(self.training_processes)]
+        file, count = str(CONFIGURATIONS / f"{name}.yaml"), str(self.training_processes)
+        return ["launch", "--config_file", file, "--num_processes", count]
 
 
 def _divisors(number: int) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
+from collections import deque
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 
 _ROOT = Path(__file__).resolve().parents[2]
 _RANK = re.compile(r"^\[rank\d+\]: ?")
-_AN_ERROR = re.compile(r"^(\[rank\d+\]: ?)?([\w.]+(Error|Exception|Interrupt): |\S*python\S*: )")
+# A line by which a process names its error; the launcher's own, ChildFailedError, tells nothing.
+_ERROR = re.compile(r"(?!.*ChildFailedError)([\w.]+(Error|Exception|Interrupt): |\S*python\S*: )")
 
 
 def rank() -> int:
@@ -29,11 +31,10 @@ def gathered(rows: list) -> list:
     Raises:
         ValueError: processes were launched together but cannot speak with each other.
     """
-    distributed = _distributed()
-    if distributed is None and launched() > 1:
+    if (distributed := _distributed()) is None and launched() > 1:
         raise ValueError(
-            f"{launched()} processes were launched together, but torch.distributed is not set "
-            "up, so what they hold is not known; build the trainer first, or `accelerate launch`"
+            f"{launched()} processes were launched together, but torch.distributed is not set up, "
+            "so what they hold is not known; build the trainer first, or use `accelerate launch`"
         )
     if distributed is None:
         return rows
@@ -50,12 +51,11 @@ def wait() -> None:
 
 
 def _distributed():
-    """`torch.distributed` if it joins several processes; torch is not imported for the question."""
+    """`torch.distributed` once it is set up; torch is not imported for the question."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.distributed.is_available():
-        return None
-    joined = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-    return torch.distributed if joined else None
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed
+    return None
 
 
 def launch(command: list[str], module: str, *arguments: str) -> None:
@@ -65,28 +65,19 @@ def launch(command: list[str], module: str, *arguments: str) -> None:
         RuntimeError: one of them fails; their output is this process's.
     """
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path}
     accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]
-    tail: list[str] = []
-    with subprocess.Popen(
-        [*accelerate, "-m", module, *arguments],
-        text=True,
-        env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
+    words = [*accelerate, "-m", module, *arguments]
+    tail: deque[str] = deque(["no output"], maxlen=500)
+    with Popen(words, text=True, env=environment, stdout=PIPE, stderr=STDOUT) as process:
         try:
             for line in process.stdout or ():
                 sys.stdout.write(line)
-                tail = [*tail[-499:], line]
+                tail.append(_RANK.sub("", line.rstrip()))
         except BaseException:
             process.terminate()
             raise
     if status := process.returncode:
+        reason = ([line for line in tail if _ERROR.match(line)] or tail)[-1]
         what = f"`{module} {' '.join(arguments)}` failed in several processes (status {status})"
-        raise RuntimeError(f"{what}: {_reason(tail)}")
-
-
-def _reason(output: list[str]) -> str:
-    """The last error that a process named itself; the launcher's own tells nothing."""
-    named = [line for line in output if _AN_ERROR.match(line) and "ChildFailedError" not in line]
-    return _RANK.sub("", (named or output or ["no output"])[-1]).strip()
+        raise RuntimeError(f"{what}: {reason}")

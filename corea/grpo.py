@@ -120,7 +120,7 @@ def train(
         ValueError: the folder holds a run made with other settings.
         CollapseError: accuracy fell to nothing while the confidence reward rose.
     """
-    from corea._callbacks import Watch
+    from corea._callbacks import MarkWhole, Watch
 
     folder, compute, questions = Path(folder), compute or Compute(), _loaded(questions)
     run = Run(name, folder, _hash(base, reward, questions, settings, compute, instruction))
@@ -131,6 +131,7 @@ def train(
         _write_mark(run, SETTINGS)
         _remove_cut_off(folder)
     processes.wait()
+    trainer.add_callback(MarkWhole())
     trainer.add_callback(Watch(name, settings.steps, show_progress and processes.rank() == 0))
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
     _finish(run, trainer, base, compute)
@@ -188,8 +189,6 @@ def build_trainer(base, questions, folder, reward, settings, compute, instructio
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    from corea._callbacks import MarkWhole
-
     # Before the model is loaded: ZeRO-3 loads it in parts, and learns from the arguments to do so.
     arguments = _arguments(settings, [*reward.weights, 0.0], Path(folder), compute)
     trainer = GRPOTrainer(
@@ -198,7 +197,6 @@ def build_trainer(base, questions, folder, reward, settings, compute, instructio
         reward_funcs=[*reward.functions(settings.num_generations), log_rollouts],
         args=arguments,
         train_dataset=training_set(questions, instruction),
-        callbacks=[MarkWhole()],
         peft_config=_adapter(compute.lora_rank) if compute.lora_rank else None,
     )
     trainer.remove_callback(PrinterCallback)  # `Watch` shows progress in one line

@@ -51,11 +51,12 @@ def wait() -> None:
 
 
 def _distributed():
-    """`torch.distributed` once it is set up; torch is not imported for the question."""
+    """`torch.distributed` if it joins several processes; torch is not imported for the question."""
     torch = sys.modules.get("torch")
-    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed
-    return None
+    if torch is None or not torch.distributed.is_available():
+        return None
+    joined = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return torch.distributed if joined else None
 
 
 def launch(command: list[str], module: str, *arguments: str) -> None:

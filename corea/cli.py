@@ -50,7 +50,6 @@ _SAMPLERS = ("transformers", "colocate", "server")
 _PRICE = {"nargs": 2, "type": float, "metavar": ("PROMPT", "COMPLETION")}
 # First letters of the commands; default, or type of what must be given; what it is; choices.
 _OPTIONS: dict[str, tuple] = {
-    "questions": ("tea", Path, _QUESTIONS),
     "--out": ("tea", Path, "folder of the run, or file of records or answers; a rerun goes on"),
     "--model": ("te", str, "a folder, a model of the hub, or its name at the server"),
     "--server": ("e", "", "URL of an OpenAI-compatible server, ending in /v1; else it runs here"),
@@ -137,22 +136,23 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        if name != "serve":
+            command.add_argument("questions", type=Path, help=_QUESTIONS)
         for option, (letters, *described) in _OPTIONS.items():
             if name[0] in letters:
-                command.add_argument(option, **_described(option, *described))
+                command.add_argument(option, **_described(*described))
     commands.choices["evaluate"].set_defaults(temperature=1.0)
     return cli
 
 
-def _described(option: str, default, text: str, choices=None) -> dict:
+def _described(default, text: str, choices=None) -> dict:
     """What argparse is told of an option."""
     if default is False:
         return {"action": "store_true", "help": text}
     if isinstance(default, dict):
         return {**default, "help": text}
     if isinstance(default, type):
-        needed = {"required": True} if option.startswith("--") else {}
-        return {"type": default, "help": text, **needed}
+        return {"type": default, "required": True, "help": text}
     shown = f"{text} (default: %(default)s)" if default else text
     allowed = choices() if callable(choices) else choices
     return {"type": type(default), "default": default, "help": shown, "choices": allowed}

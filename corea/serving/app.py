@@ -13,8 +13,6 @@ reasoning, which stands beside it as `reasoning_content`, and it has a field `co
 | cost | in units of the price list, null without one |
 | slm_usage, llm_usage | tokens of each; null for the LLM if it was not asked |
 | ignored | parameters of the request that this service does not pass on |
-
-Streaming is refused: who answers is known only when the SLM has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import hmac
 import json
 import secrets
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from corea.cascade import keeps
 from corea.costs import PriceList
@@ -51,8 +49,7 @@ class RequestError(ValueError):
         self.param, self.status, self.kind = param, status, kind or "invalid_request_error"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is read of a request, checked; `key` makes the seed."""
 
     messages: list[dict]
@@ -67,8 +64,7 @@ def read_request(body: object) -> Request:
     if (model := body.get("model", _MODEL)) != _MODEL:
         raise RequestError(f"no model {str(model)[:80]!r} here; use {_MODEL!r}", "model", 404)
     if body.get("stream"):
-        reason = "who answers is known only when the small model has ended"
-        raise RequestError(f"streaming is not offered: {reason}", "stream")
+        raise RequestError("streaming is not offered: who answers is known at the end", "stream")
     if body.get("n", 1) not in (1, None):
         raise RequestError("n must be 1", "n")
     seed = body.get("seed")
@@ -197,7 +193,7 @@ def _check_key(request, api_key: str | None) -> None:
     sent = request.headers.get("authorization", "").encode()
     if api_key is not None and not hmac.compare_digest(sent, f"Bearer {api_key}".encode()):
         reason = "wrong or missing API key: send it as a bearer token"
-        raise RequestError(reason, status=401, kind="authentication_error")
+        raise RequestError(reason, None, 401, "authentication_error")
 
 
 async def _json(request) -> object:

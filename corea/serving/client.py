@@ -206,17 +206,15 @@ def _tried(server: Server, messages: list[dict], key: str) -> Completion:
     }
     if server.top_logprobs:
         request |= {"logprobs": True, "top_logprobs": server.top_logprobs}
-    attempt, waited = 0, 0.0
+    waits: list[float] = []
     while True:
         try:
-            answer = server.client.chat.completions.create(**request)
-            return _completion(server, answer, messages)
+            return _completion(server, server.client.chat.completions.create(**request), messages)
         except (openai.OpenAIError, ValueError) as error:
-            seconds = _seconds_until_next_try(server, error, attempt)
-            attempt, waited = attempt + 1, waited + seconds
-            if waited > server.patience or _wait(server.stop, seconds):
+            waits.append(_seconds_until_next_try(server, error, attempt=len(waits)))
+            if sum(waits) > server.patience or _wait(server.stop, waits[-1]):
                 raise ServerError(
-                    f"{server.base_url} has a limit and asks to wait {_duration(seconds)}; "
+                    f"{server.base_url} has a limit and asks to wait {_duration(waits[-1])}; "
                     f"patience is {_duration(server.patience)} in all, so ask again later"
                 ) from error
 
@@ -251,9 +249,8 @@ def _seconds_until_next_try(server: Server, error: Exception, attempt: int) -> f
     elif isinstance(error, ValueError) and attempt < server.max_retries:
         return 0.0  # an answer that is none, or no JSON: the client does not ask again
     else:
-        reason = f"HTTP {status}" if status else reason
-        problem = f"gave no answer in {server.max_retries + 1} tries, last: {reason}; "
-        problem += "is the server up?"
+        last = f"last: {f'HTTP {status}' if status else reason}; is the server up?"
+        problem = f"gave no answer in {server.max_retries + 1} tries, {last}"
     raise ServerError(f"{server.base_url} {problem}") from error
 
 

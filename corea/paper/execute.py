@@ -15,9 +15,8 @@ from corea.support.files import STATIC, atomic_write
 def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
     """Execute `source` in its own folder; `target` appears only when every cell has run.
 
-    Raises:
-        ValueError: a cell fails, there is no such notebook, or papermill would only log what is
-            wrong: a parameter that the notebook does not know, or no cell tagged `parameters`.
+    Raises ValueError if a cell fails, there is no such notebook, or papermill would only log what
+    is wrong: a parameter that the notebook does not know, or no cell tagged `parameters`.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -44,8 +43,7 @@ def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
 def publish(executed: Path, source: Path) -> None:
     """Copy outputs into the source, cell by cell, without progress bars and timings.
 
-    Raises:
-        ValueError: the two differ in code; outputs must stand under what made them.
+    Raises ValueError if the two differ in code: outputs must stand under what made them.
     """
     import nbformat
 

@@ -85,12 +85,11 @@ def training_questions(profile: Profile) -> list[Question]:
 
 def evaluation_questions(profile: Profile, dataset: str) -> list[Question]:
     """The questions of one reported dataset, or of the calibration split."""
-    source, split, size = dataset, "test", profile.ood_size
     if dataset == CALIBRATION:
-        source, split, size = TRAINING[profile.suite], CALIBRATION, profile.calibration_size
-    elif group_of(dataset) == "in-domain":
-        size = profile.in_domain_size
-    return load_questions(source, split, size=size, seed=profile.seed)
+        source, few = TRAINING[profile.suite], profile.calibration_size
+        return load_questions(source, CALIBRATION, size=few, seed=profile.seed)
+    size = profile.in_domain_size if group_of(dataset) == "in-domain" else profile.ood_size
+    return load_questions(dataset, "test", size=size, seed=profile.seed)
 
 
 def run(profile: Profile, name: str) -> bool:
@@ -199,18 +198,14 @@ def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
         plain = dataclasses.replace(profile.compute, engine="transformers")
         engine = cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
     states = {}
-    for dataset, rows in tqdm(records.items(), desc=f"{system} hidden states"):
-        questions = [Question(text) for text in rows["question"]]
-        states[dataset] = engine.hidden_states(questions, list(rows["text"]))
+    for dataset, answers in tqdm(records.items(), desc=f"{system} hidden states"):
+        questions = [Question(text) for text in answers["question"]]
+        states[dataset] = engine.hidden_states(questions, list(answers["text"]))
     probe, confidences = sources.probe_confidences(states, records, seed=profile.seed)
-    made = together[list(KEY)].assign(
-        probe=np.round(np.concatenate([confidences[dataset] for dataset in records]), 6),
-        layer=probe.layer,
-        epochs=probe.epochs,
-        settings=settings,
-    )
+    rounded = np.round(np.concatenate([confidences[dataset] for dataset in records]), 6)
+    rows = together[list(KEY)].assign(probe=rounded, layer=probe.layer, epochs=probe.epochs)
     with atomic_write(path, "wb") as stream:
-        made.to_parquet(stream, compression="zstd", index=False)
+        rows.assign(settings=settings).to_parquet(stream, compression="zstd", index=False)
     print(f"{system}: probe on layer {probe.layer}, held-out log loss {probe.loss:.3f}")
 
 
@@ -250,11 +245,9 @@ def _files(profile: Profile, names: Iterable[str]) -> list[Path]:
             paths += _results(holder, name)
         elif name in SYSTEMS:
             missing = next(path for path in _results(profile, name) if not path.exists())
-            remedy = f"make it first (`make paper PROFILE={profile.name}`)"
-            raise FileNotFoundError(f"no {missing}; {remedy}")
+            raise FileNotFoundError(f"no {missing}; run `make paper PROFILE={profile.name}`")
     if not paths:
-        folder = profile.data / "ablations"
-        raise FileNotFoundError(f"no ablation was run under {folder}; run `make ablations`")
+        raise FileNotFoundError(f"no ablation lies under {profile.data}; run `make ablations`")
     return paths
 
 
@@ -310,13 +303,13 @@ def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
 
     What one token costs is taken to grow as the floating-point operations it needs.
     """
-    base, slm = RUNS[name].base, architecture_of(profile.slm)
-    if base in pretrain.VARIANTS:  # it need not have been made yet
-        model = pretrain.build_model(pretrain.VARIANTS[base], slm.vocab_size)
-        parameters = model.num_parameters()
-    else:
-        parameters = architecture_of(_base_folder(profile, base)).parameters
-    return PriceList.from_parameters(parameters, architecture_of(profile.llm).parameters)
+    base, llm = RUNS[name].base, architecture_of(profile.llm).parameters
+    if base not in pretrain.VARIANTS:
+        slm = architecture_of(_base_folder(profile, base)).parameters
+    else:  # it need not have been made yet
+        vocabulary = architecture_of(profile.slm).vocab_size
+        slm = pretrain.build_model(pretrain.VARIANTS[base], vocabulary).num_parameters()
+    return PriceList.from_parameters(slm, llm)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,8 +43,7 @@ class Shard:
 def merge_shards(whole: Path, settings: str, questions: Sequence[Question], samples: int) -> bool:
     """Write the records of a set from those of its shards, and remove these; False without any.
 
-    Raises:
-        RecordsError: before the set is written, if its shards are not the whole set, once.
+    Raises RecordsError, and changes nothing, if its shards are not the whole set, once.
     """
     paths = sorted(whole.parent.glob(f"{whole.stem}.shard-[0-9]*-of-[0-9]*.parquet"))
     if not paths:

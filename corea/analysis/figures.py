@@ -41,16 +41,21 @@ def reliability(
     Bins of under half a percent of answers are only in the numbers. The answers of a group's
     datasets are pooled, but the ECE in the titles is the mean over the datasets.
     """
-    parts = list(cells(records[records["system"].isin(systems)]))
-    figure, panels = style.group_panels([group for _, group, _ in parts], 3.1, sharey=True)
-    drawn = []
-    for system, group, rows in parts:
+    drawn, by_group = [], cells(records[records["system"].isin(systems)])
+    figure, panels = style.group_panels([group for _, group, _ in by_group], 3.1, sharey=True)
+    for system, group, rows in by_group:
         bins = metrics.reliability(rows["confidence"], rows["correct"], bins=_TENTHS)
         bins = bins.assign(system=system, group=group, share=bins["count"] / len(rows))
         drawn.append(bins)
-        _draw_bins(panels[group], bins, system, filled=system == systems[-1])
+        axes, shown = panels[group], bins[bins["share"] >= _RAREST]
+        colour, line, marker = style.look(system)
+        face = colour if system == systems[-1] else "white"
+        at, area = (shown["confidence"], shown["accuracy"]), _area(shown["share"])
+        axes.plot(*at, color=colour, ls=line, lw=0.9)
+        axes.scatter(*at, area, marker=marker, fc=face, ec=colour, zorder=3, clip_on=False)
+        axes.plot([], [], marker, color=colour, ls=line, mfc=face, ms=4.5, label=system)
         value = metrics.evaluate_sets(rows, resamples=0)["mean"]["ece"].value
-        panels[group].set_title(f"{panels[group].get_title()}\nECE {value:.2f}  {system}")
+        axes.set_title(f"{axes.get_title()}\nECE {value:.2f}  {system}")
     for axes in panels.values():
         axes.plot([0, 1], [0, 1], color=style.GREY, lw=0.6, zorder=0)
         for share, label in ((0.05, "5% of answers"), (0.25, "25% of answers")):
@@ -60,17 +65,6 @@ def reliability(
     figure.axes[0].set_ylabel("accuracy (share of answers)")
     style.legend(figure)
     return figure, pd.concat(drawn, ignore_index=True)
-
-
-def _draw_bins(axes: Axes, bins: pd.DataFrame, system: str, filled: bool) -> None:
-    colour, line, marker = style.look(system)
-    face = colour if filled else "white"
-    shown = bins[bins["share"] >= _RAREST]
-    at = shown["confidence"], shown["accuracy"]
-    axes.plot(*at, color=colour, ls=line, lw=0.9)
-    area = _area(shown["share"])
-    axes.scatter(*at, area, marker=marker, fc=face, ec=colour, zorder=3, clip_on=False)
-    axes.plot([], [], marker, color=colour, ls=line, mfc=face, ms=4.5, label=system)
 
 
 def _area(share):

@@ -30,17 +30,15 @@ _Map = Callable[[np.ndarray], np.ndarray]  # from inputs (rows, ...) to confiden
 
 def average_probability(records: pd.DataFrame, over: str = "all") -> pd.Series:
     """Mean probability of the tokens of the whole completion ("all") or of its "answer"."""
-    columns = {"all": "mean_probability", "answer": "answer_probability"}
-    if over not in columns:
-        raise ValueError(f"over={over!r} is not one of {', '.join(columns)}")
-    return _kept(records, columns[over])
+    if over not in ("all", "answer"):
+        raise ValueError(f"over={over!r} is not one of all, answer")
+    return _kept(records, "mean_probability" if over == "all" else "answer_probability")
 
 
 def digit_expectation(records: pd.DataFrame) -> pd.DataFrame:
-    """Expectation over the numerals that could stand for the confidence (CREDO), NaN if none does.
+    """The expectation over numerals that could stand for the confidence (CREDO), NaN if none does.
 
-    Returns:
-        Columns digits, the expectation, and mass, the known probability: the rest was cut off.
+    Column mass is their known probability: the rest was cut off.
     """
     numerals = [parse_numerals(text) for text in _kept(records, "numerals")]
     mass = np.array([sum(by_text.values()) for by_text in numerals])
@@ -60,8 +58,7 @@ def _kept(records: pd.DataFrame, column: str) -> pd.Series:
 def self_consistency(records: pd.DataFrame) -> pd.DataFrame:
     """The vote of a question's samples: the majority answer, its share of votes, the cost of all.
 
-    Equal answers are equal strings; a tie goes to the answer that came first, and no answer is no
-    vote. Source: Wang et al. 2022, arXiv 2203.11171.
+    A tie goes to the answer that came first. Source: Wang et al. 2022, arXiv 2203.11171.
     """
     keys = ["system", "dataset", "question_id"]
     rows = records.sort_values([*keys, "sample"], kind="stable")
@@ -139,10 +136,7 @@ def _fit_layer(
 def probe_confidences(
     states: Mapping[str, np.ndarray], records: Mapping[str, pd.DataFrame], *, seed: int = 0
 ) -> tuple[Probe, dict[str, np.ndarray]]:
-    """A probe fitted on the calibration set, and its confidences on every set (row for row).
-
-    There each fifth of the questions is judged by a probe that neither trained nor stopped on it.
-    """
+    """A probe fitted on the calibration set, and its confidences on every set, row for row."""
     known = records[CALIBRATION]
     columns = states[CALIBRATION], known["correct"].to_numpy(), known["question_id"].to_numpy()
     probe = fit_probe(*columns, seed=seed)
@@ -156,11 +150,7 @@ def probe_confidences(
 
 
 def router_confidences(records: pd.DataFrame) -> pd.Series:
-    """P(the SLM is right) from the question alone, before the SLM is asked.
-
-    Logistic regression on counts of character 1- to 3-grams, its strength chosen on held-out
-    questions.
-    """
+    """P(the SLM is right) from the question alone, by logistic regression on character n-grams."""
     from sklearn.metrics import log_loss
 
     known = (records["group"] == CALIBRATION).to_numpy()
@@ -278,10 +268,7 @@ def random_confidence(records: pd.DataFrame) -> pd.Series:
 
 
 def oracle_confidence(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
-    """What a deferral that knows both answers would do: 1 if the SLM is right or the LLM is not.
-
-    Else under a half, the lower the fewer tokens the LLM takes: the cheapest rescues come first.
-    """
+    """1 if the LLM would not rescue the answer, else under a half: the fewer its tokens, the lower."""
     rescued = ~slm["correct"].to_numpy(dtype=bool) & (_of_llm(slm, llm) == 1)
     tokens = _of_llm(slm, llm, "prompt_tokens") + _of_llm(slm, llm, "completion_tokens")
     return pd.Series(np.where(rescued, 0.5 * tokens / (tokens + 1000), 1.0), index=slm.index)

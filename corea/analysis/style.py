@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from corea.questions.base import GROUPS
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 _WIDTH = 7.0  # inches: two columns of a page
@@ -75,7 +74,7 @@ def styled(build: Callable) -> Callable:
     """Build a figure in the one style, and lay it out before the style is left again."""
 
     @functools.wraps(build)
-    def styled(*args, **kwargs) -> tuple[Figure, pd.DataFrame]:
+    def styled(*args, **kwargs):
         import matplotlib
 
         with matplotlib.rc_context(settings()):

@@ -18,7 +18,9 @@ from corea.questions.base import CALIBRATION, GROUPS, test_datasets
 STANDING_ALONE = ("SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM", "LLM")
 ROUTERS = {"Router"}  # sources that read only the question: what they defer pays only the LLM
 SCORES = {"Gain", "Oracle"}  # sources that rank and are no probabilities
-PAPER_RULE, BUDGET_RULE, EQUAL_RULE = "LLM Pass@1", "equal budget", "equal Pass@1"
+PAPER_RULE = "LLM Pass@1"  # as the paper does; not for scores
+BUDGET_RULE = "equal budget"  # the highest Pass@1 for COREA's cost at the paper's threshold
+EQUAL_RULE = "equal Pass@1"  # the least cost that reaches COREA's Pass@1 at the paper's threshold
 _SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
 
 
@@ -148,25 +150,17 @@ def mean_curve(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows by system, side by side; all thresholds are from the calibration split.
-
-    Attributes:
-        thresholds: by rule and system, NaN if there is none. `PAPER_RULE` is the LLM's Pass@1 (not
-            for scores), `BUDGET_RULE` has the highest Pass@1 within `budget`, `EQUAL_RULE` the
-            least cost that reaches `pass1`; those two are COREA's at the paper's threshold.
-        routers: those of the systems that decide before generation.
-        scores: those whose confidence ranks and is no probability.
-        chosen: the candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
-    """
+    """Rows by system, side by side; all else was chosen on the calibration split."""
 
     rows: Mapping[str, pd.DataFrame]
     llm: pd.DataFrame
     prices: PriceList
-    thresholds: Mapping[str, Mapping[str, float]]
-    routers: tuple[str, ...] = ()
-    scores: tuple[str, ...] = ()
+    thresholds: Mapping[str, Mapping[str, float]]  # by rule and system, NaN if there is none
+    routers: tuple[str, ...] = ()  # systems that decide before generation
+    scores: tuple[str, ...] = ()  # systems whose confidence ranks and is no probability
+    # Candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
     chosen: pd.DataFrame = field(default_factory=pd.DataFrame)
-    budget: float = math.nan
+    budget: float = math.nan  # COREA's cost and Pass@1 at the paper's threshold
     pass1: float = math.nan
 
     @property

@@ -1,7 +1,6 @@
 """The tables, from records: a row per system (or value of an ablation) and group.
 
-Columns ending in _low and _high are 95% intervals by the bootstrap over questions, whose
-`resamples` and `seed` are the `options` of every table.
+_low and _high are ends of 95% intervals by the bootstrap, whose `resamples` and `seed` are `options`.
 """
 
 from __future__ import annotations
@@ -176,7 +175,9 @@ def table_ablation(
     if reference not in runs:
         raise ValueError(f"the ablation has no records of its reference run {reference!r}")
     table, llm_groups, whole = [], groups_of(llm), groups_of(runs[reference])
+    entropies = logs[logs["metric"] == "confidence entropy"].sort_values("step")
     for label, run in axis.items():
+        entropy = entropies.loc[entropies["run"] == run, "value"]
         for group, rows in groups_of(runs[run]).items() if run in runs else ():
             values = metrics.evaluate_sets(rows, **options)["mean"]
             change = metrics.paired_difference(rows, whole[group], **options)["mean"]
@@ -184,7 +185,9 @@ def table_ablation(
             row = {"value": label, "run": run, "group": group, **_sizes(rows)}
             row |= _flat({name: values[name] for name in METRICS})
             row |= _flat({f"d_{name}": change[name] for name in METRICS})
-            table.append(row | _flat({"cost_close": close}) | _entropies(logs, run))
+            row |= _flat({"cost_close": close})
+            row |= {"entropy_first": entropy[:10].mean(), "entropy_last": entropy[-10:].mean()}
+            table.append(row)
     return pd.DataFrame(table)
 
 
@@ -197,12 +200,6 @@ def _cost_close(
     target = _mean(weights, replayed["llm_correct"]) - CLOSE
     (cost,) = cascade.cost_at_pass1(replayed, weights, target)
     return metrics.interval(cost / _mean(weights, replayed["llm_cost"]))
-
-
-def _entropies(logs: pd.DataFrame, run: str) -> dict[str, float]:
-    rows = logs[(logs["run"] == run) & (logs["metric"] == "confidence entropy")]
-    values = rows.sort_values("step")["value"]
-    return {"entropy_first": values.head(10).mean(), "entropy_last": values.tail(10).mean()}
 
 
 def table_seeds(records: Mapping[str, Sequence[pd.DataFrame]], **options) -> pd.DataFrame:
@@ -238,7 +235,7 @@ def _sorted(records: pd.DataFrame) -> pd.DataFrame:
 def _sizes(rows: pd.DataFrame, dataset: str = "mean") -> dict[str, float]:
     """Questions, samples per question and different seeds, of one dataset or of all ("mean")."""
     rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
-    questions = len(rows[["dataset", "question_id"]].drop_duplicates())
+    questions = rows.groupby(["dataset", "question_id"]).ngroups
     samples = len(rows) / questions
     samples = int(samples) if samples.is_integer() else samples
     return {"questions": questions, "samples": samples, "seeds": rows["seed"].nunique()}

@@ -48,6 +48,8 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"corea.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'corea' has no attribute {name!r}")
     package, extra = _EXTRAS.get(name, (None, None))
@@ -57,4 +59,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*__all__, "__version__", *(name for name in _MODULES if "." not in name)]

@@ -88,7 +88,7 @@ class Cascade:
         depends on question, sample and seed, so it is asked for samples up to the last deferred
         one; those between that were not deferred are dropped and not counted as cost.
         """
-        items = with_distinct_ids(Question(q) if isinstance(q, str) else q for q in questions)
+        items = with_distinct_ids(questions)
         attempts = _complete(self.slm, dict(enumerate(items)), samples, seed)
         responses = {key: parse(attempt.text) for key, attempt in attempts.items()}
         deferred = [key for key, r in responses.items() if not self._keeps(r.confidence)]

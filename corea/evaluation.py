@@ -63,14 +63,16 @@ def evaluate(
         Records in the columns of `corea.records.SCHEMA`; `correct` is missing without a gold.
 
     Raises:
-        ValueError: no engine, two of one name, or a file that `load_jsonl` refuses.
+        ValueError: no engine, two of one name, no question, or a file that `load_jsonl` refuses.
     """
     names = [engine.name for engine in engines]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"evaluate needs engines of different names; it was given {names}")
     if isinstance(questions, (str, Path)):
         questions = load_jsonl(questions)
-    questions = with_distinct_ids(Question(q) if isinstance(q, str) else q for q in questions)
+    questions = with_distinct_ids(questions)
+    if not questions or samples < 1:
+        raise ValueError(f"{len(questions)} questions, samples={samples}: use 1 or more of each")
     hashed, frames = [question.hashed() for question in questions], []
     with Grader() as grader:
         for engine in engines:

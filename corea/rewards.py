@@ -120,6 +120,7 @@ def graded(completions, gold, columns: dict, grader=None) -> list[tuple[Response
     if not named:
         raise ValueError("there is no column 'gold', 'solution' or 'answer' to grade by")
     golds, types = (_column(name, columns, count) for name in (named[0], "answer_type"))
+    golds = [str(g) if type(g) in (int, float) else g for g in golds]
     grades = (grader or shared_grader()).grade([r.answer for r in responses], golds, types)
     if len(grades) != count or any(grade not in (True, False) for grade in grades):
         raise ValueError(f"{count} answers need as many grades, True or False; got {grades[:20]}")
@@ -147,7 +148,7 @@ def _check_whole(rows: dict[Hashable, int], num_generations: int | None) -> None
         known = f"not a multiple of {num_generations=}"
         raise ValueError(
             f"question {str(question)[:80]!r} has {rows[question]} rows in this call, "
-            f"{known if num_generations else f'another {max(rows.values())}'}: no whole groups; "
+            f"{known if num_generations else f'another has {max(rows.values())}'}: no whole groups; "
             "per_device_train_batch_size x processes x steps_per_generation must be a multiple of "
             "num_generations, 2 or more"
         )
@@ -155,7 +156,7 @@ def _check_whole(rows: dict[Hashable, int], num_generations: int | None) -> None
 
 def _column(name: str, columns: dict, count: int) -> list:
     if (values := columns.get(name)) is None:
-        raise ValueError(f"rewards read a column {name!r}, which the training set does not have")
+        raise ValueError(f"rewards read a column {name!r}, which is missing")
     if len(values) != count:
         raise ValueError(f"column {name!r} has {len(values)} rows for {count} completions")
     if any(value is None for value in values):

@@ -10,6 +10,7 @@ import pytest
 from corea import evaluation, metrics
 from corea.analysis import systems
 from corea.engines.base import Completion
+from corea.engines.recorded import Recorded
 from corea.evaluation import are_kept, evaluate, judge, measure
 from corea.grader import Grader
 from corea.paper import runs
@@ -127,3 +128,12 @@ def test_decisions_say_what_is_known_without_gold():
     questions = [Question("2+2=?", "4"), Question("Who?")]
     answers = Cascade(Constant(), Constant("large"), 0.5).answer(questions)
     assert evaluation.decisions(questions, answers)["right"].tolist() == [True, None]
+
+
+@pytest.mark.parametrize(("questions", "samples"), [([], 1), (["1+1"], 0)])
+def test_nothing_to_ask_is_one_clear_line(questions, samples):
+    slm = Recorded(runs.load_records(load_profile("cpu").reference(), ("SLM",)), "SLM")
+    with pytest.raises(
+        ValueError, match=rf"{len(questions)} questions, samples={samples}: use 1 or more"
+    ):
+        evaluate(slm, questions=questions, samples=samples)

@@ -382,3 +382,9 @@ def test_the_cascade_runs_over_two_servers(questions):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         Server("http://127.0.0.1:1/v1", "tiny", **({"name": "tiny", "max_new_tokens": 4} | wrong))
+
+
+@pytest.mark.parametrize("address", ["", None, "localhost:8001", "ftp://127.0.0.1/v1"])
+def test_an_address_that_is_none_is_refused_at_once(address):
+    with pytest.raises(ValueError, match="must begin with http:// or https://"):
+        Server(address, "small")

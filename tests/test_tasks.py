@@ -340,3 +340,24 @@ def test_all_wrong_lines_are_named_up_to_twenty(tmp_path):
 def test_a_file_without_questions_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"mine\.jsonl holds no question"):
         load.load_jsonl(jsonl(tmp_path, "", ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"), [(None, None), (5, "5"), ("1+1", ["2"]), ("1+1", {"a": 2})]
+)
+def test_a_question_that_is_no_text_is_one_clear_line(text, gold):
+    with pytest.raises(ValueError, match=r"a question's (text|gold) is .*, not text"):
+        base.Question(text, gold)
+    assert base.Question("1+1", 2).gold == "2"
+
+
+def test_one_text_is_no_list_of_questions():
+    for take in (base.as_questions, base.with_distinct_ids):
+        with pytest.raises(ValueError, match="one text was given for a list of questions"):
+            take("6+7=?")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"question": "1+1", "answer": 2}\r\n')
+    assert load.load_jsonl(path)[0].gold == "2"

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from corea import prompts
 from corea.engines import numerals
-from corea.questions.base import Question
+from corea.questions.base import Question, as_questions
 
 Questions = Sequence[Question | str]
 Progress = Callable[[int], object] | None  # told how many completions are new since the last call
@@ -137,11 +137,6 @@ class ModelEngine:
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False).input_ids
-
-
-def as_questions(questions: Questions) -> list[Question]:
-    """Questions as they are; a plain text becomes a question without a gold answer."""
-    return [Question(q) if isinstance(q, str) else q for q in questions]
 
 
 def check_settings(engine: Engine, **least: float) -> None:

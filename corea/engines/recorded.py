@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from corea.engines.base import Completion, Progress, Questions, as_questions
+from corea.engines.base import Completion, Progress, Questions
 from corea.engines.numerals import parse_numerals
-from corea.questions.base import content_id
+from corea.questions.base import as_questions, content_id
 
 _WRITTEN = ("text", "prompt_tokens", "completion_tokens", "finish")
 

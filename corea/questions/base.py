@@ -45,7 +45,7 @@ class Question:
     """One question: its text, and as much more as is known of it.
 
     Attributes:
-        gold: the right answer; None if it is not known, and then no answer can be graded.
+        gold: the right answer, text or a number; None if it is not known, and then no answer can be graded.
         answer_type: how answers are graded, "math", "choice" or "text".
         id: by default `content_id` of the text.
         dataset: the set that it belongs to; a user's own question is of "own".
@@ -67,6 +67,11 @@ class Question:
     level: int = 1
 
     def __post_init__(self):
+        gold = str(self.gold) if type(self.gold) in (int, float) else self.gold
+        object.__setattr__(self, "gold", gold)
+        for name, value in (("text", self.text), ("gold", gold or "")):
+            if not isinstance(value, str):
+                raise ValueError(f"a question's {name} is {value!r}, not text")
         if self.answer_type not in ANSWER_TYPES:
             allowed = ", ".join(ANSWER_TYPES)
             raise ValueError(f"answer_type {self.answer_type!r} is not one of {allowed}")
@@ -84,10 +89,17 @@ def content_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def with_distinct_ids(questions: Iterable[Question]) -> list[Question]:
+def as_questions(questions: Iterable[str | Question]) -> list[Question]:
+    """Questions as they are; a plain text becomes a question without a gold answer."""
+    if isinstance(questions, str):
+        raise ValueError("one text was given for a list of questions; put it into a list")
+    return [Question(q) if isinstance(q, str) else q for q in questions]
+
+
+def with_distinct_ids(questions: Iterable[str | Question]) -> list[Question]:
     """The questions; the second of one id is renamed to "id-2", the third to "id-3" and so on."""
     distinct: dict[str, Question] = {}
-    for question in questions:
+    for question in as_questions(questions):
         name, number = question.id, 2
         while name in distinct:
             name, number = f"{question.id}-{number}", number + 1

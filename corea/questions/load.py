@@ -98,7 +98,7 @@ def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question
     """
     path = Path(path)
     questions, ids, wrong = list[Question](), set[str](), dict[int, str]()
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():

@@ -24,6 +24,7 @@ from corea import prompts
 from corea.costs import Price
 from corea.engines import base
 from corea.engines.base import Completion, Progress, Questions
+from corea.questions.base import as_questions
 from corea.support.files import settings_hash
 
 _TEMPLATE_BYTES = 64  # of a chat template, on top of each message
@@ -97,6 +98,8 @@ class Server:
     show_progress: bool = False  # by a bar, unless `complete` is given a function to tell
 
     def __post_init__(self):
+        if not str(self.base_url).startswith(("http://", "https://")):
+            raise ValueError(f"base_url={self.base_url!r} must begin with http:// or https://")
         self.name = self.name or self.model
         self.api_key = self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
         base.check_settings(self, max_new_tokens=1, concurrency=1, timeout=0.001)
@@ -115,7 +118,7 @@ class Server:
         from tqdm import tqdm
 
         keys, chats = [], {}
-        for question in base.as_questions(questions):
+        for question in as_questions(questions):
             messages = prompts.messages(question, instruction=self.instruction)
             keys.append([_key(self, messages, question.id, n, seed) for n in range(samples)])
             chats.update(dict.fromkeys(keys[-1], messages))

@@ -67,7 +67,6 @@ def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
     reward = [mean["confidence reward"] for mean in (first, last)]
     if last["accuracy"] >= first["accuracy"] / 5 or reward[1] <= reward[0]:
         return None
-    return (
-        f"accuracy fell from {first['accuracy']:.2f} to {last['accuracy']:.2f} while the confidence "
-        f"reward rose from {reward[0]:.2f} to {reward[1]:.2f}; lower learning_rate or raise beta"
-    )
+    accuracy = f"accuracy fell from {first['accuracy']:.2f} to {last['accuracy']:.2f}"
+    gain = f"the confidence reward rose from {reward[0]:.2f} to {reward[1]:.2f}"
+    return f"{accuracy} while {gain}; lower learning_rate or raise beta"

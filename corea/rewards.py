@@ -101,10 +101,7 @@ def confidence_reward(
     """
     weight = _checked(distance, target)
     rows = graded(completions, gold, columns, grader)
-    targets = [float(right) for _, right in rows]
-    if weight < 1:
-        means = _group_means(columns, [right for _, right in rows], num_generations)
-        targets = [weight * t + (1 - weight) * m for t, m in zip(targets, means, strict=True)]
+    targets = _targets([right for _, right in rows], weight, columns, num_generations)
     return [
         _SILENCE if r.confidence is None else 0.0 - DISTANCES[distance](r.confidence, t)
         for (r, _), t in zip(rows, targets, strict=True)
@@ -127,8 +124,10 @@ def graded(completions, gold, columns: dict, grader=None) -> list[tuple[Response
     return list(zip(responses, map(int, grades), strict=True))
 
 
-def _group_means(columns: dict, right: list[int], num_generations: int | None) -> list[float]:
-    """Mean correctness of each row's question over all processes, a ratio of whole numbers."""
+def _targets(right: list[int], weight: float, columns: dict, num_generations: int | None):
+    """Each row's own 0 or 1, weighted, and the mean of its question's rows over all processes."""
+    if weight == 1:
+        return right
     key = "prompts" if columns.get("question_id") is None else "question_id"
     values = _column(key, columns, len(right))
     questions = [json.dumps(value) if isinstance(value, list) else value for value in values]
@@ -136,7 +135,9 @@ def _group_means(columns: dict, right: list[int], num_generations: int | None) -
     for question, won in processes.gathered(list(zip(questions, right, strict=True))):
         groups[question].append(won)
     _check_whole({question: len(group) for question, group in groups.items()}, num_generations)
-    return [sum(groups[question]) / len(groups[question]) for question in questions]
+    means = {question: sum(group) / len(group) for question, group in groups.items()}
+    rows = zip(right, questions, strict=True)
+    return [weight * own + (1 - weight) * means[question] for own, question in rows]
 
 
 def _check_whole(rows: dict[Hashable, int], num_generations: int | None) -> None:

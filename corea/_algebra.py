@@ -21,7 +21,6 @@ import contextlib
 import faulthandler
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -121,7 +120,7 @@ def _is_prose(text: str) -> bool:
 def _is_garbled(text: str) -> bool:
     """Whether math-verify would make one value of neighbours that nothing connects."""
     stray_table = "\\begin" not in text and ("&" in text or "\\\\" in text)
-    return stray_table or bool(_GARBLED.search(text))
+    return not _SPACED.fullmatch(text) and (stray_table or bool(_GARBLED.search(text)))
 
 
 def _is_unfinished(text: str) -> bool:
@@ -160,7 +159,6 @@ class _Mathematics:
         if _is_prose(stated):
             return self._conclusion(stated)
         text = undressed(stated)
-        text = text.replace(" ", "") if _SPACED.fullmatch(text) else text
         return [] if _is_garbled(text) or self._contradicts(text) else self._expression(text)
 
     def _conclusion(self, prose: str) -> list:
@@ -197,22 +195,17 @@ def _serve(last_resort: float) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     mathematics = _Mathematics()
-    _verdict(mathematics, r"\frac{1}{2} + x", "x + 0.5")  # the first parse is slow
+    mathematics.is_right(r"\frac{1}{2} + x", "x + 0.5")  # the first parse is slow
     print("ready", file=replies, flush=True)
-    with open(os.devnull, "w") as nowhere:
-        for line in sys.stdin.buffer:
-            # A thread of C: it works even if the interpreter is stuck and the caller was killed.
-            faulthandler.dump_traceback_later(last_resort, exit=True, file=nowhere)
-            is_right = _verdict(mathematics, *json.loads(line))
-            print("right" if is_right else "wrong", file=replies, flush=True)
-            faulthandler.cancel_dump_traceback_later()
-
-
-def _verdict(mathematics: _Mathematics, answer: str, gold: str) -> bool:
-    try:
-        return mathematics.is_right(answer, gold)
-    except Exception:  # an answer on which the algebra fails has earned nothing
-        return False
+    for line in sys.stdin.buffer:
+        # A thread of C: it works even if the interpreter is stuck and the caller was killed.
+        faulthandler.dump_traceback_later(last_resort, exit=True)
+        try:
+            is_right = mathematics.is_right(*json.loads(line))
+        except Exception:  # an answer on which the algebra fails has earned nothing
+            is_right = False
+        print("right" if is_right else "wrong", file=replies, flush=True)
+        faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

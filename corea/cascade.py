@@ -1,8 +1,7 @@
 """The cascade: the SLM answers first, and the LLM only if the SLM is not sure enough.
 
-The one rule, in `keeps`: the SLM's answer is kept if a confidence was stated and is at least the
-threshold. Otherwise the question is deferred, and both models are paid. `Cascade` applies it to
-questions; `replay`, `sweep` and `evaluate_cascade` apply it to recorded answers of both models.
+The one rule is `keeps`. `Cascade` applies it to questions; `replay`, `sweep` and `evaluate_cascade`
+apply it to recorded answers of both models. A deferred question pays both models.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 KEY = ["dataset", "question_id", "sample"]
 DEFER_ALL = math.inf
-_SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
+SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
 _POINTS = 256  # of a curve whose every draw is kept in memory
 
 
@@ -40,10 +39,9 @@ class CascadeAnswer:
     """One answer of a cascade.
 
     Attributes:
-        text: the completion that is kept.
+        text: the completion that is kept, of the model `source`, "slm" or "llm".
         answer: parsed from it; None if it commits to none.
         confidence: what the SLM stated, which decided; None if it stated none.
-        source: the model that answered, "slm" or "llm".
         cost: of all completions paid for, in the unit of the prices; None without prices.
     """
 
@@ -84,14 +82,13 @@ class Cascade:
     ) -> list[CascadeAnswer]:
         """The answers to all questions, `samples` of each, by question and then by sample.
 
-        The LLM is asked in one call, for the questions of which a sample is deferred. A completion
-        depends on question, sample and seed, so it is asked for samples up to the last deferred
-        one; those between that were not deferred are dropped and not counted as cost.
+        The LLM is asked in one call, for the questions of which a sample is deferred, and up to the
+        last deferred sample; completions between that were not deferred are dropped, at no cost.
         """
         items = with_distinct_ids(questions)
         attempts = _complete(self.slm, dict(enumerate(items)), samples, seed)
-        responses = {key: parse(attempt.text) for key, attempt in attempts.items()}
-        deferred = [key for key, r in responses.items() if not self._keeps(r.confidence)]
+        stated = {key: parse(attempt.text).confidence for key, attempt in attempts.items()}
+        deferred = [key for key, confidence in stated.items() if not self._keeps(confidence)]
         rescues: dict[tuple[int, int], Completion] = {}
         if deferred:
             deferred_items = {number: items[number] for number, _ in deferred}
@@ -100,13 +97,12 @@ class Cascade:
             rescues = {key: completions[key] for key in deferred}
         answers = []
         for (number, sample), attempt in attempts.items():
-            response, rescue = responses[number, sample], rescues.get((number, sample))
-            text, answer, source = attempt.text, response.answer, "slm"
-            if rescue is not None:
-                text, answer, source = rescue.text, parse(rescue.text).answer, "llm"
+            rescue = rescues.get((number, sample))
+            kept, source = (attempt, "slm") if rescue is None else (rescue, "llm")
+            confidence, answer = stated[number, sample], parse(kept.text).answer
             cost = None if self.prices is None else self.prices.cascade_cost(attempt, rescue)
             item = items[number].id, sample
-            answers.append(CascadeAnswer(*item, text, answer, response.confidence, source, cost))
+            answers.append(CascadeAnswer(*item, kept.text, answer, confidence, source, cost))
         return answers
 
 
@@ -128,15 +124,13 @@ def _complete(
 ) -> dict[tuple[int, int], Completion]:
     """Completions by (the question's number, sample)."""
     rows = engine.complete(list(questions.values()), samples=samples, seed=seed)
-    if len(rows) != len(questions) or any(len(row) != samples for row in rows):
-        raise ValueError(
-            f"engine {engine.name!r} gave completions for {len(rows)} questions, "
-            f"not {samples} for each of {len(questions)}"
-        )
+    if [len(row) for row in rows] != [samples] * len(questions):
+        given = f"engine {engine.name!r} gave completions for {len(rows)} questions"
+        raise ValueError(f"{given}, not {samples} for each of {len(questions)}")
     return {(q, s): c for q, row in zip(questions, rows, strict=True) for s, c in enumerate(row)}
 
 
-# --- offline: all thresholds at once --------------------------------------------------------------
+# --- offline --------------------------------------------------------------------------------------
 
 
 def sweep(
@@ -145,13 +139,12 @@ def sweep(
     """The cost-accuracy curve of a cascade, from columns (rows,) of what both models answered.
 
     Args:
-        confidence: NaN or None if none was stated; with `slm_correct` the curve is an oracle's.
+        confidence: NaN or None if none was stated.
         before_generation: the decision is a router's, so a deferred question pays only the LLM.
 
     Returns:
-        A row per threshold at which something changes: 0 (all stated confidences kept), each
-        distinct confidence, and infinity (all deferred). Columns: threshold, pass1 and cost (means
-        over rows), llm_share (share deferred), kept (rows).
+        A row per threshold at which something changes: 0, each distinct confidence, and infinity.
+        Columns: threshold, pass1 and cost (means), llm_share (share deferred), kept (rows).
 
     Raises:
         ValueError: for columns of different lengths, or values out of range.
@@ -162,22 +155,17 @@ def sweep(
     if not len(confidence) or any(cost.shape != confidence.shape for cost in costs):
         sizes = [len(confidence), *(np.size(cost) for cost in costs)]
         raise ValueError(f"confidence and costs have {sizes} rows; use one number, at least 1")
-    if not all(np.isfinite(cost).all() and (cost >= 0).all() for cost in costs):
+    if not np.isfinite(costs).all() or np.min(costs) < 0:
         raise ValueError("a cost is negative or not finite")
-    deferred_cost = costs[1] if before_generation else costs[0] + costs[1]
-    # By all columns, so that no sum depends on the order in which the rows were given.
-    order = np.lexsort((*costs, slm_right, llm_right, confidence))
-    rising = confidence[order][: np.isfinite(confidence).sum()]  # NaN, never kept, goes last
-    thresholds = np.unique(np.r_[0.0, rising, DEFER_ALL])
-    kept, rows = len(rising) - np.searchsorted(rising, thresholds), len(order)
-
-    def mean(of_kept: np.ndarray, of_deferred: np.ndarray) -> np.ndarray:
-        gains = (of_kept - of_deferred)[order][: len(rising)][::-1]
-        return (of_deferred[order].sum() + np.append(0, gains.cumsum())[kept]) / rows
-
-    pass1, cost = mean(slm_right, llm_right), mean(costs[0], deferred_cost)
-    curve = pd.DataFrame({"threshold": thresholds, "pass1": pass1, "cost": cost})
-    return curve.assign(llm_share=(rows - kept) / rows, kept=kept)
+    columns = np.array([confidence, slm_right, llm_right, *costs])
+    # Sorted by all columns, so that no sum depends on the order in which the rows were given.
+    columns = columns[:, np.lexsort(columns[::-1])]
+    rows = len(confidence)
+    levels, kept, pass1, cost = _curve(columns, np.ones((1, rows)), before_generation)
+    thresholds = np.unique([0.0, *levels, DEFER_ALL])
+    at = np.searchsorted(-levels, -thresholds, side="right")  # how many levels each keeps
+    curve = {"threshold": thresholds, "pass1": pass1[0, at] / rows, "cost": cost[0, at] / rows}
+    return pd.DataFrame(curve | {"llm_share": (rows - kept[at]) / rows, "kept": kept[at]})
 
 
 def cost_at_pass1(
@@ -185,9 +173,9 @@ def cost_at_pass1(
 ) -> list[np.ndarray]:
     """The least cost at which a cascade reaches each target Pass@1, per set of weights.
 
-    Read from the whole curve. Between two thresholds it is the straight line that tossing a coin
-    between them gives, so that sources of many and of few distinct confidences compare fairly. Of a
-    source of many, every n-th threshold is used, 256 or fewer in all.
+    Between two thresholds of the curve, it is the straight line that tossing a coin between them
+    gives, so that sources of many and of few distinct confidences compare fairly. Of a source of
+    many, every n-th threshold is used, 256 or fewer in all.
 
     Args:
         rows: as from `replay`, at any threshold.
@@ -198,28 +186,37 @@ def cost_at_pass1(
         Costs (draws,) per target, in the unit of the rows' costs; NaN if it is never reached.
     """
     weights = np.atleast_2d(np.asarray(weights, dtype=float))
-    confidence, slm, llm, slm_cost, llm_cost = (rows[name].to_numpy(dtype=float) for name in _SWEPT)
-    order = np.argsort(-confidence, kind="stable")  # NaN, never kept, goes last
-    stated = order[: len(order) - int(np.isnan(confidence).sum())]
-    level_starts = np.flatnonzero(np.diff(confidence[stated], prepend=np.inf))
-    level_starts = level_starts[:: 1 + len(level_starts) // _POINTS]
-    deferred = llm_cost if before_generation else slm_cost + llm_cost
-    curve = []
-    for all_deferred, gained in ((llm, slm - llm), (deferred, slm_cost - deferred)):
-        points = (weights @ all_deferred)[:, None]
-        if len(level_starts):
-            by_level = np.add.reduceat(weights[:, stated] * gained[stated], level_starts, axis=1)
-            points = np.concatenate([points, points + by_level.cumsum(axis=1)], axis=1)
-        curve.append(points)
-    pass1, cost = curve
+    columns = rows[[*SWEPT]].to_numpy(dtype=float).T
+    _, _, pass1, cost = _curve(columns, weights, before_generation, most=_POINTS)
     levels = [np.broadcast_to(np.asarray(target, dtype=float), len(weights)) for target in targets]
     return [_cheapest(pass1, cost, target) for target in levels]
 
 
+def _curve(
+    columns: np.ndarray, weights: np.ndarray, before_generation: bool, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A cascade as its threshold falls past each level of confidence, from columns `SWEPT`.
+
+    Returns the levels (L,), then from none to all of them kept: rows kept (1 + L,) and weighted
+    sums (draws, 1 + L) of right answers and costs. Of more than `most` levels, every n-th is used.
+    """
+    confidence, slm, llm, slm_cost, llm_cost = columns
+    stated = np.argsort(-confidence, kind="stable")[: np.isfinite(confidence).sum()]  # NaN is last
+    starts = np.flatnonzero(np.diff(confidence[stated], prepend=np.inf))
+    starts = starts[:: 1 if most is None else 1 + len(starts) // most]
+
+    def sums(of_kept: np.ndarray, of_deferred: np.ndarray) -> np.ndarray:
+        gained = weights[:, stated] * (of_kept - of_deferred)[stated]
+        by_level = np.add.reduceat(gained, starts, axis=1).cumsum(axis=1)
+        return (weights @ of_deferred)[:, None] + np.insert(by_level, 0, 0, axis=1)
+
+    cost = sums(slm_cost, llm_cost if before_generation else slm_cost + llm_cost)
+    return confidence[stated][starts], np.append(starts, len(stated)), sums(slm, llm), cost
+
+
 def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Least cost over the points, and the segments between them, that reach the target."""
-    slack = 1e-12  # sums of the same rows in another order
-    reaches = pass1 >= target[:, None] - slack
+    reaches = pass1 >= target[:, None] - 1e-12  # sums of the same rows in another order
     best = np.where(reaches, cost, np.inf).min(axis=1)
     left, right = pass1[:, :-1], pass1[:, 1:]
     crosses = reaches[:, :-1] != reaches[:, 1:]
@@ -228,9 +225,6 @@ def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.nda
         between = cost[:, :-1] + share * (cost[:, 1:] - cost[:, :-1])
     best = np.minimum(best, np.where(crosses, between, np.inf).min(axis=1, initial=np.inf))
     return np.where(np.isfinite(best), best, np.nan)
-
-
-# --- offline: from records ------------------------------------------------------------------------
 
 
 def replay(
@@ -245,9 +239,7 @@ def replay(
 
     The order is that of `slm_records`. Columns: dataset, question_id, sample; answer, correct,
     confidence, source and cost of the cascade; slm_correct, llm_correct, slm_cost, llm_cost.
-
-    Raises:
-        ValueError: if an answer is there twice, or of one model only.
+    ValueError if an answer is there twice, or of one model only.
     """
     columns = ("answer", "correct", "prompt_tokens", "completion_tokens")
     rows = paired(slm_records, llm_records, columns)
@@ -260,7 +252,7 @@ def replay(
     rows["source"] = np.where(kept, "slm", "llm")
     deferred = rows["llm_cost"] if before_generation else rows["slm_cost"] + rows["llm_cost"]
     rows["cost"] = rows["slm_cost"].where(kept, deferred)
-    return rows[[*KEY, "answer", "correct", "confidence", "source", "cost", *_SWEPT[1:]]]
+    return rows[[*KEY, "answer", "correct", "confidence", "source", "cost", *SWEPT[1:]]]
 
 
 def evaluate_cascade(
@@ -302,17 +294,12 @@ def set_draws(rows: pd.DataFrame, **options) -> dict[str, metrics.Draws]:
 
 def _draws(rows: pd.DataFrame, **options) -> metrics.Draws:
     columns = {name: rows[name] for name in ("correct", "llm_correct", "cost", "llm_cost")}
-    columns["deferred"] = rows["source"] == "llm"
-    means = metrics.question_means(rows, columns, **options)
+    means = metrics.question_means(rows, columns | {"llm": rows["source"] == "llm"}, **options)
     with np.errstate(divide="ignore", invalid="ignore"):
         reduction = 1 - means["cost"] / means["llm_cost"]
-    return {
-        "pass1": means["correct"],
-        "pass1_drop": means["llm_correct"] - means["correct"],
-        "cost": 1000 * means["cost"],
-        "cost_reduction": reduction,
-        "llm_share": means["deferred"],
-    }
+    drop, cost = means["llm_correct"] - means["correct"], 1000 * means["cost"]
+    draws = {"pass1": means["correct"], "pass1_drop": drop, "cost": cost}
+    return draws | {"cost_reduction": reduction, "llm_share": means["llm"]}
 
 
 def paired(
@@ -320,8 +307,7 @@ def paired(
 ) -> pd.DataFrame:
     """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_...
 
-    Raises:
-        ValueError: if a column is missing, or an answer is there twice, or of one model only.
+    ValueError if a column is missing, or an answer is there twice, or of one model only.
     """
     sides = []
     for side, records in (("slm", slm_records), ("llm", llm_records)):
@@ -331,14 +317,13 @@ def paired(
         if (doubled := records.duplicated(KEY)).any():
             raise ValueError(f"{side} records hold {_first(records[doubled])} twice")
         sides.append(records[names].rename(columns={name: f"{side}_{name}" for name in columns}))
-    slm, llm = sides
-    both = slm.merge(llm, on=KEY, how="outer", indicator="sides")
-    for side, only in (("slm", "right_only"), ("llm", "left_only")):
-        if len(alone := both[both["sides"] == only]):
+    for side, ours, others in (("slm", *sides), ("llm", *sides[::-1])):
+        alone = others.merge(ours[KEY], on=KEY, how="left_anti")
+        if len(alone):
             raise ValueError(f"{side} records lack {_first(alone)}, which the other model answered")
-    if slm.empty:
+    if sides[0].empty:
         raise ValueError("no records to cascade")
-    return slm.merge(llm, on=KEY, how="left")
+    return sides[0].merge(sides[1], on=KEY, how="left")
 
 
 def _first(rows: pd.DataFrame) -> str:
@@ -352,8 +337,8 @@ def _first(rows: pd.DataFrame) -> str:
 def llm_pass1(llm_calibration: pd.DataFrame) -> float:
     """The paper's rule for a threshold: the LLM's Pass@1.
 
-    It is measured on records of the calibration split, which is our choice: which split the paper
-    used is not known. Warns if the LLM made no error there.
+    That it is measured on the calibration split is our choice: the paper names no split. Warns if
+    the LLM made no error there.
     """
     if llm_calibration.empty:
         raise ValueError("the LLM has no calibration records to take a threshold from")
@@ -366,26 +351,23 @@ def llm_pass1(llm_calibration: pd.DataFrame) -> float:
 def best_under_budget(curve: pd.DataFrame, budget: float) -> float:
     """The threshold of highest Pass@1 in a `sweep` within a budget; of equals, the cheaper.
 
-    Raises:
-        ValueError: if no threshold is that cheap, in mean cost of a row.
+    The budget is a mean cost of a row. ValueError if no threshold is that cheap.
     """
-    affordable = curve[curve["cost"] <= budget]
+    affordable = curve[curve["cost"] <= budget].sort_values("cost", kind="stable")
     if affordable.empty:
         cheapest = curve["cost"].min()
         raise ValueError(f"no threshold costs at most {budget:g}; the cheapest costs {cheapest:g}")
-    best = affordable.sort_values(["pass1", "cost"], ascending=[False, True], kind="stable")
-    return float(best["threshold"].iloc[0])
+    return float(affordable["threshold"].iloc[affordable["pass1"].argmax()])
 
 
 def cheapest_at_pass1(curve: pd.DataFrame, pass1: float) -> float:
     """The cheapest threshold of a `sweep` that reaches a Pass@1; of equals, the more accurate.
 
-    Raises:
-        ValueError: if no threshold is that accurate.
+    ValueError if no threshold is that accurate.
     """
-    good = curve[curve["pass1"] >= pass1 - 1e-12]
-    if good.empty:
+    accurate = curve[curve["pass1"] >= pass1 - 1e-12]
+    if accurate.empty:
         most = curve["pass1"].max()
         raise ValueError(f"no threshold reaches a Pass@1 of {pass1:g}; the best has {most:g}")
-    best = good.sort_values(["cost", "pass1"], ascending=[True, False], kind="stable")
-    return float(best["threshold"].iloc[0])
+    accurate = accurate.sort_values("pass1", ascending=False, kind="stable")
+    return float(accurate["threshold"].iloc[accurate["cost"].argmin()])

@@ -5,36 +5,29 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-_MILLION = 1_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class Price:
     """Price of one model, in units (money, FLOPs, ...) per million prompt or completion tokens.
 
-    Raises:
-        ValueError: unless both are finite numbers of at least 0.
+    ValueError unless both are finite numbers of at least 0.
     """
 
     prompt: float
     completion: float
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "completion"):
-            _check_number(f"price per million {name} tokens", getattr(self, name))
+        _check_number("price per million prompt tokens", self.prompt)
+        _check_number("price per million completion tokens", self.completion)
 
     def cost(self, prompt_tokens, completion_tokens):
         """Cost, in units, of these token counts: two numbers, or two arrays of one shape."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / _MILLION
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """Prices of a cascade's two models in one unit, and the source that they can be checked by.
-
-    Raises:
-        ValueError: if the source is empty.
-    """
+    """Prices of a cascade's two models in one unit, and their source, which may not be empty."""
 
     slm: Price
     llm: Price
@@ -58,18 +51,14 @@ class PriceList:
         So is a forward pass: about 2 FLOPs per parameter (Kaplan et al. 2020, arXiv 2001.08361).
         """
         for name, count in (("slm_parameters", slm_parameters), ("llm_parameters", llm_parameters)):
-            _check_number(name, count)
-            if count == 0:
-                raise ValueError(f"{name}=0: a model has at least one parameter")
+            _check_number(name, count, least=1)
         ratio = slm_parameters / llm_parameters
-        source = (
-            f"parameter counts ({slm_parameters:,} and {llm_parameters:,}; forward FLOPs "
-            "per token are about 2 x parameters); unit: a million LLM tokens"
-        )
+        source = f"parameter counts ({slm_parameters:,} and {llm_parameters:,}; forward FLOPs "
+        source += "per token are about 2 x parameters); unit: a million LLM tokens"
         return cls(slm=Price(ratio, ratio), llm=Price(1.0, 1.0), source=source)
 
 
-def _check_number(name: str, value: float) -> None:
+def _check_number(name: str, value: float, least: int = 0) -> None:
     is_number = hasattr(value, "__float__") and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
+    if not is_number or not math.isfinite(value) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least {least}")

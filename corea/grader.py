@@ -22,7 +22,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -37,10 +37,8 @@ _Texts = Sequence[str | None]
 _Row = tuple[str | None, str | None, str]  # answer, gold, answer type
 
 
-class Grader:
+class Grader(contextlib.AbstractContextManager["Grader"]):
     """Grades answers. Workers start when they are first needed and live until it is closed.
-
-    A pickled grader leaves its workers behind.
 
     Args:
         workers: processes that grade mathematics side by side.
@@ -94,15 +92,20 @@ class Grader:
 
     def _ask(self, rows: list[_Row]) -> dict[_Row, bool]:
         """Verdicts of the workers; a thread feeds each of them from one iterator."""
-        if not rows:
-            return {}
         if self._owner != os.getpid():  # forked: the workers speak to the parent
             self._owner, self._pool[:] = os.getpid(), [None] * self.workers
         left, verdicts = iter(rows), dict[_Row, bool]()
-        threads = min(self.workers, len(rows))
-        with ThreadPoolExecutor(threads) as executor:
+
+        def feed(slot: int) -> None:
+            for row in left:
+                worker = self._pool[slot]
+                if worker is None or not worker.is_alive():
+                    worker = self._pool[slot] = _Worker(self.deadline)
+                verdicts[row] = worker.is_right(*row[:2])
+
+        with ThreadPoolExecutor(self.workers) as executor:
             try:
-                list(executor.map(lambda slot: self._feed(slot, left, verdicts), range(threads)))
+                list(executor.map(feed, range(min(self.workers, len(rows)))))
             except BaseException:  # Ctrl-C too: a worker in an answer may not speak for the next
                 list(left)  # so that the threads find no more rows
                 self.close()
@@ -112,28 +115,14 @@ class Grader:
             self._cache.popitem(last=False)
         return verdicts
 
-    def _feed(self, slot: int, left: Iterator[_Row], verdicts: dict[_Row, bool]) -> None:
-        for row in left:
-            worker = self._pool[slot]
-            if worker is None or not worker.is_alive():
-                worker = self._pool[slot] = _Worker(self.deadline)
-            verdict = worker.ask(row[:2], self.deadline)
-            if verdict is None:  # dead, or killed as late
-                worker.kill()
-                self._pool[slot] = None
-            verdicts[row] = verdict == "right"
-
     def close(self) -> None:
         """End the workers. The grader can still be used: new ones start."""
         _kill_all(self._pool)
 
-    def __enter__(self) -> Grader:
-        return self
-
     def __exit__(self, *_) -> None:
         self.close()
 
-    def __reduce__(self):
+    def __reduce__(self):  # a pickled grader leaves its workers behind
         return type(self), (self.workers, self.deadline)
 
 
@@ -144,24 +133,19 @@ def shared_grader() -> Grader:
 
 
 def grade_one(answer: str | None, gold: str | None, answer_type: str = "math") -> bool:
-    """Whether one answer is right, by a grader that all calls share; see `Grader.grade`.
-
-    Example:
-        >>> grade_one("3/4", "0.75")
-        True
-    """
+    """Whether one answer is right, by the `shared_grader`; see `Grader.grade`."""
     return shared_grader().grade([answer], [gold], [answer_type])[0]
 
 
 class _Worker:
     """A process that answers pairs (answer, gold), a JSON line each, with "right" or "wrong".
 
-    Its program is the file of `corea._algebra`: it needs neither the caller's `__main__` (a
-    notebook, a script without a guard) nor the package on its path. It ends with its standard
-    input, and so with the caller.
+    It runs `corea._algebra` as a file, so it needs neither the caller's `__main__` (a notebook, a
+    script without a guard) nor the package on its path. It ends with its input, so with the caller.
     """
 
     def __init__(self, deadline: float):
+        self._deadline = deadline
         self._process = subprocess.Popen(
             [sys.executable, "-P", _algebra.__file__, str(2 * deadline + 1)],
             stdin=subprocess.PIPE,
@@ -170,46 +154,39 @@ class _Worker:
         )
         assert self._process.stdin and self._process.stdout, "both are pipes"
         self._input, self._output = self._process.stdin, self._process.stdout
-        if self._line(_START_LIMIT) != "ready":
+        if self._line(_START_LIMIT).strip() != b"ready":
             self.kill()
-            raise RuntimeError(
-                "the grader's worker did not start; "
-                f"does `{sys.executable} -m pip show math-verify` find it?"
-            )
+            hint = f"does `{sys.executable} -m pip show math-verify` find it?"
+            raise RuntimeError(f"the grader's worker did not start; {hint}")
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, pair: tuple[str | None, str | None], deadline: float) -> str | None:
-        """The verdict; None if the worker died, or was killed at the deadline."""
-        try:
-            self._input.write(json.dumps(pair).encode() + b"\n")
+    def is_right(self, answer: str | None, gold: str | None) -> bool:
+        """The verdict; wrong if the worker dies of the answer, or is killed at the deadline."""
+        line = b""
+        with contextlib.suppress(OSError, ValueError):  # it is dead, or its pipes are closed
+            self._input.write(json.dumps([answer, gold]).encode() + b"\n")
             self._input.flush()
-        except OSError:
-            return None
-        return self._line(deadline)
+            line = self._line(self._deadline)
+        if not line.endswith(b"\n"):
+            self.kill()
+        return line.strip() == b"right"
 
-    def _line(self, limit: float) -> str | None:
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            self._process.kill()
-
-        timer = threading.Timer(limit, end)
+    def _line(self, limit: float) -> bytes:
+        """The next line; less than one if the worker ends, or is killed at the limit."""
+        timer = threading.Timer(limit, self.kill)
         timer.daemon = True
         timer.start()
         line = self._output.readline()
         timer.cancel()
-        timer.join()  # a timer that has gone off has killed the worker by now
-        return None if late.is_set() or not line.endswith(b"\n") else line.decode().strip()
+        timer.join()  # a timer that has gone off has ended the worker by now
+        return line
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._output.close()
-        with contextlib.suppress(OSError):  # what was still to be written has no reader
-            self._input.close()
+        """Kill the process, wait for its end and close its pipes."""
+        with contextlib.suppress(OSError), self._process:  # what is still to write has no reader
+            self._process.kill()
 
 
 def _kill_all(pool: list[_Worker | None]) -> None:
@@ -224,7 +201,7 @@ def _kill_all(pool: list[_Worker | None]) -> None:
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _OPTION = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?(?:option\s+)?"
-    r"(?:\((?P<round>[A-Z])\)|\[(?P<square>[A-Z])\]|(?P<bare>[A-Z]))"
+    r"(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z]))"
     r"(?:\s*[).:\]](.*)|\s+which is(.*)|)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -262,18 +239,18 @@ def _plain(text: str) -> str:
 
 def _is_chosen(answer: str, gold: str) -> bool:
     """Whether the answer names the gold's letter and no other, or repeats the gold's wording."""
-    expected = _OPTION.fullmatch(undressed(gold))
-    chosen = _OPTION.fullmatch(undressed(answer[:MAX_LENGTH]))
+    expected, chosen = _option(gold), _option(answer[:MAX_LENGTH])
     if expected is None or chosen is None:
-        wording = gold if expected is None else _wording(expected)
+        wording = gold if expected is None else expected[1]
         return _plain(answer) == _plain(wording) != ""
-    names_another = len(answer) > MAX_LENGTH or _OTHER_OPTION.search(_wording(chosen))
-    return _letter(chosen) == _letter(expected) and not names_another
+    names_another = len(answer) > MAX_LENGTH or _OTHER_OPTION.search(chosen[1])
+    return chosen[0] == expected[0] and not names_another
 
 
-def _letter(option: re.Match) -> str:
-    return (option["round"] or option["square"] or option["bare"]).upper()
-
-
-def _wording(option: re.Match) -> str:
-    return (option[4] or option[5] or "").strip(" :")
+def _option(text: str) -> tuple[str, str] | None:
+    """The letter and the wording, if any, of a text that is one option."""
+    option = _OPTION.fullmatch(undressed(text))
+    if option is None:
+        return None
+    letter, *wording = (group for group in option.groups() if group is not None)
+    return letter.upper(), "".join(wording).strip(" :")

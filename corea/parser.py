@@ -5,91 +5,56 @@ chat template may end in `<think>`, so a completion may start inside the reasoni
 between the blocks is free. So is one `<analysis>` block (RLCR's format) before the answer and
 before the confidence; it is reasoning too.
 
-What stands outside the reasoning counts, once. Nothing is guessed: a form is accepted, accepted
-with its problem named, or missing (None) with its problem named, as in `PROBLEMS`.
+What stands outside the reasoning counts, once. Nothing is guessed: a form is read, read with its
+problem named, or missing (None) with its problem named, as in `PROBLEMS`.
 
-===============================================  ==========  =======================================
-form of the whole                                counts      problem
-===============================================  ==========  =======================================
-no `<think>`, but `</think>`                     yes         none: the prompt may have opened it
-no think tag; the blocks end the text            yes         missing-think
-`<think>`, `<analysis>` not ended; the same end  yes         unclosed-think
-either, with text between or after the blocks    no          and tags-in-reasoning: no final word
-answer or confidence inside the reasoning        no          tags-in-reasoning
-text outside all blocks, anywhere else           the blocks  stray-text
-tags in another case, as `<Answer>`              yes         tag-case
-confidence before answer, nested reasoning, ...  yes         tag-order
-===============================================  ==========  =======================================
-
-===============================================  ==========  =======================================
-form of the answer                               answer      problem
-===============================================  ==========  =======================================
-no answer tag that counts                        None        missing-answer
-nothing but white space                          None        empty-answer
-no end tag before the next tag or the end of     None        unclosed-answer (so are nested ones:
-the text                                                     which of them was meant is not known)
-several that differ                              None        several-answers: a hedge is no answer
-several, all the same                            that one    repeated-answer
-control characters or lone surrogates in it      None        control-characters
-===============================================  ==========  =======================================
-
-===============================================  ==========  =======================================
-form of the confidence                           confidence  problem
-===============================================  ==========  =======================================
-`0.7`, `.7`, `0`, `1`, `1.`, `0.70`              as written  none
-`90%`, `90 %`, `0.5%`                            .9 .9 .005  percent-confidence
-`100.`, `90`, `10.`: without a sign, 10 to 100   1 .9 .1     percent-confidence: so 2,284 of 6,507
-                                                             outputs of RLCR, most of them `100.`
-`1.5`, `7`, `3/2`: over 1, under 10              None        confidence-out-of-range: a slip, a
-                                                             percentage or a mark out of 10
-`101`, `150%`, `+90`, `1e2`, `-0.5`, `-0`,       None        confidence-out-of-range
-`9/10`                                           .9          fraction-confidence
-`9e-1`, `+0.7`, `0.7.`                           .9 .7 .7    odd-numeral
-`I am 90% confident in this answer.`,            .9          prose-confidence: one of two exact
-`My confidence is 0.9`                                       sentences, `_SURE` and `_STATED`
-`high`, `9 out of 10`, `not 0.9`, `0.7 0.8`,     None        unreadable-confidence
-`0,7`, `1/0`, `nan`, `inf`, `The answer is 42`,
-other scripts' digits, over 20 digits a side
-nothing but white space                          None        empty-confidence
-no confidence tag that counts                    None        missing-confidence
-no end tag before the next tag or the end of     None        unclosed-confidence: 0.9 may be the
-the text                                                     start of 0.95
-several of different value                       None        several-confidences
-several, all of one value                        that one    repeated-confidence
-===============================================  ==========  =======================================
+===============================================  ========  =========================================
+form                                             read      problem
+===============================================  ========  =========================================
+no `<think>`, but `</think>`                     all       none: the prompt may have opened it
+no think tag; the blocks end the text            all       missing-think
+`<think>`, `<analysis>` not ended; the same end  all       unclosed-think
+either, with text between or after the blocks    nothing   and tags-in-reasoning: no final word
+answer or confidence inside the reasoning        the rest  tags-in-reasoning
+text outside all blocks, anywhere else           the rest  stray-text
+tags in another case, as `<Answer>`              all       tag-case
+confidence before answer, nested reasoning, ...  all       tag-order
+no tag that counts                               None      missing-answer, missing-confidence
+no end tag before the next tag or the end        None      unclosed-answer, unclosed-confidence: 0.9
+                                                           may be the start of 0.95
+nothing but white space                          None      empty-answer, empty-confidence
+several that differ (in value)                   None      several-answers, several-confidences
+several, all the same                            that one  repeated-answer, repeated-confidence
+control characters, lone surrogates in answers   None      control-characters
+`0.7`, `.7`, `0`, `1`, `1.`, `0.70`              itself    none
+`90%`, `90 %`; `100.`, `90`: 10 to 100, no sign  .9; 1 .9  percent-confidence: RLCR mostly wrote so
+`1.5`, `7`, `3/2`: over 1, under 10              None      confidence-out-of-range: a slip, a
+                                                           percentage or a mark out of 10
+`101`, `150%`, `+90`, `1e2`, `-0.5`, `-0`        None      confidence-out-of-range
+`9/10`                                           .9        fraction-confidence
+`9e-1`, `+0.7`, `0.7.`                           .9 .7 .7  odd-numeral
+`I am 90% confident`, `My confidence is 0.9`     .9 .9     prose-confidence: `_SURE` or `_STATED`
+`high`, `9 out of 10`, `not 0.9`, `0.7 0.8`,     None      unreadable-confidence
+`0,7`, `1/0`, `nan`, over 20 digits a side, ...
+===============================================  ========  =========================================
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-PROBLEMS = {
-    "missing-think": "neither <think> nor </think>",
-    "unclosed-think": "the reasoning never ends",
-    "tags-in-reasoning": "answer or confidence tags inside the reasoning, which earn nothing",
-    "stray-text": "text outside every block",
-    "tag-case": "a tag is not in lower case",
-    "tag-order": "the tags are not exactly the format's, in its order",
-    "missing-answer": "no answer tag that counts",
-    "unclosed-answer": "an answer without its end tag",
-    "empty-answer": "an answer of white space",
-    "several-answers": "answers that differ",
-    "repeated-answer": "the same answer more than once",
-    "control-characters": "control characters or lone surrogates in the answer",
-    "missing-confidence": "no confidence tag that counts",
-    "unclosed-confidence": "a confidence without its end tag",
-    "empty-confidence": "a confidence of white space",
-    "several-confidences": "confidences that differ",
-    "repeated-confidence": "the same confidence more than once",
-    "unreadable-confidence": "a confidence that is not one number",
-    "confidence-out-of-range": "a number that is no probability",
-    "percent-confidence": "a percentage",
-    "fraction-confidence": "a fraction",
-    "prose-confidence": "a number in a sentence",
-    "odd-numeral": "a number with a sign, an exponent or a full stop",
-}
+PROBLEMS = (
+    "missing-think", "unclosed-think", "tags-in-reasoning", "stray-text", "tag-case", "tag-order",
+    "missing-answer", "unclosed-answer", "empty-answer", "several-answers", "repeated-answer",
+    "control-characters", "missing-confidence", "unclosed-confidence", "empty-confidence",
+    "several-confidences", "repeated-confidence", "unreadable-confidence",
+    "confidence-out-of-range", "percent-confidence", "fraction-confidence", "prose-confidence",
+    "odd-numeral",
+)  # fmt: skip
 
 _TAG = re.compile(r"<(/?)(think|analysis|answer|confidence)>", re.IGNORECASE | re.ASCII)
 _FORMAT = re.compile(
@@ -125,7 +90,7 @@ class Response:
         reasoning: the text before the first block that counts, without think tags at its ends.
         answer: None if the model committed to none.
         confidence: in [0, 1]; None if none was stated.
-        problems: keys of `PROBLEMS`, in that order.
+        problems: names in `PROBLEMS`, in its order.
     """
 
     reasoning: str
@@ -140,7 +105,7 @@ class Response:
 
 
 def parse(text: str) -> Response:
-    """Parse one completion by the tables at the head of this module, in linear time.
+    """Parse one completion by the table at the head of this module, in linear time.
 
     Example:
         >>> parse("<think>6*7</think><answer>42</answer><confidence>0.7</confidence>").answer
@@ -154,12 +119,11 @@ def parse(text: str) -> Response:
 def _parse(text: str) -> Response:
     tags = list(_TAG.finditer(text))
     blocks, problems = _blocks_that_count(text, tags)
-    bodies: dict[str, list[str | None]] = {"answer": [], "confidence": []}
-    for kind, _, body in blocks:
-        bodies[kind].append(body)
-    answer, answer_problems = _answer(bodies["answer"])
-    confidence, confidence_problems = _confidence(bodies["confidence"])
+    answer, answer_problems = _agreed("answer", blocks, _read_answer)
+    confidence, confidence_problems = _agreed("confidence", blocks, _read_confidence)
     problems |= answer_problems | confidence_problems
+    if problems & {"empty-answer", "control-characters"}:
+        answer = None
     if not _STRUCTURAL & problems and not _is_format(tags):
         problems.add("tag-order")
     if any(tag[0] != tag[0].lower() for tag in tags):
@@ -253,35 +217,24 @@ def _blocks(text: str, tags: list[re.Match], start: int, end: int) -> tuple[list
 # --- what a block says ----------------------------------------------------------------------------
 
 
-def _answer(bodies: list[str | None]) -> tuple[str | None, set[str]]:
+def _agreed(kind: str, blocks: list[tuple], read: Callable) -> tuple[Any, set[str]]:
+    """What all blocks of a kind say; None, and the reason, if it is not known."""
+    bodies = [body for block_kind, _, body in blocks if block_kind == kind]
     if not bodies:
-        return None, {"missing-answer"}
-    closed = [body for body in bodies if body is not None]
-    if len(closed) < len(bodies):
-        return None, {"unclosed-answer"}
-    answers = {body.strip(_BLANK) for body in closed}
-    if len(answers) > 1:
-        return None, {"several-answers"}
-    problems = {"repeated-answer"} if len(bodies) > 1 else set()
-    (answer,) = answers
-    if not answer:
-        return None, problems | {"empty-answer"}
-    if _CONTROL.search(answer):
-        return None, problems | {"control-characters"}
-    return answer, problems
-
-
-def _confidence(bodies: list[str | None]) -> tuple[float | None, set[str]]:
-    if not bodies:
-        return None, {"missing-confidence"}
-    closed = [body for body in bodies if body is not None]
-    if len(closed) < len(bodies):
-        return None, {"unclosed-confidence"}
-    readings = [_read_confidence(body.strip(_BLANK)) for body in closed]
+        return None, {f"missing-{kind}"}
+    if None in bodies:
+        return None, {f"unclosed-{kind}"}
+    readings = [read(body.strip(_BLANK)) for body in bodies]
     if len({value for value, _ in readings}) > 1:
-        return None, {"several-confidences"}
+        return None, {f"several-{kind}s"}
     problems = {problem for _, problem in readings if problem is not None}
-    return readings[0][0], problems | ({"repeated-confidence"} if len(bodies) > 1 else set())
+    return readings[0][0], problems | ({f"repeated-{kind}"} if len(bodies) > 1 else set())
+
+
+def _read_answer(body: str) -> tuple[str, str | None]:
+    if not body:
+        return body, "empty-answer"
+    return body, "control-characters" if _CONTROL.search(body) else None
 
 
 def _read_confidence(body: str) -> tuple[float | None, str | None]:

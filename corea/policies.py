@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from corea import metrics
 from corea.cascade import DEFER_ALL, KEY, checked_threshold, keeps, paired
 
 _GRID = np.arange(101) / 100  # the thresholds that are tested, fixed before any record is seen
+_COLUMNS = ["confidence", "slm_correct", "llm_correct"]
 _LARGEST_BET = 0.75  # share of the capital that one question may cost
 
 
@@ -30,7 +30,6 @@ class Policy:
         holds: whether a threshold that keeps anything could be promised.
         questions: number of calibration questions.
         figures: measured on them: Pass@1 of both models and the cascade, share deferred, AUROC.
-        source: of the confidence; "stated" is the number that the SLM writes.
     """
 
     threshold: float
@@ -39,29 +38,16 @@ class Policy:
     holds: bool
     questions: int
     figures: Mapping[str, float]
-    source: str = "stated"
 
     def __post_init__(self) -> None:
         checked_threshold(self.threshold)
-        if not (0 <= self.max_loss < 1 and 0 < self.confidence < 1 and self.source == "stated"):
-            given = (
-                f"max_loss={self.max_loss}, confidence={self.confidence}, source={self.source!r}"
-            )
-            raise ValueError(f"{given}; use a loss in [0, 1), a confidence in (0, 1), 'stated'")
+        if not (0 <= self.max_loss < 1 and 0 < self.confidence < 1):
+            given = f"max_loss={self.max_loss}, confidence={self.confidence}"
+            raise ValueError(f"{given}; use a loss in [0, 1), a confidence in (0, 1)")
 
     def keeps(self, confidences) -> np.ndarray:
         """Whether each answer is kept, by its confidence (None or NaN if none was stated)."""
         return keeps(confidences, self.threshold)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON: a threshold of infinity is None."""
-        return asdict(self) | {"threshold": None if self.threshold == DEFER_ALL else self.threshold}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Policy:
-        """The policy of `to_dict`."""
-        threshold = DEFER_ALL if values["threshold"] is None else values["threshold"]
-        return cls(**{**values, "threshold": threshold})
 
 
 def calibrate(
@@ -75,9 +61,9 @@ def calibrate(
 ) -> Policy:
     """The policy that defers least among those whose loss of accuracy is bounded.
 
-    Learn-then-Test (Angelopoulos et al. 2021, arXiv 2110.01052): thresholds are tested from the
-    safest, which defers all, downwards, until one cannot be shown to lose at most `max_loss`. The
-    promise needs questions drawn like those of the records, and nothing of the confidence itself.
+    Learn-then-Test (Angelopoulos et al. 2021, arXiv 2110.01052): thresholds are tested downwards,
+    until one cannot be shown to lose at most `max_loss`. The promise needs questions drawn like
+    those of the records, and nothing of the confidence itself.
 
     Args:
         records: of both models on the same questions and samples, graded.
@@ -112,20 +98,17 @@ def _both(records: pd.DataFrame, slm: str | None, llm: str | None) -> pd.DataFra
     if slm is None and llm is None and len(systems) == 2:
         slm, llm = systems
     if slm == llm or not {slm, llm} <= set(systems):
-        raise ValueError(
-            f"the records hold the systems {systems}; name two of them by slm= and llm="
-        )
-    sides = [records[records["system"] == name] for name in (slm, llm)]
-    rows = paired(sides[0], sides[1], ["correct"])
-    if rows[["slm_correct", "llm_correct"]].isna().any(axis=None):
+        raise ValueError(f"records of the systems {systems}; name two of them by slm= and llm=")
+    small, large = (records[records["system"] == name] for name in (slm, llm))
+    rows = paired(small, large, ["correct"])
+    if rows[_COLUMNS[1:]].isna().any(axis=None):
         raise ValueError("a record without `correct`: calibrate needs questions with gold answers")
-    numbers = rows.groupby(KEY[:2]).ngroup().rename("question")
-    return rows[["confidence", "slm_correct", "llm_correct"]].astype(float).join(numbers)
+    return rows[_COLUMNS].astype(float).assign(question=rows.groupby(KEY[:2]).ngroup())
 
 
 def _losses(rows: pd.DataFrame) -> np.ndarray:
     """What keeping loses to the LLM: a row per question, a column per threshold of the grid."""
-    confidence, slm, llm = rows[["confidence", "slm_correct", "llm_correct"]].to_numpy().T
+    confidence, slm, llm = rows[_COLUMNS].to_numpy().T
     level = np.searchsorted(_GRID, np.nan_to_num(confidence, nan=-1), side="right")
     question, levels = rows["question"].to_numpy(), len(_GRID) + 1
     loss = (llm - slm) / np.bincount(question)[question]
@@ -145,14 +128,13 @@ def _p_values(losses: np.ndarray, max_loss: float, confidence: float) -> np.ndar
     If it is true, the capital of bets against it, one per row, is not expected to grow. The bets
     are the predictable plug-in ones of Waudby-Smith and Ramdas (2024, arXiv 2010.09686).
     """
-    values, bound = (losses + 1) / 2, (max_loss + 1) / 2
-    count = np.arange(2, len(values) + 2)[:, None]
-    mean = (0.5 + values.cumsum(axis=0)) / count
-    variance = (0.25 + ((values - mean) ** 2).cumsum(axis=0)) / count
-    before = np.vstack([np.full_like(variance[:1], 0.25), variance[:-1]])
-    bets = np.sqrt(2 * math.log(1 / (1 - confidence)) / (len(values) * before))
-    bets = bets.clip(max=_LARGEST_BET / (1 - bound))
-    capital = np.log1p(-bets * (values - bound)).cumsum(axis=0).max(axis=0)
+    count = np.arange(2, len(losses) + 2)[:, None]
+    mean = losses.cumsum(axis=0) / count
+    variance = (1 + ((losses - mean) ** 2).cumsum(axis=0)) / count
+    before = np.vstack([np.ones_like(variance[:1]), variance[:-1]])
+    bets = np.sqrt(2 * math.log(1 / (1 - confidence)) / (len(losses) * before))
+    bets = bets.clip(max=_LARGEST_BET / (1 - max_loss))
+    capital = np.log1p(-bets * (losses - max_loss)).cumsum(axis=0).max(axis=0)
     return np.exp(-capital.clip(min=0))
 
 
@@ -160,7 +142,7 @@ def _figures(rows: pd.DataFrame, threshold: float) -> dict[str, float]:
     """Means over questions of their samples' means, and the AUROC, if it is defined."""
     kept = keeps(rows["confidence"], threshold)
     correct = rows["slm_correct"].where(kept, rows["llm_correct"])
-    columns = rows[["slm_correct", "llm_correct"]].assign(correct=correct, llm_share=~kept)
+    columns = rows[_COLUMNS[1:]].assign(correct=correct, llm_share=~kept)
     figures = columns.groupby(rows["question"]).mean().mean().to_dict()
     figures["auroc"] = metrics.auroc(rows["confidence"], rows["slm_correct"])
     return {name: round(value, 6) for name, value in figures.items() if not np.isnan(value)}
@@ -177,8 +159,7 @@ def _why_not(rows: pd.DataFrame, losses: np.ndarray, policy: Policy) -> str:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in policy.figures.items())
         lost = f"to keep what is stated with {surest:g} loses {loss.mean():.3f}"
         return f"{no_promise}{lost} ({figures})"
-    bound = (policy.max_loss + 1) / 2
-    bets = np.linspace(0, _LARGEST_BET / (1 - bound), 50)[:, None]
-    growth = np.log1p(-bets * ((loss + 1) / 2 - bound)).mean(axis=1).max()  # per question
+    bets = np.linspace(0, _LARGEST_BET / (1 - policy.max_loss), 50)[:, None]
+    growth = np.log1p(-bets * (loss - policy.max_loss)).mean(axis=1).max()  # per question
     more = max(10, round(1.5 * math.log(1 / (1 - policy.confidence)) / growth - len(loss), -1))
     return f"{no_promise}{len(loss)} questions are too few, ask about {more:.0f} more"

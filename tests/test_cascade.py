@@ -94,6 +94,7 @@ def test_online_and_offline_agree_exactly(threshold, samples):
     row = at_threshold(sweep_columns(offline), threshold)
     assert row["pass1"] == np.mean([a.answer == "1" for a in online])
     assert row["llm_share"] == np.mean([a.source == "llm" for a in online])
+    # A sweep sums differences, by level; `fsum` is exact. They agree to rounding, not to the last bit.
     assert row["cost"] == pytest.approx(math.fsum(a.cost for a in online) / len(online), rel=1e-14)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -160,17 +159,6 @@ def test_calibrate_refuses(change, options, message):
 
 
 # --- the policy itself ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("policy", [MADE, Policy(inf, 0.02, 0.9, False, 3, {})])
-def test_a_policy_survives_json(policy):
-    text = json.dumps(policy.to_dict(), allow_nan=False)
-    assert Policy.from_dict(json.loads(text)) == policy
-
-
-def test_a_policy_of_another_source_is_refused():
-    with pytest.raises(ValueError, match=r"source='probe'.* use .*'stated'"):
-        Policy.from_dict({**MADE.to_dict(), "source": "probe"})
 
 
 @pytest.mark.parametrize(("confidence", "source"), [(0.7, "slm"), (0.6, "llm")])

@@ -21,7 +21,6 @@ SCORES = {"Gain", "Oracle"}  # sources that rank and are no probabilities
 PAPER_RULE = "LLM Pass@1"  # as the paper does; not for scores
 BUDGET_RULE = "equal budget"  # the highest Pass@1 for COREA's cost at the paper's threshold
 EQUAL_RULE = "equal Pass@1"  # the least cost that reaches COREA's Pass@1 at the paper's threshold
-_SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +228,7 @@ def _calibration(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curve(replayed: pd.DataFrame, router: bool) -> pd.DataFrame:
-    return cascade.sweep(*(replayed[name] for name in _SWEPT), before_generation=router)
+    return cascade.sweep(*(replayed[name] for name in cascade.SWEPT), before_generation=router)
 
 
 def _each(rule: Callable, curves: Mapping[str, pd.DataFrame], bound: float) -> dict[str, float]:

@@ -32,7 +32,8 @@ class Watch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         self.bar.update(state.global_step - self.bar.n)
         shown = {METRICS[key]: value for key, value in logs.items() if key in METRICS}
-        self.bar.set_postfix({name: shown.get(name) for name in ("accuracy", "mean confidence")})
+        if "accuracy" in shown:  # not in the summary at the end
+            self.bar.set_postfix({key: shown[key] for key in ("accuracy", "mean confidence")})
         if (reason := collapse(tidy_log(state.log_history, "run"))) is not None:
             raise CollapseError(f"stopped at step {state.global_step}: {reason}")
 

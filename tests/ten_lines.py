@@ -41,7 +41,7 @@ def ask(folder: Path) -> dict:
     paths = [RECORDS / system / "calibration.parquet" for system in systems.values()]
     records = pd.concat([corea.read_records(path) for path in paths])
     questions = records.drop_duplicates("question_id")[:QUESTIONS]
-    with open(folder / "questions.jsonl", "w") as file:
+    with open(folder / "held_out.jsonl", "w") as file:
         for row in questions.itertuples():
             file.write(json.dumps({"question": row.question, "answer": row.gold}) + "\n")
     corea.Server = lambda url, model: Recorded(records, systems[model])

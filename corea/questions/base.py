@@ -45,7 +45,7 @@ class Question:
     """One question: its text, and as much more as is known of it.
 
     Attributes:
-        gold: the right answer, text or a number; None if it is not known, and then no answer can be graded.
+        gold: the right answer; None if it is not known, and then no answer can be graded.
         answer_type: how answers are graded, "math", "choice" or "text".
         id: by default `content_id` of the text.
         dataset: the set that it belongs to; a user's own question is of "own".
@@ -58,7 +58,7 @@ class Question:
     """
 
     text: str
-    gold: str | None = None
+    gold: str | None = None  # a number becomes its text
     answer_type: str = "math"
     _: KW_ONLY
     id: str = ""
@@ -67,7 +67,8 @@ class Question:
     level: int = 1
 
     def __post_init__(self):
-        gold = str(self.gold) if type(self.gold) in (int, float) else self.gold
+        gold: object = self.gold
+        gold = str(gold) if type(gold) in (int, float) else gold
         object.__setattr__(self, "gold", gold)
         for name, value in (("text", self.text), ("gold", gold or "")):
             if not isinstance(value, str):

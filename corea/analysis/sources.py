@@ -225,8 +225,8 @@ def recalibrated(method: str, records: pd.DataFrame) -> np.ndarray:
 def recalibration(method: str, confidence, correct) -> _Map:
     """A rising map from confidence to P(correct), fitted on rows with a confidence; NaN stays NaN.
 
-    "isotonic" is stepwise, "platt" logistic in the log-odds, "temperature" (Guo et al. 2017) that
-    without a bias.
+    "isotonic" is stepwise, "platt" logistic in the log-odds, "temperature" divides the
+    log-odds (Guo et al. 2017).
     """
     if method not in RECALIBRATIONS:
         raise ValueError(f"recalibration {method!r} is not one of {', '.join(RECALIBRATIONS)}")
@@ -243,20 +243,30 @@ def _fit_isotonic(confidence: np.ndarray, right: np.ndarray) -> _Map:
     return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(confidence, right).predict
 
 
-def _fit_log_odds(confidence: np.ndarray, right: np.ndarray, *, bias: bool) -> _Map:
+def _fit_platt(confidence: np.ndarray, right: np.ndarray) -> _Map:
     from sklearn.linear_model import LogisticRegression
 
     # C so large that it is no penalty. A falling map would turn the confidence around.
-    model = LogisticRegression(C=1e6, fit_intercept=bias)
-    model.fit(_log_odds(confidence)[:, None], right)
-    slope, intercept = max(0.0, model.coef_.item()), np.ravel(model.intercept_)[0]
-    return lambda values: _sigmoid(slope * _log_odds(values) + intercept)
+    model = LogisticRegression(C=1e6).fit(_log_odds(confidence)[:, None], right)
+    slope, bias = max(0.0, model.coef_.item()), model.intercept_.item()
+    return lambda values: _sigmoid(slope * _log_odds(values) + bias)
+
+
+def _fit_temperature(confidence: np.ndarray, right: np.ndarray) -> _Map:
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        p = np.clip(_sigmoid(_log_odds(confidence) / np.exp(log_temperature)), 1e-12, 1 - 1e-12)
+        return -float(np.mean(right * np.log(p) + (1 - right) * np.log(1 - p)))
+
+    temperature = np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
+    return lambda values: _sigmoid(_log_odds(values) / temperature)
 
 
 RECALIBRATIONS: dict[str, Callable[[np.ndarray, np.ndarray], _Map]] = {
     "isotonic": _fit_isotonic,
-    "platt": functools.partial(_fit_log_odds, bias=True),
-    "temperature": functools.partial(_fit_log_odds, bias=False),
+    "platt": _fit_platt,
+    "temperature": _fit_temperature,
 }
 
 

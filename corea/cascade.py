@@ -42,7 +42,8 @@ class CascadeAnswer:
         text: the completion that is kept, of the model `source`, "slm" or "llm".
         answer: parsed from it; None if it commits to none.
         confidence: what the SLM stated, which decided; None if it stated none.
-        cost: of all completions paid for, in the unit of the prices; None without prices.
+        cost: of the completions used, the SLM's and after a deferral the LLM's, in the unit of the
+            prices; None without prices. What `Cascade.answer` drops is not in it.
     """
 
     question_id: str
@@ -68,10 +69,7 @@ class Cascade:
         self, slm: Engine, llm: Engine, policy: Policy | float, prices: PriceList | None = None
     ):
         self.slm, self.llm, self.prices = slm, llm, prices
-        if hasattr(policy, "keeps"):  # its own rule, so that further kinds need no change here
-            self._keeps = policy.keeps
-        else:
-            self._keeps = partial(keeps, threshold=checked_threshold(policy))
+        self._keeps = _rule(policy)
 
     def __call__(self, question: str | Question) -> CascadeAnswer:
         """The answer to one question."""
@@ -83,7 +81,8 @@ class Cascade:
         """The answers to all questions, `samples` of each, by question and then by sample.
 
         The LLM is asked in one call, for the questions of which a sample is deferred, and up to the
-        last deferred sample; completions between that were not deferred are dropped, at no cost.
+        last deferred sample. With several samples, some of its completions may then be of samples
+        that were not deferred: they are dropped, and in no answer's cost, though a server bills them.
         """
         items = with_distinct_ids(questions)
         attempts = _complete(self.slm, dict(enumerate(items)), samples, seed)
@@ -109,6 +108,13 @@ class Cascade:
 def keeps(confidence, threshold: float) -> np.ndarray:
     """Whether the SLM's answer is kept: stated (not None, not NaN) and at least the threshold."""
     return np.asarray(confidence, dtype=float) >= threshold
+
+
+def _rule(policy: Policy | float):
+    """What keeps an answer by its confidence: the policy's own rule, or that of a threshold."""
+    if hasattr(policy, "keeps"):
+        return policy.keeps
+    return partial(keeps, threshold=checked_threshold(policy))
 
 
 def checked_threshold(value: float) -> float:
@@ -153,8 +159,10 @@ def sweep(
     llm_right, _ = metrics.checked(llm_correct, confidence)
     costs = [np.asarray(column, dtype=float) for column in (slm_cost, llm_cost)]
     if not len(confidence) or any(cost.shape != confidence.shape for cost in costs):
-        sizes = [len(confidence), *(np.size(cost) for cost in costs)]
-        raise ValueError(f"confidence and costs have {sizes} rows; use one number, at least 1")
+        shapes = ", ".join(str(column.shape) for column in (confidence, *costs))
+        raise ValueError(
+            f"confidence and costs have shapes {shapes}; all must be (rows,), rows >= 1"
+        )
     if not np.isfinite(costs).all() or np.min(costs) < 0:
         raise ValueError("a cost is negative or not finite")
     columns = np.array([confidence, slm_right, llm_right, *costs])
@@ -230,7 +238,7 @@ def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.nda
 def replay(
     slm_records: pd.DataFrame,
     llm_records: pd.DataFrame,
-    threshold: float,
+    policy: Policy | float,
     prices: PriceList,
     *,
     before_generation: bool = False,
@@ -243,7 +251,7 @@ def replay(
     """
     columns = ("answer", "correct", "prompt_tokens", "completion_tokens")
     rows = paired(slm_records, llm_records, columns)
-    kept = keeps(rows["confidence"], checked_threshold(threshold))
+    kept = _rule(policy)(rows["confidence"])
     for side, price in (("slm", prices.slm), ("llm", prices.llm)):
         tokens = rows[f"{side}_prompt_tokens"], rows[f"{side}_completion_tokens"]
         rows[f"{side}_cost"] = price.cost(*tokens)
@@ -258,21 +266,22 @@ def replay(
 def evaluate_cascade(
     slm_records: pd.DataFrame,
     llm_records: pd.DataFrame,
-    threshold: float,
+    policy: Policy | float,
     prices: PriceList,
     *,
     before_generation: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The cascade at one threshold: a row per dataset, then "mean", their plain mean.
+    """The cascade by one policy: a row per dataset, then "mean", their plain mean.
 
     Columns: dataset, threshold, questions, samples (per question), and each of these with _low and
     _high (95%; cascade and LLM on the same resamples of questions): pass1; pass1_drop, the LLM's
     Pass@1 less the cascade's; cost, in price units per 1,000 questions; cost_reduction, 1 - cost /
     the LLM's own cost; llm_share. Arguments and errors are those of `replay`.
     """
-    rows = replay(slm_records, llm_records, threshold, prices, before_generation=before_generation)
+    rows = replay(slm_records, llm_records, policy, prices, before_generation=before_generation)
+    threshold = getattr(policy, "threshold", policy)
     table = []
     for dataset, draws in set_draws(rows, resamples=resamples, seed=seed).items():
         set_rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]

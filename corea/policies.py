@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from corea import metrics
 from corea.cascade import DEFER_ALL, KEY, checked_threshold, keeps, paired
+from corea.records import read_records
 
 _GRID = np.arange(101) / 100  # the thresholds that are tested, fixed before any record is seen
 _COLUMNS = ["confidence", "slm_correct", "llm_correct"]
@@ -51,7 +53,7 @@ class Policy:
 
 
 def calibrate(
-    records: pd.DataFrame,
+    records: pd.DataFrame | str | Path,
     *,
     slm: str | None = None,
     llm: str | None = None,
@@ -63,11 +65,13 @@ def calibrate(
 
     Learn-then-Test (Angelopoulos et al. 2021, arXiv 2110.01052): thresholds are tested downwards,
     until one cannot be shown to lose at most `max_loss`. The promise needs questions drawn like
-    those of the records, and nothing of the confidence itself.
+    those of the records and not trained on, and nothing of the confidence itself.
 
     Args:
-        records: of both models on the same questions and samples, graded.
-        slm: name of the small model; by default the first system of the records.
+        records: of both models on the same questions and samples, graded; or a file of them. The
+            questions must not be those that a model was trained on, or the promise is void.
+        slm: name of the small model; by default the first system of the records. Name both models
+            if the records were saved: a file is sorted by system.
         llm: name of the large model; by default the second.
         max_loss: Pass@1 that may be lost to the LLM, in [0, 1).
         confidence: probability of the promise, at least, in (0, 1).
@@ -77,8 +81,11 @@ def calibrate(
         The policy. If nothing can be promised, it defers all, and a warning says why.
 
     Raises:
-        ValueError: if the records are not those of two models, pair by pair and graded.
+        ValueError: if the records are not those of two models, pair by pair and graded; if no model
+            is named, and the first is right more often than the second.
     """
+    if isinstance(records, (str, Path)):
+        records = read_records(records)
     rows = _both(records, slm, llm)
     losses = np.random.default_rng(seed).permutation(_losses(rows))
     policy = Policy(DEFER_ALL, max_loss, confidence, False, len(losses), _figures(rows, DEFER_ALL))
@@ -95,7 +102,8 @@ def calibrate(
 def _both(records: pd.DataFrame, slm: str | None, llm: str | None) -> pd.DataFrame:
     """A row per answer: question (a number), confidence, slm_correct, llm_correct."""
     systems = list(dict.fromkeys(records["system"]))
-    if slm is None and llm is None and len(systems) == 2:
+    by_order = slm is None and llm is None and len(systems) == 2
+    if by_order:
         slm, llm = systems
     if slm == llm or not {slm, llm} <= set(systems):
         raise ValueError(f"records of the systems {systems}; name two of them by slm= and llm=")
@@ -103,6 +111,9 @@ def _both(records: pd.DataFrame, slm: str | None, llm: str | None) -> pd.DataFra
     rows = paired(small, large, ["correct"])
     if rows[_COLUMNS[1:]].isna().any(axis=None):
         raise ValueError("a record without `correct`: calibrate needs questions with gold answers")
+    if by_order and rows["slm_correct"].mean() > rows["llm_correct"].mean():
+        first = f"the first system, {slm!r}, is right more often than the second, {llm!r}"
+        raise ValueError(f"{first}; say by slm= and llm= which is the small model")
     return rows[_COLUMNS].astype(float).assign(question=rows.groupby(KEY[:2]).ngroup())
 
 
@@ -153,13 +164,15 @@ def _why_not(rows: pd.DataFrame, losses: np.ndarray, policy: Policy) -> str:
     surest = rows["confidence"].max()
     if np.isnan(surest):
         return "all is deferred: no confidence was stated"
-    no_promise = f"no loss of at most {policy.max_loss:g} can be promised, so all is deferred: "
     loss = losses[:, surest >= _GRID][:, -1]
     if loss.mean() >= policy.max_loss:
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in policy.figures.items())
-        lost = f"to keep what is stated with {surest:g} loses {loss.mean():.3f}"
-        return f"{no_promise}{lost} ({figures})"
+        lost = f"keeping only answers stated at {surest:g} still loses {loss.mean():.3f} of Pass@1"
+        slm, llm = policy.figures["slm_correct"], policy.figures["llm_correct"]
+        above = f"above max_loss {policy.max_loss:g} (SLM {slm:.3f}, LLM {llm:.3f})"
+        advice = "raise max_loss, or train the SLM to be right when it is sure"
+        return f"all is deferred: {lost}, {above}; {advice}"
     bets = np.linspace(0, _LARGEST_BET / (1 - policy.max_loss), 50)[:, None]
     growth = np.log1p(-bets * (loss - policy.max_loss)).mean(axis=1).max()  # per question
     more = max(10, round(1.5 * math.log(1 / (1 - policy.confidence)) / growth - len(loss), -1))
-    return f"{no_promise}{len(loss)} questions are too few, ask about {more:.0f} more"
+    too_few = f"{len(loss)} questions are too few to promise a loss of at most {policy.max_loss:g}"
+    return f"all is deferred: {too_few}; ask about {more:.0f} more"

@@ -15,6 +15,7 @@ from corea import cascade, metrics
 from corea.cascade import Cascade
 from corea.costs import Price, PriceList
 from corea.parser import parse
+from corea.policies import Policy
 from corea.questions.base import Question, content_id
 
 nan, inf = float("nan"), math.inf
@@ -238,7 +239,8 @@ def test_cost_arithmetic_of_the_cascade():
     ("columns", "message"),
     [
         (([], [], [], [], []), "rows"),
-        (([0.5], [1], [1], [1, 1], [1]), r"\[1, 2, 1\] rows"),
+        (([0.5], [1], [1], [1, 1], [1]), r"shapes \(1,\), \(2,\), \(1,\); all must be \(rows,\)"),
+        (([0.5] * 3, [1] * 3, [1] * 3, 1, 4), r"shapes \(3,\), \(\), \(\); all must be"),
         (([0.5], [1, 0], [1], [1], [1]), "both must be"),
         (([0.5], [1], [2], [1], [1]), "other than 0, 1"),
         (([1.5], [1], [1], [1], [1]), "outside"),
@@ -294,6 +296,13 @@ def test_evaluate_cascade_is_the_sweep_of_each_set_and_their_plain_mean():
         assert (table[f"{name}_low"] <= table[name]).all() and (
             table[name] <= table[f"{name}_high"]
         ).all()
+
+
+def test_records_are_replayed_by_a_policy_as_by_its_threshold():
+    policy = Policy(0.5, 0.02, 0.9, True, 400, {})
+    for function in (cascade.replay, cascade.evaluate_cascade):
+        by_policy, by_threshold = (function(*pair(), rule, PRICES) for rule in (policy, 0.5))
+        pd.testing.assert_frame_equal(by_policy, by_threshold)
 
 
 def test_rows_and_sets_keep_the_order_of_the_slm_records():

@@ -11,6 +11,8 @@ import pytest
 from corea import policies
 from corea.cascade import Cascade
 from corea.policies import Policy, calibrate
+from corea.records import read_records, write_records
+from tests.fakes import fake_records
 from tests.test_cascade import Completion, Replay
 
 nan, inf = float("nan"), math.inf
@@ -105,16 +107,45 @@ def test_rows_in_another_order_and_names_give_the_same_policy():
     assert calibrate(table) == calibrate(shuffled, slm="small", llm="large")
 
 
+def test_models_that_a_file_has_swapped_are_not_taken_for_each_other(tmp_path):
+    """A file is sorted by system, so that the order of the rows no longer says which is small."""
+    path, table = tmp_path / "records.parquet", fake_records(questions=60)
+    right = table.groupby("system")["correct"].mean().sort_values()
+    worse, better = right.index[0], right.index[-1]
+    names = {worse: "small", better: "large"}  # by name, "large" comes first
+    table = table[table["system"].isin(names)].replace({"system": names})
+    table = table.sort_values("system", ascending=False, kind="stable")
+    write_records(table, path)
+    for saved in (path, str(path), read_records(path)):
+        with pytest.raises(
+            ValueError, match=r"'large', is right more .* by slm= and llm="
+        ) as error:
+            calibrate(saved)
+        assert "\n" not in str(error.value)
+    named = {"slm": "small", "llm": "large", "max_loss": 0.5}
+    assert calibrate(path, **named) == calibrate(table, max_loss=0.5) == calibrate(table, **named)
+
+
 # --- records that allow no promise ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("confidence", "slm", "llm", "message"),
     [
-        ([0.9] * 3, [1] * 3, [1] * 3, "3 questions are too few, ask about 2.. more"),
+        ([0.9] * 3, [1] * 3, [1] * 3, "3 questions are too few .*; ask about 2.. more"),
         ([nan] * 300, [1] * 300, [1] * 300, "no confidence was stated"),
-        ([0.9] * 300, [1, 0, 0] * 100, [1, 1, 0] * 100, "with 0.9 loses 0.333 .*auroc 0.500"),
-        ([1.0, 0.1] * 150, [0, 1] * 150, [1, 1] * 150, "with 1 loses 0.500 .*auroc 0.000"),
+        (
+            [0.9] * 300,
+            [1, 0, 0] * 100,
+            [1, 1, 0] * 100,
+            "at 0.9 still loses 0.333 .*SLM 0.333, LLM 0.667",
+        ),
+        (
+            [1.0, 0.1] * 150,
+            [0, 1] * 150,
+            [1, 1] * 150,
+            "at 1 still loses 0.500 of Pass@1, above max_loss 0.02 .*; raise",
+        ),
     ],
 )
 def test_without_a_promise_all_is_deferred_and_one_line_says_why(confidence, slm, llm, message):
@@ -129,7 +160,7 @@ def test_as_many_more_questions_as_it_asks_for_do_help():
     def ask(questions):
         return calibrate(records([0.9] * questions, [1] * questions, [1] * questions))
 
-    with pytest.warns(UserWarning, match="100 questions are too few, ask about 1.. more"):
+    with pytest.warns(UserWarning, match="100 questions are too few .*; ask about 1.. more"):
         ask(100)
     assert ask(230).holds
 

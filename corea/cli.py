@@ -53,7 +53,7 @@ _OPTIONS: dict[str, tuple] = {
     "--out": ("tea", Path, "folder of the run, or file of records or answers; a rerun goes on"),
     "--model": ("te", str, "a folder, a model of the hub, or its name at the server"),
     "--server": ("e", "", "URL of an OpenAI-compatible server, ending in /v1; else it runs here"),
-    "--reward": ("t", "L1", "L1 is COREA's", lambda: rewards.REWARDS),  # a user's own among them
+    "--reward": ("t", "L1", "L1 is COREA's", rewards.REWARDS),  # a user's own among them
     "--steps": ("t", 200, "of training"),
     "--questions-per-step": ("t", 32, ""),
     "--rollouts": ("t", 8, "completions per question and step"),
@@ -104,22 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {"answer": _answer, "serve": _serve, "train": _train, "evaluate": _evaluate}
     try:
         commands[given.command](given)
+        return 0
+    except ModuleNotFoundError as error:
+        extra = "serve" if error.name in ("openai", "starlette", "uvicorn") else "train"
+        status, problem = 1, f'{error}; pip install "corea[{extra}]"'
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"corea {given.command}: {error}{_remedy(error)}", file=sys.stderr)
-        return 1
+        status, problem = 1, str(error)
     except KeyboardInterrupt:
-        kept = "interrupted; what was finished is kept, the same command goes on"
-        print(f"corea {given.command}: {kept}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _remedy(error: Exception) -> str:
-    """How to get a module that is not installed."""
-    if not isinstance(error, ModuleNotFoundError):
-        return ""
-    extra = "serve" if error.name in ("openai", "starlette", "uvicorn") else "train"
-    return f'; pip install "corea[{extra}]"'
+        status, problem = 130, "interrupted; what was finished is kept, the same command goes on"
+    print(f"corea {given.command}: {problem}", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,8 +148,7 @@ def _described(default, text: str, choices=None) -> dict:
     if isinstance(default, type):
         return {"type": default, "required": True, "help": text}
     shown = f"{text} (default: %(default)s)" if default else text
-    allowed = choices() if callable(choices) else choices
-    return {"type": type(default), "default": default, "help": shown, "choices": allowed}
+    return {"type": type(default), "default": default, "help": shown, "choices": choices}
 
 
 def _chosen(given: argparse.Namespace, names: str) -> dict:
@@ -172,18 +165,17 @@ def _train(given: argparse.Namespace) -> None:
     command = compute.launch_command()
     if command and processes.launched() == 1:
         return processes.launch(command, "corea.cli", *given.arguments)
-    settings = grpo.GRPOSettings(
-        **_chosen(given, "steps questions_per_step beta save_steps seed"),
-        num_generations=given.rollouts,
-        learning_rate=given.learning_rate or (1e-5 if given.lora_rank else 1e-6),
-        max_completion_length=given.max_new_tokens,
-    )
     run = grpo.train(
         given.model,
         given.questions,
         given.out,
         reward=rewards.REWARDS[given.reward],
-        settings=settings,
+        settings=grpo.GRPOSettings(
+            **_chosen(given, "steps questions_per_step beta save_steps seed"),
+            num_generations=given.rollouts,
+            learning_rate=given.learning_rate or (1e-5 if given.lora_rank else 1e-6),
+            max_completion_length=given.max_new_tokens,
+        ),
         name=given.out.name,
         compute=compute,
         instruction=given.instruction,
@@ -212,10 +204,8 @@ def _evaluate(given: argparse.Namespace) -> None:
             print(f"{row.metric:<18}{row.value:8.3f}   [{row.low:.3f}, {row.high:.3f}]")
     ungraded = len(questions) - graded["question_id"].nunique()
     without = f" ({ungraded} without an answer)" if ungraded else ""
-    print(
-        f"{len(questions)} questions{without}, {given.samples} samples each; "
-        f"95% intervals over questions; records in {given.out}"
-    )
+    asked = f"{len(questions)} questions{without}, {given.samples} samples each"
+    print(f"{asked}; 95% intervals over questions; records in {given.out}")
 
 
 def _engine(given: argparse.Namespace):
@@ -274,8 +264,8 @@ def _answer(given: argparse.Namespace) -> None:
     slm, llm = _sides(given, budget=Budget(given.budget), show_progress=True)
     answers = Cascade(slm, llm, given.threshold, prices).answer(questions)
     table = pd.DataFrame(answers).rename(columns={"question_id": "id"})
-    table = table[["id", "answer", "source", "confidence", "cost"]]
-    table.insert(2, "correct", evaluation.decisions(questions, answers)["right"])
+    table["correct"] = evaluation.decisions(questions, answers)["right"]
+    table = table[["id", "answer", "correct", "source", "confidence", "cost"]]
     with atomic_write(given.out) as file:
         table.to_json(file, orient="records", lines=True, force_ascii=False, double_precision=15)
     correct = table["correct"].dropna()

@@ -275,7 +275,7 @@ def main():
     from corea.engines.vllm import VLLMEngine
     from corea.questions.load import load_questions
     side, folder, out = sys.argv[1:]
-    engine = VLLMEngine(folder, name=side, max_new_tokens=96, temperature=0.0, keep_logprobs=True, chunk=40,
+    engine = VLLMEngine(folder, name=side, max_new_tokens=96, temperature=0.0, keep_logprobs=True, batch_size=40,
                         llm={"dtype": "float32", "max_model_len": 256, "gpu_memory_utilization": 0.1})
     questions = load_questions("drill", "test", size=64) + load_questions("shopping", "test", size=32)
     told = []

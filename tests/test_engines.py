@@ -341,7 +341,12 @@ def vllm(engine, monkeypatch):
 
 def test_vllm_is_asked_for_the_models_own_distribution_in_chunks(vllm, folder, questions):
     asked = VLLMEngine(
-        folder, name="v", max_new_tokens=9, keep_logprobs=True, chunk=4, llm={"dtype": "float32"}
+        folder,
+        name="v",
+        max_new_tokens=9,
+        keep_logprobs=True,
+        batch_size=4,
+        llm={"dtype": "float32"},
     )
     told = []
     found = asked.complete(questions, samples=2, seed=5, progress=told.append)

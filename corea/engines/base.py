@@ -47,11 +47,7 @@ class ModelFilesError(ValueError):
 
 @dataclass(eq=False)
 class ModelEngine:
-    """What the engines that run a model in this process share: settings, prompts, batches.
-
-    Raises:
-        ValueError: if a setting is out of range.
-    """
+    """What the engines that run a model in this process share: settings, prompts, batches."""
 
     tokenizer: Any
     _: KW_ONLY
@@ -101,11 +97,10 @@ class ModelEngine:
             and (self.reads_past_limit or c.finish == "stop")
         }
         branches = self._branches([*unread.values()]) if unread else []
-        extended = list(completions)
         for n, likely in zip(unread, branches, strict=True):
             both = numerals.with_branch(completions[n].numerals or {}, likely)
-            extended[n] = replace(completions[n], numerals=both)
-        return extended
+            completions[n] = replace(completions[n], numerals=both)
+        return completions
 
     def _generate(self, texts: list[str], keys: list[str]) -> list[Completion]:
         """Complete prompts, each by random numbers of its own key."""

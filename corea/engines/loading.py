@@ -17,10 +17,7 @@ _REMEDY = "restore the folder or retrain it (`make base`)"
 
 
 def load_model(folder: str | Path, *, dtype: str = "float32"):
-    """Load a causal language model: safetensors only, no remote code.
-
-    Args:
-        folder: a local folder, or a model's id on the hub.
+    """Load a causal language model from a folder or the hub: safetensors only, no remote code.
 
     Raises:
         ModelFilesError: if the weights are missing, damaged, or not those that a `manifest.json`
@@ -41,10 +38,8 @@ def load_model(folder: str | Path, *, dtype: str = "float32"):
             trust_remote_code=False,
         )
     except Exception as error:  # safetensors raises its own type, transformers OSError, ValueError
-        reason = str(error).strip().splitlines()[0]
-        raise ModelFilesError(
-            f"cannot load model weights from {folder}: {reason}; {_REMEDY}"
-        ) from error
+        reason = f"{str(error).strip().splitlines()[0]}; {_REMEDY}"
+        raise ModelFilesError(f"cannot load model weights from {folder}: {reason}") from error
 
 
 def model_engine(

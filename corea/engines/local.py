@@ -14,9 +14,7 @@ from corea.questions.base import Question
 class TransformersEngine(ModelEngine):
     """A causal language model run in this process by `transformers`.
 
-    Args:
-        model, tokenizer: as `load_model` and `prompts.load_tokenizer` give them.
-        settings: as of `ModelEngine`.
+    It takes what `load_model` and `prompts.load_tokenizer` give, and settings of `ModelEngine`.
     """
 
     def __init__(self, model, tokenizer, *, batch_size: int = 256, **settings):
@@ -44,16 +42,14 @@ class TransformersEngine(ModelEngine):
                 eos_token_id=self.tokenizer.eos_token_id,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
+        completions, end = [], self.tokenizer.eos_token_id
         prompt_tokens = inputs.attention_mask.sum(dim=1).tolist()
         rows = zip(output[:, width:].tolist(), prompt_tokens, sampler.kept(), strict=True)
-        return [self._ended(*row) for row in rows]
-
-    def _ended(self, tokens: list[int], prompt_tokens: int, kept: tuple | None) -> Completion:
-        """A completion up to its end token: what comes after it is padding."""
-        end = self.tokenizer.eos_token_id
-        if end not in tokens:
-            return self._completion(tokens, prompt_tokens, "length", kept)
-        return self._completion(tokens[: tokens.index(end) + 1], prompt_tokens, "stop", kept)
+        for tokens, count, kept in rows:
+            stop = tokens.index(end) + 1 if end in tokens else None  # what follows is padding
+            finish = "stop" if stop else "length"
+            completions.append(self._completion(tokens[:stop], count, finish, kept))
+        return completions
 
     def _branches(self, texts: list[str]) -> list[Likely]:
         (branch,) = self._ids([BRANCH])
@@ -80,10 +76,10 @@ class TransformersEngine(ModelEngine):
         import numpy as np
 
         rendered = prompts.render(questions, self.tokenizer, instruction=self.instruction)
-        pairs = zip(rendered, texts, strict=True)
-        ids = self._ids([prompt + _to_confidence(text) for prompt, text in pairs])
+        read = ["".join(text.rpartition("<confidence>")[:2]) or text for text in texts]
+        ids = self._ids([prompt + text for prompt, text in zip(rendered, read, strict=True)])
         order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
-        states: dict[int, np.ndarray] = {}
+        states = {}
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             decoder = self.model.get_decoder()
@@ -104,20 +100,12 @@ class TransformersEngine(ModelEngine):
             return model(torch.tensor(padded, device=model.device), use_cache=False, **options)
 
 
-def _to_confidence(text: str) -> str:
-    """The text up to and with its last `<confidence>` tag; the whole if it has none."""
-    before, tag, _ = text.rpartition("<confidence>")
-    return before + tag or text
-
-
 class _Sampler:
     """Logits processor that inverts the cumulative distribution at one uniform number per step.
 
     Args:
         keys: one per row, for its numbers: so a row draws the same tokens in any batch.
-        steps: most tokens to draw.
         width: tokens of the padded prompts.
-        temperature: 0 takes the likeliest token.
         top: how many likeliest tokens to keep with their log-probabilities, and the chosen one.
     """
 

@@ -16,10 +16,6 @@ class Recorded:
 
     Completions have no log-probabilities, since records do not hold them.
 
-    Args:
-        records: the table of records.
-        system: whose completions to give back.
-
     Raises:
         ValueError: if the records hold no such system, or more than one run of it.
     """
@@ -48,10 +44,8 @@ class Recorded:
         for question in as_questions(questions):
             for sample in range(samples):
                 if (key := (content_id(question.text), sample)) not in self._completions:
-                    raise ValueError(
-                        f"sample {sample} of question {question.text[:60]!r} is not in the records "
-                        f"of {self.name!r}"
-                    )
+                    missing = f"sample {sample} of question {question.text[:60]!r}"
+                    raise ValueError(f"{missing} is not in the records of {self.name!r}")
                 completions.append(self._completions[key])
         if progress:
             progress(len(completions))

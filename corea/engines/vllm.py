@@ -16,43 +16,26 @@ from corea.support.models import revision_of
 class VLLMEngine(ModelEngine):
     """A causal language model run in this process by vLLM, which batches by itself.
 
-    A completion's seed is made from seed, question and sample, so it does not depend on its batch.
-
     Args:
         model: a folder or a hub id.
-        chunk: requests handed over at once.
         llm: options of `vllm.LLM`.
-        settings: as of `ModelEngine`, but for `batch_size`.
-
-    Raises:
-        ModelFilesError: if vLLM cannot be imported.
+        settings: as of `ModelEngine`; `batch_size` is how many requests are handed over at once.
     """
 
     sorts = reads_past_limit = False
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        chunk: int = 2048,
-        top_logprobs: int = 20,
-        llm: dict | None = None,
-        **settings,
-    ):
+    def __init__(self, model: str | Path, *, llm: dict | None = None, batch_size=2048, **settings):
         try:
             import vllm
         except ImportError as error:
-            raise ModelFilesError(
-                f"engine {settings['name']!r} needs vLLM, which cannot be imported ({error}); "
-                "use `pip install .[gpu]`"
-            ) from error
-        settings |= {"batch_size": chunk, "top_logprobs": top_logprobs}
-        super().__init__(prompts.load_tokenizer(model), **settings)
+            problem = f"engine {settings['name']!r} needs vLLM, which cannot be imported ({error})"
+            raise ModelFilesError(f"{problem}; use `pip install .[gpu]`") from error
+        super().__init__(prompts.load_tokenizer(model), batch_size=batch_size, **settings)
         self.sampling_params = vllm.SamplingParams
         self.llm = vllm.LLM(
             model=str(model),
             revision=revision_of(model),
-            max_logprobs=max(1, top_logprobs),
+            max_logprobs=max(1, self.top_logprobs),
             trust_remote_code=False,
             disable_log_stats=True,
             **(llm or {}),
@@ -64,7 +47,7 @@ class VLLMEngine(ModelEngine):
 
     def _generate(self, texts: list[str], keys: list[str]) -> list[Completion]:
         completions = []
-        for output in self._ask(self._ids(texts), [_sampling(self, key) for key in keys]):
+        for output in self._ask(self._ids(texts), [self._sampling(key) for key in keys]):
             written, kept = output.outputs[0], None
             tokens = list(written.token_ids)
             if written.logprobs:
@@ -75,6 +58,19 @@ class VLLMEngine(ModelEngine):
             prompt_tokens = len(output.prompt_token_ids)
             completions.append(self._completion(tokens, prompt_tokens, finish, kept))
         return completions
+
+    def _sampling(self, key: str):
+        """The model's own distribution: only a temperature, whatever its settings say."""
+        return self.sampling_params(
+            temperature=self.temperature,
+            top_p=1.0,
+            top_k=0,
+            repetition_penalty=1.0,
+            max_tokens=self.max_new_tokens,
+            seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"),
+            logprobs=self.top_logprobs or None,
+            stop_token_ids=[self.tokenizer.eos_token_id],
+        )
 
     def _ask(self, ids: list[list[int]], sampling) -> list:
         requests = [{"prompt_token_ids": row} for row in ids]
@@ -103,17 +99,3 @@ class VLLMEngine(ModelEngine):
 def _logprobs(step) -> dict[int, float]:
     """By token, what vLLM tells of one step: the likeliest and the chosen one."""
     return {token: one.logprob for token, one in step.items()}
-
-
-def _sampling(engine: VLLMEngine, key: str):
-    """The model's own distribution: only a temperature, whatever its settings say."""
-    return engine.sampling_params(
-        temperature=engine.temperature,
-        top_p=1.0,
-        top_k=0,
-        repetition_penalty=1.0,
-        max_tokens=engine.max_new_tokens,
-        seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big"),
-        logprobs=engine.top_logprobs or None,
-        stop_token_ids=[engine.tokenizer.eos_token_id],
-    )

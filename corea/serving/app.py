@@ -2,17 +2,8 @@
 
 The SLM is asked first; its answer is kept if it states a confidence of at least the threshold, and
 the LLM is asked if not. A response is the API's own. Its content is the answer without the
-reasoning, which stands beside it as `reasoning_content`, and it has a field `corea`:
-
-| field | |
-|---|---|
-| source | "slm" or "llm": who answered |
-| confidence | the SLM's, null if it stated none |
-| threshold | what it was held against |
-| answer_found | false if the text held no answer; the content is then the whole text |
-| cost | in units of the price list, null without one |
-| slm_usage, llm_usage | tokens of each; null for the LLM if it was not asked |
-| ignored | parameters of the request that this service does not pass on |
+reasoning, which stands beside it as `reasoning_content`, and it has a field `corea`: `response`
+says what is in it.
 """
 
 from __future__ import annotations
@@ -21,7 +12,7 @@ import hmac
 import json
 import secrets
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from corea.cascade import keeps
 from corea.costs import PriceList
@@ -35,18 +26,15 @@ _ROLES = ("system", "user", "assistant")
 _READ = {"model", "messages", "stream", "seed", "n"}
 _COUNTED = ("prompt_tokens", "completion_tokens")
 _LONGEST_BODY = 2**20  # bytes
-_FAILURES: dict[type, tuple] = {
-    BudgetError: (429, "insufficient_quota"),
-    ServerError: (502, "server_error"),
-}
+_FAILURES = {BudgetError: (429, "insufficient_quota"), ServerError: (502, "server_error")}
 
 
 class RequestError(ValueError):
     """A request that cannot be served; becomes the API's error object."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400, kind: str = ""):
+    def __init__(self, message, param=None, status=400, kind="invalid_request_error"):
         super().__init__(message)
-        self.param, self.status, self.kind = param, status, kind or "invalid_request_error"
+        self.param, self.status, self.kind = param, status, kind
 
 
 class Request(NamedTuple):
@@ -83,8 +71,7 @@ def read_request(body: object) -> Request:
 def _message(message: object, n: int) -> dict:
     """A message whose content is one text, whether it came as one or in parts."""
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
-        roles = ", ".join(_ROLES)
-        raise RequestError(f"messages[{n}] needs a role, one of {roles}", "messages")
+        raise RequestError(f"messages[{n}] needs a role, one of {', '.join(_ROLES)}", "messages")
     content = message.get("content")
     parts: list = content if isinstance(content, list) else [{"text": content}]
     try:
@@ -97,13 +84,9 @@ def _message(message: object, n: int) -> dict:
 
 
 def response(
-    request: Request,
-    attempt: Completion,
-    rescue: Completion | None,
-    threshold: float,
-    prices: PriceList | None,
+    request: Request, attempt: Completion, rescue: Completion | None, threshold: float, prices
 ) -> dict:
-    """The API's response, with the field `corea`."""
+    """The API's response, with the field `corea`; without prices no cost."""
     used = attempt if rescue is None else rescue
     parsed, completions = parse(used.text), [attempt, rescue] if rescue else [attempt]
     usages = [{name: getattr(c, name) for name in _COUNTED} for c in completions]
@@ -123,24 +106,19 @@ def response(
         "usage": totals | {"total_tokens": sum(totals.values())},
         "corea": {
             "source": "slm" if rescue is None else "llm",
-            "confidence": parse(attempt.text).confidence,
+            "confidence": parse(attempt.text).confidence,  # None if it stated none
             "threshold": threshold,
-            "answer_found": parsed.answer is not None,
+            "answer_found": parsed.answer is not None,  # if not, the content is the whole text
             "cost": None if prices is None else prices.cascade_cost(attempt, rescue),
             "slm_usage": usages[0],
             "llm_usage": None if rescue is None else usages[1],
-            "ignored": request.ignored,
+            "ignored": request.ignored,  # parameters that are not passed on
         },
     }
 
 
 def build_app(
-    slm: Server,
-    llm: Server,
-    threshold: float,
-    *,
-    prices: PriceList | None = None,
-    api_key: str | None = None,
+    slm: Server, llm: Server, threshold: float, *, prices: PriceList | None = None, api_key=None
 ):
     """Make the service as a Starlette (ASGI) application, for uvicorn.
 
@@ -170,8 +148,7 @@ def build_app(
         return _reply(response(request, attempt, rescue, threshold, prices))
 
     completions = Route("/v1/chat/completions", complete, methods=["POST"])
-    handlers = {RequestError: _refused, HTTPException: _no_such_route}
-    handlers |= dict.fromkeys(_FAILURES, _failed)
+    handlers = dict.fromkeys((RequestError, HTTPException, *_FAILURES), _failed)
     return Starlette(routes=[Route("/v1/models", models), completions], exception_handlers=handlers)
 
 
@@ -215,17 +192,13 @@ def _reply(body: dict, status: int = 200):
     return JSONResponse(body, status_code=status)
 
 
-async def _refused(_, error: RequestError):
+async def _failed(request, error: Any):
+    """The API's error object: the request is wrong, a server failed, or there is no such route."""
+    if type(error) in _FAILURES:
+        error = RequestError(str(error), None, *_FAILURES[type(error)])
+    elif not isinstance(error, RequestError):  # Starlette's own
+        offered = "there are GET /v1/models and POST /v1/chat/completions"
+        problem = f"{request.method} {request.url.path}: {error.detail}; {offered}"
+        error = RequestError(problem, status=error.status_code)
     what = {"message": str(error), "type": error.kind, "param": error.param, "code": None}
     return _reply({"error": what}, error.status)
-
-
-async def _failed(request, error: Exception):
-    status, kind = _FAILURES[type(error)]
-    return await _refused(request, RequestError(str(error), status=status, kind=kind))
-
-
-async def _no_such_route(request, error):
-    offered = "there are GET /v1/models and POST /v1/chat/completions"
-    what = f"{request.method} {request.url.path}: {error.detail}; {offered}"
-    return await _refused(request, RequestError(what, status=error.status_code))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from email.utils import mktime_tz, parsedate_tz
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from threading import Event, Lock
 
@@ -28,8 +28,8 @@ from corea.questions.base import as_questions
 from corea.support.files import settings_hash
 
 _TEMPLATE_BYTES = 64  # of a chat template, on top of each message
-_SHOWN = 5.0  # seconds: shorter waits are not shown
 _FIRST_WAIT, _LONGEST_WAIT = 60.0, 900.0  # seconds, for a limit that does not say how long
+_wait = Event.wait  # some seconds; true if it was stopped before they were over
 
 
 class ServerError(RuntimeError):
@@ -73,11 +73,7 @@ class Budget:
 
 @dataclass(eq=False)
 class Server:
-    """An engine behind an OpenAI-compatible `/v1/chat/completions`.
-
-    Raises:
-        ValueError: if a setting is out of range.
-    """
+    """An engine behind an OpenAI-compatible `/v1/chat/completions`."""
 
     base_url: str  # ends in /v1
     model: str  # the name the server knows
@@ -117,10 +113,13 @@ class Server:
         """
         from tqdm import tqdm
 
+        how = [self.max_new_tokens, self.temperature, self.top_logprobs]
         keys, chats = [], {}
         for question in as_questions(questions):
             messages = prompts.messages(question, instruction=self.instruction)
-            keys.append([_key(self, messages, question.id, n, seed) for n in range(samples)])
+            request = [self.model, messages, *how, question.id]
+            # A key names a completion in the journal, and makes its seed.
+            keys.append([settings_hash([*request, n, seed]) for n in range(samples)])
             chats.update(dict.fromkeys(keys[-1], messages))
         kept = _journalled(self.journal)
         completions = {key: kept[key] for key in chats if key in kept}
@@ -157,23 +156,20 @@ class Server:
         """The `openai` client, shared by the threads."""
         import openai
 
-        hooks = {
-            "request": [partial(_raise_if_stopped, self)],
-            "response": [partial(_show_wait, self)],
-        }
         return openai.OpenAI(
             base_url=self.base_url,
             api_key=self.api_key,
             max_retries=self.max_retries,
             timeout=self.timeout,
-            http_client=openai.DefaultHttpxClient(event_hooks=hooks),
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [self._raise_if_stopped]}
+            ),
         )
 
-
-def _key(server: Server, messages: list[dict], question_id: str, sample: int, seed: int) -> str:
-    """Names a completion in the journal, and makes its seed."""
-    how = [server.max_new_tokens, server.temperature, server.top_logprobs]
-    return settings_hash([server.model, messages, *how, question_id, sample, seed])
+    def _raise_if_stopped(self, request) -> None:
+        """Keep the client from its further tries when all was stopped."""
+        if self.stop.is_set() and request.headers.get("x-stainless-retry-count", "0") != "0":
+            raise ServerError(f"{self.base_url}: stopped before another try")
 
 
 def _ask_all(server: Server, chats: dict[str, list[dict]]) -> Iterator[tuple[str, Completion]]:
@@ -190,9 +186,6 @@ def _ask_all(server: Server, chats: dict[str, list[dict]]) -> Iterator[tuple[str
         pool.shutdown(wait=was_failure, cancel_futures=True)
         raise
     pool.shutdown()
-
-
-# --- one request ----------------------------------------------------------------------------------
 
 
 def _tried(server: Server, messages: list[dict], key: str) -> Completion:
@@ -215,24 +208,18 @@ def _tried(server: Server, messages: list[dict], key: str) -> Completion:
             return _completion(server, server.client.chat.completions.create(**request), messages)
         except (openai.OpenAIError, ValueError) as error:
             waits.append(_seconds_until_next_try(server, error, attempt=len(waits)))
-            if sum(waits) > server.patience or _wait(server.stop, waits[-1]):
-                raise ServerError(
-                    f"{server.base_url} has a limit and asks to wait {_duration(waits[-1])}; "
-                    f"patience is {_duration(server.patience)} in all, so ask again later"
-                ) from error
-
-
-def _wait(stop: Event, seconds: float) -> bool:
-    """Whether it was stopped before the time was over."""
-    return stop.wait(seconds)
+            is_patient = sum(waits) <= server.patience
+            if is_patient and waits[-1]:
+                until = time.strftime("%H:%M", time.localtime(time.time() + waits[-1]))
+                _tell(server, f"has a limit: waiting {_duration(waits[-1])}, until {until}")
+            if not is_patient or _wait(server.stop, waits[-1]):
+                limit = f"has a limit and asks to wait {_duration(waits[-1])}"
+                patience = f"patience is {_duration(server.patience)} in all, so ask again later"
+                raise ServerError(f"{server.base_url} {limit}; {patience}") from error
 
 
 def _seconds_until_next_try(server: Server, error: Exception, attempt: int) -> float:
-    """How long to wait after an error that the client did not get over.
-
-    Raises:
-        ServerError: if another try would not help.
-    """
+    """How long to wait after the client gave up; ServerError if another try would not help."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     status = getattr(error, "status_code", 0)  # 0 if there was no response
     # A quota that is used up is a 429 too, but no time brings it back.
@@ -246,9 +233,7 @@ def _seconds_until_next_try(server: Server, error: Exception, attempt: int) -> f
     elif status and (seconds := _retry_after(error.response)):  # type: ignore[attr-defined]
         return seconds
     elif status == 429:
-        seconds = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
-        _tell_wait(server, seconds)
-        return seconds
+        return min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
     elif isinstance(error, ValueError) and attempt < server.max_retries:
         return 0.0  # an answer that is none, or no JSON: the client does not ask again
     else:
@@ -266,24 +251,6 @@ def _retry_after(response) -> float:
         date = parsedate_tz(value)
         seconds = mktime_tz(date) - time.time() if date else 0.0
     return seconds if 0 < seconds < math.inf else 0.0
-
-
-def _raise_if_stopped(server: Server, request) -> None:
-    """Keep the client from sending again what it was to try again when all was stopped."""
-    if server.stop.is_set() and request.headers.get("x-stainless-retry-count", "0") != "0":
-        raise ServerError(f"{server.base_url}: stopped before another try")
-
-
-def _show_wait(server: Server, response) -> None:
-    """Tell of a wait that a server asks for, whoever keeps to it: the client or `_tried`."""
-    seconds = _retry_after(response)
-    if response.status_code >= 400 and _SHOWN <= seconds <= server.patience:
-        _tell_wait(server, seconds)
-
-
-def _tell_wait(server: Server, seconds: float) -> None:
-    at = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    _tell(server, f"has a limit: waiting {_duration(seconds)}, until {at}")
 
 
 def _tell(server: Server, text: str) -> None:
@@ -310,10 +277,9 @@ def _completion(server: Server, answer, messages: list[dict]) -> Completion:
     steps = getattr(choice.logprobs, "content", None)
     if answer.usage is not None:
         counts = answer.usage.prompt_tokens, answer.usage.completion_tokens
-    else:  # counted so that no cost is understated
+    else:  # no cost is understated
         counts = _most_tokens(messages), len(steps or text.encode())
-        counted = "a token is counted for every byte, which is more than there were"
-        _tell(server, f"reports no usage: {counted}")
+        _tell(server, "reports no usage: a token is counted for every byte, more than there were")
     completion = Completion(text, *counts, finish)
     if not steps:
         return completion
@@ -338,9 +304,6 @@ def _text_of(message, finish: str) -> str:
         return content
     was_cut = finish == "length" and not content  # while it was reasoning
     return f"<think>{reasoning}" if was_cut else f"<think>{reasoning}</think>{content}"
-
-
-# --- the journal ----------------------------------------------------------------------------------
 
 
 def _journalled(path: str | Path | None) -> dict[str, Completion]:

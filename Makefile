@@ -95,6 +95,7 @@ test: setup  ## run ruff, mypy, pytest and nbval
 	$(PY) -m mypy
 	$(PY) -m pytest tests -n $(TEST_JOBS) --dist loadfile
 	COREA_STATIC=1 COREA_ROOT="$(CURDIR)/build/nbval" $(PY) -m pytest -n $(TEST_JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(CHECKED)
+	$(PY) -m tests.golden check build/nbval/figures/cpu
 
 tests: test
 

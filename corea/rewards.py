@@ -149,7 +149,7 @@ def _check_whole(rows: dict[Hashable, int], num_generations: int | None) -> None
         known = f"not a multiple of {num_generations=}"
         raise ValueError(
             f"question {str(question)[:80]!r} has {rows[question]} rows in this call, "
-            f"{known if num_generations else f'another has {max(rows.values())}'}: no whole groups; "
+            f"{known if num_generations else f'another {max(rows.values())}'}: no whole groups; "
             "per_device_train_batch_size x processes x steps_per_generation must be a multiple of "
             "num_generations, 2 or more"
         )

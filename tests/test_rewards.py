@@ -275,7 +275,7 @@ def test_a_broken_group_is_refused_with_the_fix(target, ids):
         ([4, 4, 2], 4, "has 2 rows in this call, not a multiple of num_generations=4"),
         ([6, 4], 4, "has 6 rows in this call, not a multiple of num_generations=4"),
         ([8, 4], 4, None),
-        ([3, 5], None, "has 3 rows in this call, another has 5"),
+        ([3, 5], None, "has 3 rows in this call, another 5"),
         ([2, 2], 1, "num_generations, 2 or more"),
     ],
 )

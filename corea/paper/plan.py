@@ -70,8 +70,8 @@ def stages(profile: Profile, assumed: pd.Series, runs: Iterable[str] = _RUNS) ->
     """The stages of `make paper`, or of other runs by name.
 
     Returns:
-        By stage: gpus (the CPU counts as one), questions, completions, seconds on all gpus together,
-        and totals prompt_tokens and completion_tokens.
+        By stage: gpus (the CPU counts as one), questions, completions, seconds on all gpus
+        together, and totals prompt_tokens and completion_tokens.
     """
     work, bases = {}, {"LLM": profile.llm} | {base: base for base in profile.backbones}
     for name in runs:

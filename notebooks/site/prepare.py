@@ -1,7 +1,8 @@
-"""Lay out the sources of the site in one folder: pages, notebooks as they stand executed, claims, the course, the API.
+"""Lay out the sources of the site in one folder: pages, notebooks as they stand executed, claims,
+the course, the API.
 
-`python notebooks/site/prepare.py FOLDER` empties FOLDER and fills it, `conf.py` included, for Sphinx to build from.  Nothing is
-executed, and nothing is written beside the sources themselves.
+`python notebooks/site/prepare.py FOLDER` empties FOLDER and fills it, `conf.py` included, for
+Sphinx to build from.  Nothing is executed, and nothing is written beside the sources themselves.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ ROOT = SITE.parent.parent
 COURSE = ROOT / "notebooks" / "course"
 _CLAIMS = """# Claims, one by one
 
-What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and its verdict is
-computed from the 95% interval, widened by the spread of three training seeds where a training is claimed about.
-[Its notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims just this; numbers
+What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and
+its verdict is computed from the 95% interval, widened by the spread of three training seeds if a
+training is claimed about.
+[Its notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims
+just this; numbers
 are fractions.
 
 {counts}
@@ -75,14 +78,16 @@ def _copy_notebook(source: Path, target: Path) -> None:
 
 
 def _is_widget_alone(output: dict) -> bool:
-    """Whether an output is a widget without a picture of it: it would be a line of code on a page where no kernel runs."""
+    """Whether an output is a widget without a picture of it: it would be a line of code on a page
+    where no kernel runs."""
     kinds = set(output.get("data", {}))
     is_shown = any(kind.startswith("image/") or kind == "text/html" for kind in kinds)
     return "application/vnd.jupyter.widget-view+json" in kinds and not is_shown
 
 
 def _on_site(text: str, folder: Path) -> str:
-    """Markdown of `folder` for a page one folder down: links to what is on the site lead there, others become their own words."""
+    """Markdown of `folder` for a page one folder down: links to what is on the site lead there,
+    others become their own words."""
 
     def link(match: re.Match) -> str:
         label, (target, _, anchor) = match["label"], match["target"].partition("#")
@@ -145,7 +150,8 @@ def _write_claims(folder: Path, notebook: str) -> None:
 
 
 def modules_of(package: Path) -> dict[str, Path]:
-    """Every module below the package's folder by its dotted name without the package's: those at the top first."""
+    """Every module below the package's folder by its dotted name without the package's: those at
+    the top first."""
     found = {
         ".".join(path.relative_to(package).with_suffix("").parts): path
         for path in package.rglob("*.py")
@@ -170,7 +176,8 @@ def _write_api(folder: Path) -> None:
             first = _head(modules[name]).splitlines()[0]
             lines += [f"[`corea.{name}`]({name}.md)", f": {first}", ""]
             hidden.append(name)
-            page = f"# corea.{name}\n\n```{{eval-rst}}\n.. automodule:: corea.{name}\n   :members:\n```\n"
+            directive = f".. automodule:: corea.{name}\n   :members:"
+            page = f"# corea.{name}\n\n```{{eval-rst}}\n{directive}\n```\n"
             (folder / f"{name}.md").write_text(page, encoding="utf-8")
     (folder / "index.md").write_text("\n".join([*lines, *hidden, "```", ""]), encoding="utf-8")
 

@@ -102,7 +102,7 @@ tests: test
 TEST_JOBS ?= 2
 CHECKED := notebooks/01_meet_the_cascade.ipynb notebooks/03_rewards.ipynb $(DRAWN:%=notebooks/%.ipynb) notebooks/12_your_own_data.ipynb
 
-plan: $(VENV)/complete  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
+plan: $(VENV)/complete check-profile  ## what a run would take in time, memory, disk and money (PROFILE=paper); no model is loaded
 	@$(PY) -m corea.paper.plan --profile $(PROFILE)
 
 test-serving: setup .venv-serving/complete  ## run the cascade over real servers (vLLM on the CPU, transformers serve); 3.4 GB more

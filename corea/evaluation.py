@@ -35,15 +35,11 @@ def judge(
     completions: Sequence[str], questions: Sequence[Question], grader: Grader
 ) -> list[Judgement]:
     """Parse completions and grade their answers; `questions` has the question of each."""
-    responses = [parse(text) for text in completions]
-    grades = _grades([response.answer for response in responses], questions, grader)
-    return list(map(Judgement, responses, grades))
-
-
-def _grades(answers, questions: Sequence[Question], grader: Grader) -> list[bool | None]:
-    golds = [question.gold for question in questions]
+    responses, golds = [parse(text) for text in completions], [q.gold for q in questions]
+    answers = [response.answer for response in responses]
     grades = grader.grade(answers, golds, [question.answer_type for question in questions])
-    return [None if gold is None else grade for gold, grade in zip(golds, grades, strict=True)]
+    known = [None if gold is None else grade for gold, grade in zip(golds, grades, strict=True)]
+    return list(map(Judgement, responses, known))
 
 
 def evaluate(
@@ -52,15 +48,12 @@ def evaluate(
     samples: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Ask engines questions and judge the answers.
+    """Ask engines questions and judge the answers: records, in the columns of `records.SCHEMA`.
 
     Args:
         engines: each is a `system` of the records, so their names must differ.
         questions: a JSONL file as `load_jsonl` reads it, or texts or questions.
         samples: completions per question and engine.
-
-    Returns:
-        Records in the columns of `corea.records.SCHEMA`; `correct` is missing without a gold.
 
     Raises:
         ValueError: no engine, two of one name, no question, or a file that `load_jsonl` refuses.
@@ -74,13 +67,13 @@ def evaluate(
     if not questions or samples < 1:
         raise ValueError(f"{len(questions)} questions, samples={samples}: use 1 or more of each")
     hashed, frames = [question.hashed() for question in questions], []
+    named = {"profile": "own", "run": "own", "seed": seed, "commit": git_commit()[0]}
     with Grader() as grader:
         for engine in engines:
             rows = answer_records(engine, questions, grader, samples=samples, seed=seed)
             settings = settings_hash([engine.name, hashed, samples, seed])
-            frames.append(rows.assign(system=engine.name, settings=settings))
-    named = {"profile": "own", "run": "own", "seed": seed, "commit": git_commit()[0]}
-    return typed(pd.concat(frames, ignore_index=True).assign(**named))
+            frames.append(rows.assign(system=engine.name, settings=settings, **named))
+    return typed(pd.concat(frames, ignore_index=True))
 
 
 def answer_records(
@@ -148,13 +141,13 @@ def format_numerals(numerals: Mapping[str, float] | None) -> str | None:
 def decisions(questions: Sequence[Question], answers: Sequence[CascadeAnswer]) -> pd.DataFrame:
     """What a cascade did with each question: who answered, what, whether right, at what cost."""
     with Grader() as grader:
-        right = _grades([a.answer for a in answers], questions, grader)
+        judgements = judge([answer.text for answer in answers], questions, grader)
     columns = {
         "question": [question.text for question in questions],
         "confidence": [answer.confidence for answer in answers],
         "answered by": [answer.source.upper() for answer in answers],
         "answer": [answer.answer for answer in answers],
-        "right": right,
+        "right": [judgement.correct for judgement in judgements],
         "cost": [answer.cost for answer in answers],
     }
     return pd.DataFrame(columns)
@@ -162,9 +155,8 @@ def decisions(questions: Sequence[Question], answers: Sequence[CascadeAnswer]) -
 
 def settings_of(path: Path) -> str | None:
     """The settings hash of a file of records or of a probe; None if there is none."""
-    if not path.exists():
-        return None
-    return next(iter(read_columns(path, ["settings"])["settings"]), None)
+    rows = read_columns(path, ["settings"])["settings"] if path.exists() else []
+    return next(iter(rows), None)
 
 
 def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
@@ -179,18 +171,14 @@ def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
 
 
 def measure(records: str | Path | pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """The metrics of `metrics.evaluate` per system, with 95% intervals over questions.
+    """A row per system and metric of `metrics.evaluate`, with its 95% interval over questions.
 
-    Returns:
-        Columns system, metric, value, low, high.
-
-    Raises:
-        ValueError: a question has no gold answer.
+    Raises ValueError if a question has no gold answer.
     """
     rows = records if isinstance(records, pd.DataFrame) else read_records(records)
-    if lacking := int(rows["correct"].isna().sum()):
-        ungraded = f"{lacking} of {len(rows)} records have no gold answer"
-        raise ValueError(f"{ungraded}; metrics need an `answer` to every question")
+    if ungraded := rows["correct"].isna().sum():
+        need = "metrics need an `answer` to every question"
+        raise ValueError(f"{ungraded} of {len(rows)} records have no gold answer; {need}")
     table = []
     for system, answers in rows.groupby("system", sort=False):
         judged = answers["question_id"], answers["correct"].astype(bool), answers["confidence"]

@@ -17,8 +17,7 @@ from corea.support.files import atomic_write
 _COLUMNS = {  # "?": may be null
     "profile system run": "string",  # run: id of the training run, "base" for base weights
     "dataset group question_id": "string",
-    "content_id question": "string",  # the question's id by content, and its text
-    "family": "string",
+    "content_id question family": "string",  # the question's id by content, and its text
     "level sample": "int16",
     "answer? gold? answer_type": "string",  # null: none was given; it is not known
     "correct?": "bool",  # null exactly if `gold` is
@@ -33,11 +32,9 @@ _COLUMNS = {  # "?": may be null
     "settings commit": "string",  # settings: a hash
 }
 SCHEMA = pa.schema(
-    [
-        pa.field(name.rstrip("?"), kind, nullable=name.endswith("?"))
-        for names, kind in _COLUMNS.items()
-        for name in names.split()
-    ]
+    pa.field(name.rstrip("?"), kind, nullable=name.endswith("?"))
+    for names, kind in _COLUMNS.items()
+    for name in names.split()
 )
 KEY = ("system", "dataset", "question_id", "sample")
 _ORDER = ("dataset", "question_id", "sample", "system")
@@ -57,8 +54,7 @@ def write_records(frame: pd.DataFrame, path: str | Path) -> None:
     """Write records as parquet, sorted; equal rows, in any order, give equal bytes.
 
     Raises:
-        RecordsError: not the columns, types or values of a record, two rows of one `KEY`, or
-            two texts of one question.
+        RecordsError: it breaks `SCHEMA`, or has two rows of a `KEY` or two texts of a question.
         OSError: the file cannot be written.
     """
     table = _checked(frame, path).sort_by([(name, "ascending") for name in _ORDER])
@@ -67,11 +63,7 @@ def write_records(frame: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_records(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Read one file of records, or several as one frame; what is missing reads as NaN.
-
-    Raises:
-        RecordsError: as `write_records`, also among several files; a file is not parquet.
-    """
+    """Read one file of records, or several as one frame; RecordsError as `write_records`."""
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise RecordsError("no files of records to read")
@@ -116,21 +108,17 @@ def _checked(frame: pd.DataFrame, path: str | Path) -> pa.Table:
 
 def _check_names(names: list[str], path: str | Path) -> None:
     if lacking := [name for name in SCHEMA.names if name not in names]:
-        hint = "see corea.records.SCHEMA"
-        if lacking == ["content_id", "question"]:
-            hint = "an older corea wrote these; its command adds the questions and asks no model"
+        older = "an older corea wrote these; its command adds the questions and asks no model"
+        hint = older if lacking == ["content_id", "question"] else "see corea.records.SCHEMA"
         raise RecordsError(f"{path}: column {lacking[0]!r} is missing: {hint}")
-    for name in names:
-        if name not in SCHEMA.names or names.count(name) > 1:
-            raise RecordsError(f"{path}: column {name!r} is unknown or doubled")
+    if more := [name for name in names if name not in SCHEMA.names or names.count(name) > 1]:
+        raise RecordsError(f"{path}: column {more[0]!r} is unknown or doubled")
 
 
 def _check_values(rows: pd.DataFrame, path: str | Path) -> None:
     """Refuse values that Arrow's types allow and records do not."""
     nulls = rows.isna()
-    rules = [
-        (field.name, "not be null", nulls[field.name]) for field in SCHEMA if not field.nullable
-    ]
+    rules = [(each.name, "not be null", nulls[each.name]) for each in SCHEMA if not each.nullable]
     for name in ("confidence", "mean_probability", "answer_probability"):
         rules.append((name, "be in [0, 1] or null", ~(rows[name].between(0, 1) | nulls[name])))
     for name in ("sample", "prompt_tokens", "completion_tokens"):
@@ -157,8 +145,6 @@ def _refuse_conflicts(rows: pd.DataFrame, where: str | Path) -> None:
     texts = rows[["dataset", "question_id", "question"]].drop_duplicates()
     second = texts[texts.duplicated(["dataset", "question_id"])]
     if len(second):
-        dataset, question_id, text = second.iloc[0]
-        problem = (
-            f"question {question_id!r} of {dataset!r} has two texts, one of them {text[:60]!r}"
-        )
+        dataset, name, text = second.iloc[0]
+        problem = f"question {name!r} of {dataset!r} has two texts, one of them {text[:60]!r}"
         raise RecordsError(f"{where}: {problem}; records of one question must agree on it")

@@ -15,8 +15,7 @@ from corea.support.files import STATIC, atomic_write
 def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
     """Execute `source` in its own folder; `target` appears only when every cell has run.
 
-    Raises ValueError if a cell fails, there is no such notebook, or papermill would only log what
-    is wrong: a parameter that the notebook does not know, or no cell tagged `parameters`.
+    Raises ValueError if there is no such notebook or parameter, or a cell fails.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -35,8 +34,8 @@ def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
     try:
         papermill.execute_notebook(source, aside, parameters, **options)
     except PapermillExecutionError as error:
-        cell = f"{source}: cell {error.exec_count}"
-        raise ValueError(f"{cell}: {error.ename}: {error.evalue}") from error
+        reason = f"{error.ename}: {error.evalue}"
+        raise ValueError(f"{source}: cell {error.exec_count}: {reason}") from error
     os.replace(aside, target)
 
 

@@ -45,10 +45,7 @@ def provenance(profile: str, seed: int, settings: object, paths: Sequence[str | 
 
 
 def save_table(frame: pd.DataFrame, stem: str | Path, provenance: Mapping) -> None:
-    """Write stem.csv, .md, .tex (booktabs) and .json (provenance), each whole or not at all.
-
-    The CSV holds the numbers, rounded to 6 decimals; in the texts an interval follows its value.
-    """
+    """Write stem.csv (numbers), .md and .tex (to read) and .json (provenance)."""
     _save_numbers(frame, stem, provenance)
     _write(f"{stem}.md", _markdown(_readable(frame)))
     _write(f"{stem}.tex", _latex(_readable(frame)))

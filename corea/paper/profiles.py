@@ -54,7 +54,7 @@ class Profile:
 
     @property
     def data(self) -> Path:
-        """Runs, records and executed notebooks of this profile."""
+        """Where its runs, records and executed notebooks are."""
         return Path(self.root) / self.data_folder / self.name
 
     @property
@@ -85,32 +85,32 @@ class Profile:
 def _refuse_unknown(settings: Iterable[str], kind: type, whose: str) -> None:
     known = sorted(field.name for field in dataclasses.fields(kind))
     if unknown := sorted(set(settings) - set(known)):
-        choices = f"use one of {', '.join(known)}"
-        raise ValueError(f"unknown setting {unknown[0]!r} for {whose}; {choices}")
+        raise ValueError(
+            f"unknown setting {unknown[0]!r} for {whose}; use one of {', '.join(known)}"
+        )
 
 
 def read_profiles(text: str) -> dict[str, Profile]:
     """Profiles by name, of YAML text. Raises ValueError for an unknown setting or a wrong value."""
     profiles = {}
     for name, settings in yaml.safe_load(text).items():
-        if settings.get("suite", "mini") != "mini":
-            settings = {"instruction": INSTRUCTION} | settings
-        profiles[name] = _made(Profile, {"name": name} | settings, f"profile {name!r}")
+        instruction = None if settings.get("suite", "mini") == "mini" else INSTRUCTION
+        defaults = {"name": name, "instruction": instruction}
+        profiles[name] = _made(Profile, defaults | settings, f"profile {name!r}")
     return profiles
 
 
 def _made(kind: type, settings: dict, whose: str):
     """A settings object of that kind from a mapping in the YAML."""
     _refuse_unknown(settings, kind, whose)
-    values, hints = dict(settings), get_type_hints(kind)
+    values = {}
     for name, value in settings.items():
-        hint = hints[name]
+        hint = get_type_hints(kind)[name]
         if hint in (GRPOSettings, Compute) and isinstance(value, dict):
-            values[name] = _made(hint, value, f"{name} of {whose}")
+            value = _made(hint, value, f"{name} of {whose}")
         elif type(value) not in (_IN_YAML.get(hint) or get_args(hint) or (hint,)):
             raise ValueError(f"{name}={value!r} of {whose} is not {kind.__annotations__[name]}")
-        elif isinstance(value, list):
-            values[name] = tuple(value)
+        values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:  # a setting that is missing, or out of range
@@ -121,18 +121,14 @@ PROFILES = read_profiles(Path(__file__).with_suffix(".yaml").read_text())
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name, its paths under the checkout or under the folder in `COREA_ROOT`.
-
-    Raises ValueError for an unknown name, and if its weights lie in a checkout but there is none.
-    """
+    """The profile of that name, under the checkout or `COREA_ROOT`; ValueError if it cannot run."""
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; use one of {', '.join(sorted(PROFILES))}")
     profile = PROFILES[name]
     if checkout() is None and profile.suite == "mini":
-        raise ValueError(
-            f"profile {name!r} reads the base models in data/base of a checkout, and this library "
-            "is installed without one; clone the repository and run `make paper` there"
-        )
+        needs = f"profile {name!r} reads the base models in data/base of a checkout, and this"
+        remedy = "clone the repository and run `make paper` there"
+        raise ValueError(f"{needs} library is installed without one; {remedy}")
     slm, llm = (m if m in ARCHITECTURES else str(ROOT / m) for m in (profile.slm, profile.llm))
     return profile.replace(slm=slm, llm=llm, root=os.environ.get("COREA_ROOT", profile.root))
 
@@ -145,11 +141,10 @@ def _check_machine(profile: Profile) -> None:
     sizes = [cuda.get_device_properties(n).total_memory / 2**30 for n in range(cuda.device_count())]
     if sum(size >= 0.9 * least for size in sizes[:gpus]) < gpus:
         here = ", ".join(f"{size:.0f} GiB" for size in sizes) or "none"
-        raise ValueError(
-            f"profile {profile.name!r} is for {gpus} GPUs of {least:g} GB, and this machine has "
-            f"{here}; `make plan PROFILE={profile.name}` says what it takes, `make paper` without "
-            "a PROFILE runs the mini world on the CPU"
-        )
+        needs = f"profile {profile.name!r} is for {gpus} GPUs of {least:g} GB"
+        plan = f"`make plan PROFILE={profile.name}` says what it takes"
+        cpu = "`make paper` without a PROFILE runs the mini world on the CPU"
+        raise ValueError(f"{needs}, and this machine has {here}; {plan}, {cpu}")
 
 
 if __name__ == "__main__":

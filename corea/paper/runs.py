@@ -1,7 +1,4 @@
-"""Every run of `variants.RUNS`: train it, write its records, read them back.
-
-A stage does nothing, and says so, if its result lies on disk and was made from the same settings.
-"""
+"""Every run of `variants.RUNS`: train it, write its records, read them back; once per settings."""
 
 from __future__ import annotations
 
@@ -113,8 +110,7 @@ def train(profile: Profile, name: str) -> grpo.Run:
         pretrain.make_base(pretrain.VARIANTS[spec.base], base, profile.data.parent / "work")
     if command and processes.launched() == 1:  # each of the processes comes back here and trains
         os.environ["COREA_ROOT"] = profile.root
-        arguments = ("--profile", profile.name, "--train", name)
-        processes.launch(command, "corea.paper.runs", *arguments)
+        processes.launch(command, "corea.paper.runs", "--profile", profile.name, "--train", name)
         return grpo.Run(name, folder, grpo.run_settings(folder))
     return grpo.train(
         base,
@@ -139,9 +135,8 @@ def engine_for(profile: Profile, system: str) -> ModelEngine:
 def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
     """Ask a run every evaluation question, write its records, and fit a main SLM's probe.
 
-    Args:
-        shard: "2/8" asks only the second eighth of each set, on this or another machine. Once all
-            shards lie there, a call without one puts them together.
+    A shard "2/8" asks only the second eighth of each set, on this or another machine; once all lie
+    there, a call without one puts them together.
     """
     profile = profile.replace(samples=spec_of(profile, name).samples(profile))
     written = []
@@ -160,7 +155,7 @@ def answer_sets(
 ) -> list[Path]:
     """Write an engine's records on each dataset of `paths`; those of the same settings are kept.
 
-    model: the fingerprint of the engine's weights; run: as in the records.
+    model: the fingerprint of the engine's weights.
     """
     samples, seed, commit = profile.samples, profile.seed, git_commit()[0]
     sampling = [getattr(profile, setting) for setting in _SAMPLING]
@@ -176,8 +171,7 @@ def answer_sets(
             else:
                 group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
                 options: dict = {"dataset": dataset, "group": group, "samples": samples}
-                share = shard.share(questions)
-                rows = answer_records(engine, share, grader, seed=seed, **options)
+                rows = answer_records(engine, shard.share(questions), grader, seed=seed, **options)
                 rows = rows.assign(profile=profile.name, system=engine.name, run=run, seed=seed)
                 write_records(rows.assign(settings=settings, commit=commit), path)
     return [shard.path(whole) for whole in paths.values()]
@@ -237,8 +231,8 @@ def _results(profile: Profile, name: str) -> list[Path]:
     return log + records + probe
 
 
-def _files(profile: Profile, names: Iterable[str]) -> list[Path]:
-    """The files of these runs, as `records_paths` and `load_logs` share them out."""
+def _files(profile: Profile, names: Iterable[str], kind: str) -> list[Path]:
+    """The files of one kind of these runs; raises as `records_paths`."""
     paths = []
     for name in names:
         if holder := results_of(profile, name):
@@ -248,7 +242,7 @@ def _files(profile: Profile, names: Iterable[str]) -> list[Path]:
             raise FileNotFoundError(f"no {missing}; run `make paper PROFILE={profile.name}`")
     if not paths:
         raise FileNotFoundError(f"no ablation lies under {profile.data}; run `make ablations`")
-    return paths
+    return [path for path in paths if path.suffix == kind]
 
 
 def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS) -> list[Path]:
@@ -256,20 +250,18 @@ def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS) -> list[Path
 
     Raises FileNotFoundError if a file of a main system is missing, or none of the runs was made.
     """
-    return [path for path in _files(profile, names) if path.suffix == ".parquet"]
+    return _files(profile, names, ".parquet")
 
 
 def load_logs(profile: Profile, names: Iterable[str] = TRAINED) -> pd.DataFrame:
     """The training logs of these runs, one under the other; raises as `records_paths`."""
-    paths = [path for path in _files(profile, names) if path.suffix == ".csv"]
-    return pd.concat(map(pd.read_csv, paths), ignore_index=True)
+    return pd.concat(map(pd.read_csv, _files(profile, names, ".csv")), ignore_index=True)
 
 
 def load_records(profile: Profile, names: Iterable[str] = SYSTEMS) -> pd.DataFrame:
-    """All records of these runs, the calibration split included (group "calibration").
+    """All records of these runs, with a column `probe`: confidences of the main SLMs' probes.
 
-    A column `probe` is added: confidences of the main SLMs' probes, NaN for other systems. Raises
-    as `records_paths`, and ValueError if a probe was fitted on other records.
+    Raises as `records_paths`, and ValueError if a probe was fitted on other records.
     """
     paths, probes = records_paths(profile, names), []
     records = read_records([path for path in paths if path.parent.name != "probes"])
@@ -299,17 +291,13 @@ def by_seed(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.Data
 
 
 def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
-    """Prices by parameter count for a cascade of a run's SLM and the LLM.
-
-    What one token costs is taken to grow as the floating-point operations it needs.
-    """
-    base, llm = RUNS[name].base, architecture_of(profile.llm).parameters
-    if base not in pretrain.VARIANTS:
-        slm = architecture_of(_base_folder(profile, base)).parameters
-    else:  # it need not have been made yet
+    """Prices for a cascade of a run's SLM and the LLM: a token costs by its model's parameters."""
+    if (base := RUNS[name].base) in pretrain.VARIANTS:  # which may not be made yet
         vocabulary = architecture_of(profile.slm).vocab_size
         slm = pretrain.build_model(pretrain.VARIANTS[base], vocabulary).num_parameters()
-    return PriceList.from_parameters(slm, llm)
+    else:
+        slm = architecture_of(_base_folder(profile, base)).parameters
+    return PriceList.from_parameters(slm, architecture_of(profile.llm).parameters)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,10 +48,10 @@ def merge_shards(whole: Path, settings: str, questions: Sequence[Question], samp
     paths = sorted(whole.parent.glob(f"{whole.stem}.shard-[0-9]*-of-[0-9]*.parquet"))
     if not paths:
         return False
-    if len(counts := {path.stem.rpartition("-")[2] for path in paths}) > 1:
+    count, *others = {int(path.stem.rpartition("-")[2]) for path in paths}
+    if others:
         names = ", ".join(path.name for path in paths)
         raise RecordsError(f"{whole}: shards of several counts lie beside each other ({names})")
-    count = int(counts.pop())
     if missing := [n for n in range(1, count + 1) if Shard(n, count).path(whole) not in paths]:
         raise RecordsError(f"{whole}: shard {missing[0]}/{count} is missing; make it")
     for path in paths:
@@ -61,10 +61,10 @@ def merge_shards(whole: Path, settings: str, questions: Sequence[Question], samp
         raise RecordsError(f"{whole}: {others} rows of its shards were made with other settings")
     keys = set(zip(rows["question_id"], rows["sample"], strict=True))
     expected = {(question.id, sample) for question in questions for sample in range(samples)}
-    for wrong, where in ((expected - keys, "missing from"), (keys - expected, "too many in")):
-        if wrong:
-            first = "first {!r}, sample {}".format(*min(wrong))
-            raise RecordsError(f"{whole}: {len(wrong)} rows are {where} its shards, {first}")
+    if wrong := expected - keys or keys - expected:
+        where = "missing from" if expected - keys else "too many in"
+        first = "first {!r}, sample {}".format(*min(wrong))
+        raise RecordsError(f"{whole}: {len(wrong)} rows are {where} its shards, {first}")
     write_records(rows, whole)
     for path in paths:
         path.unlink()

@@ -1,7 +1,7 @@
 """Which runs there are, and which questions the ablations answer (`axes.csv`).
 
-An ablation differs from `ANCHOR` in what it names. The anchor is COREA's recipe on two fifths of
-the steps and three quarters of the questions per step; seeds are as long as main runs.
+An ablation differs in what it names from `ANCHOR`: COREA's recipe, but on two fifths of the steps
+and three quarters of the questions per step.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class RunSpec:
         settings = replace(profile.grpo, **self.changes)
         if self.full:
             return settings
-        steps = max(1, settings.steps * 2 // 5)
         completions = max(1, settings.questions_per_step * 3 // 4) * profile.grpo.num_generations
         questions = max(1, completions // settings.num_generations)
-        return replace(settings, steps=steps, questions_per_step=questions)
+        return replace(
+            settings, steps=max(1, settings.steps * 2 // 5), questions_per_step=questions
+        )
 
     def samples(self, profile: Profile) -> int:
         """Completions per evaluation question: two for an ablation."""
@@ -74,11 +75,9 @@ RUNS: dict[str, RunSpec] = {
 IN_PAPER = (ANCHOR, "l2", "brier")  # ablations of `make paper`; `make ablations` runs the others
 
 # What is asked, and the runs that answer it, in the order of tables; labels are what a reader sees.
-_ROWS = pd.read_csv(Path(__file__).with_name("axes.csv"), dtype=str)
-AXES: dict[str, dict[str, str]] = {
-    str(axis): dict(zip(rows["label"], rows["run"], strict=True))
-    for axis, rows in _ROWS.groupby("axis", sort=False)
-}
+AXES: dict[str, dict[str, str]] = {}
+for _row in pd.read_csv(Path(__file__).with_name("axes.csv"), dtype=str).itertuples():
+    AXES.setdefault(_row.axis, {})[_row.label] = _row.run
 REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with the anchor
 
 
@@ -90,8 +89,8 @@ def ablations_of(profile: Profile) -> list[str]:
 def spec_of(profile: Profile, name: str) -> RunSpec:
     """The run of that name. Raises ValueError for one that the profile does not have."""
     if name not in (known := runs_of(profile)):
-        choices = f"use one of {', '.join(known)}"
-        raise ValueError(f"unknown run {name!r} of profile {profile.name!r}; {choices}")
+        unknown = f"unknown run {name!r} of profile {profile.name!r}"
+        raise ValueError(f"{unknown}; use one of {', '.join(known)}")
     return RUNS[name]
 
 

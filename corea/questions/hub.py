@@ -1,16 +1,13 @@
 """The paper's question sets, read from the Hugging Face hub at pinned revisions, or from files.
 
 The paper's own DeepMath16K and DeepMath500 are not public; ours are drawn so:
-1. `base.split_of` the normalised text names the split of a DeepMath question; what it calls
-   "pretrain" is training here, so that 80% train, 8% calibrate and 12% test. A question of any
-   other set is a test question.
-2. A repeated question is left out; two are one if their `normalised` texts are equal. Questions of
-   "train" and "calibration" that also stand in a test set of the paper are left out.
+1. `base.split_of` the `normalised` text names the split of a DeepMath question ("pretrain" is
+   training here: 80% train, 8% calibrate, 12% test). Other sets hold only test questions.
+2. A repeated question is left out, and so is one to train or calibrate on that the paper tests.
 3. The rest is sorted by the SHA-256 of "seed/text", and the first are taken: a smaller draw begins
    a larger one, and the order of the rows plays no part.
 
-Files in `<set>/` of the folder that `COREA_HUB` names, or in `data/hub/<set>/` of the checkout
-(without one: of the current folder), come before the hub.
+Files of a set in `<set>/` under `COREA_HUB`, or in `data/hub/<set>/`, come before the hub.
 """
 
 from __future__ import annotations
@@ -93,16 +90,15 @@ def _choice(text: str, options: Mapping[str, str], gold: str, **names) -> Questi
 
 
 def _deepmath(row: Mapping) -> Question:
+    text, gold, level = row["question"], row["final_answer"], _level(row["difficulty"])
     # Of "Mathematics -> Algebra -> ...", the second says the most in one word.
-    names = {"dataset": "deepmath", "family": _text(row["topic"]).split(" -> ")[:2][-1]}
-    gold, level = _text(row["final_answer"]), _level(row["difficulty"])
-    return Question(_text(row["question"]), gold, level=level, **names)
+    family = _text(row["topic"]).split(" -> ")[:2][-1]
+    return Question(_text(text), _text(gold), level=level, dataset="deepmath", family=family)
 
 
 def _math500(row: Mapping) -> Question:
-    names = {"dataset": "math500", "family": _text(row["subject"])}
-    gold, level = _text(row["answer"]), _level(row["level"])
-    return Question(_text(row["problem"]), gold, level=level, **names)
+    text, gold, family = (_text(row[name]) for name in ("problem", "answer", "subject"))
+    return Question(text, gold, level=_level(row["level"]), dataset="math500", family=family)
 
 
 def _gsm8k(row: Mapping) -> Question:
@@ -134,8 +130,7 @@ def _gpqa(row: Mapping) -> Question:
 
 def _commonsenseqa(row: Mapping) -> Question:
     options = dict(zip(row["choices"]["label"], map(_text, row["choices"]["text"]), strict=True))
-    gold = _text(row["answerKey"])
-    gold = gold if gold in options else ""
+    gold = key if (key := _text(row["answerKey"])) in options else ""
     return _choice(_text(row["question"]), options, gold, dataset="commonsenseqa")
 
 
@@ -148,37 +143,24 @@ SETS = {
     row["name"]: HubSet(**row, question=maker)
     for row, maker in zip(_TABLE.to_dict("records"), _MAKERS, strict=True)
 }
-_LATEX_SPACE = re.compile(
-    r"\\[()\[\],;:! ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|[$~\s]"
-)
+_LATEX_SPACE = r"\\[()\[\],;:! ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|[$~\s]"
 
 
 def normalised(text: str) -> str:
     """A text without case, white space, and LaTeX's own around formulas: `$`, `\\(`, `\\,`, `~`."""
-    return _LATEX_SPACE.sub("", text.casefold())
+    return re.sub(_LATEX_SPACE, "", text.casefold())
 
 
 def draw(name: str, split: str, *, seed: int = 0) -> list[Question]:
-    """All questions of one split, in the order of a seed; HubSetError if they cannot be read.
-
-    Prints a line for every test set that a training split could not be compared with.
-    """
-    questions = read(name).questions[split]
-    if split != "test":
-        tested = _tested_stems(f"{name}/{split}")
-        questions = [question for question in questions if _stem(question) not in tested]
-    return sorted(questions, key=lambda question: _digest(f"{seed}/{question.text}"))
-
-
-def _tested_stems(split: str) -> set[str]:
-    """The stems of all test questions of the paper."""
-    stems = set[str]()
-    for name in test_datasets("paper"):
+    """All questions of one split, in the order of a seed; HubSetError if they cannot be read."""
+    questions, tested = read(name).questions[split], set[str]()
+    for other in () if split == "test" else test_datasets("paper"):
         try:
-            stems.update(map(_stem, read(name).questions["test"]))
+            tested.update(map(_stem, read(other).questions["test"]))
         except HubSetError as error:
-            print(f"{split} was not compared with {name}: {error}")
-    return stems
+            print(f"{name}/{split} was not compared with {other}: {error}")
+    untested = (question for question in questions if _stem(question) not in tested)
+    return sorted(untested, key=lambda question: _digest(f"{seed}/{question.text}"))
 
 
 def _stem(question: Question) -> str:
@@ -199,15 +181,14 @@ def _read(entry: HubSet, files: tuple[Path, ...]) -> ReadSet:
             question = entry.question(row)
             if not question.text or not question.gold:
                 raise _LeftOut("no answer" if question.text else "no question")
-            text = normalised(question.text)
-            if text in seen:
+            if (text := normalised(question.text)) in seen:
                 raise _LeftOut("a repeated question")
         except _LeftOut as reason:
             whole.dropped[str(reason)] += 1
             continue
         seen.add(text)
         split = split_of(text) if entry.name == TRAINING["paper"] else "test"
-        split = "train" if split == "pretrain" else split
+        split = split.replace("pretrain", "train")
         # The number of a row is a name for good, since the revision is pinned.
         whole.questions[split].append(replace(question, id=f"{entry.name}/{split}/{index:05d}"))
     return whole
@@ -223,8 +204,10 @@ def _local_files(entry: HubSet) -> tuple[Path, ...]:
 
 
 def _rows(entry: HubSet, files: tuple[Path, ...]) -> list[dict]:
-    table = _load(entry, files)
-    where = f"{entry.name}: {files[0].parent if files else entry.hub_id}"
+    table, where = (
+        _load(entry, files),
+        f"{entry.name}: {files[0].parent if files else entry.hub_id}",
+    )
     if missing := [name for name in entry.columns if name not in table.column_names]:
         columns = ", ".join(table.column_names)
         raise HubSetError(f"{where} has no column {missing[0]!r}; its columns are {columns}")
@@ -243,8 +226,7 @@ def _load(entry: HubSet, files: tuple[Path, ...]):
     source, remedy = f"{entry.hub_id} ({pinned})", f"; {_remedy(entry)}"
     try:
         if files:
-            source, remedy = f"{files[0]} and its neighbours", ""
-            paths = [str(path) for path in files]
+            source, remedy, paths = f"{files[0]} and its neighbours", "", list(map(str, files))
             return datasets.load_dataset(_READERS[files[0].suffix], data_files=paths, split="train")
         table = datasets.load_dataset(
             entry.hub_id, entry.config, split=entry.split, revision=entry.revision
@@ -261,14 +243,13 @@ def _load(entry: HubSet, files: tuple[Path, ...]):
 
 
 def _remedy(entry: HubSet) -> str:
-    page = f"https://huggingface.co/datasets/{entry.hub_id}"
-    terms = (
-        f"it is gated: accept its terms at {page} and log in with `hf auth login` or set HF_TOKEN"
-    )
     files = f'--include "{entry.files}" --local-dir {entry.folders[0]}'
     fetch = f"hf download {entry.hub_id} --repo-type dataset --revision {entry.revision} {files}"
     allow = f"allow downloads with `HF_HUB_OFFLINE=0 make ...`, or fetch the files with `{fetch}`"
-    return f"{terms}; {allow}" if entry.gated else allow
+    if not entry.gated:
+        return allow
+    terms = f"accept its terms at https://huggingface.co/datasets/{entry.hub_id}"
+    return f"it is gated: {terms} and log in with `hf auth login` or set HF_TOKEN; {allow}"
 
 
 def _digest(text: str) -> bytes:

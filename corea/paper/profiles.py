@@ -54,7 +54,7 @@ class Profile:
 
     @property
     def data(self) -> Path:
-        """Where its runs, records and executed notebooks are."""
+        """Runs, records and executed notebooks of this profile."""
         return Path(self.root) / self.data_folder / self.name
 
     @property
@@ -85,9 +85,8 @@ class Profile:
 def _refuse_unknown(settings: Iterable[str], kind: type, whose: str) -> None:
     known = sorted(field.name for field in dataclasses.fields(kind))
     if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(
-            f"unknown setting {unknown[0]!r} for {whose}; use one of {', '.join(known)}"
-        )
+        choices = f"use one of {', '.join(known)}"
+        raise ValueError(f"unknown setting {unknown[0]!r} for {whose}; {choices}")
 
 
 def read_profiles(text: str) -> dict[str, Profile]:

@@ -1,4 +1,7 @@
-"""Every run of `variants.RUNS`: train it, write its records, read them back; once per settings."""
+"""Every run of `variants.RUNS`: train it, write its records, read them back.
+
+What lies there from the same settings is kept.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +158,7 @@ def answer_sets(
 ) -> list[Path]:
     """Write an engine's records on each dataset of `paths`; those of the same settings are kept.
 
-    model: the fingerprint of the engine's weights.
+    model: the fingerprint of the engine's weights; run: as in the records.
     """
     samples, seed, commit = profile.samples, profile.seed, git_commit()[0]
     sampling = [getattr(profile, setting) for setting in _SAMPLING]

@@ -33,11 +33,10 @@ class RunSpec:
         settings = replace(profile.grpo, **self.changes)
         if self.full:
             return settings
+        steps = max(1, settings.steps * 2 // 5)
         completions = max(1, settings.questions_per_step * 3 // 4) * profile.grpo.num_generations
         questions = max(1, completions // settings.num_generations)
-        return replace(
-            settings, steps=max(1, settings.steps * 2 // 5), questions_per_step=questions
-        )
+        return replace(settings, steps=steps, questions_per_step=questions)
 
     def samples(self, profile: Profile) -> int:
         """Completions per evaluation question: two for an ablation."""

@@ -204,10 +204,8 @@ def _local_files(entry: HubSet) -> tuple[Path, ...]:
 
 
 def _rows(entry: HubSet, files: tuple[Path, ...]) -> list[dict]:
-    table, where = (
-        _load(entry, files),
-        f"{entry.name}: {files[0].parent if files else entry.hub_id}",
-    )
+    table = _load(entry, files)
+    where = f"{entry.name}: {files[0].parent if files else entry.hub_id}"
     if missing := [name for name in entry.columns if name not in table.column_names]:
         columns = ", ".join(table.column_names)
         raise HubSetError(f"{where} has no column {missing[0]!r}; its columns are {columns}")
@@ -226,7 +224,8 @@ def _load(entry: HubSet, files: tuple[Path, ...]):
     source, remedy = f"{entry.hub_id} ({pinned})", f"; {_remedy(entry)}"
     try:
         if files:
-            source, remedy, paths = f"{files[0]} and its neighbours", "", list(map(str, files))
+            source, remedy = f"{files[0]} and its neighbours", ""
+            paths = [str(path) for path in files]
             return datasets.load_dataset(_READERS[files[0].suffix], data_files=paths, split="train")
         table = datasets.load_dataset(
             entry.hub_id, entry.config, split=entry.split, revision=entry.revision

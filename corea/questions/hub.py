@@ -12,6 +12,7 @@ Files of a set in `<set>/` under `COREA_HUB`, or in `data/hub/<set>/`, come befo
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
@@ -20,9 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from corea.questions.base import TRAINING, Question, split_of, test_datasets
 from corea.support.files import checkout
@@ -135,14 +134,17 @@ def _commonsenseqa(row: Mapping) -> Question:
 
 
 _MAKERS = (_deepmath, _math500, _gsm8k, _olympiadbench, _gpqa, _commonsenseqa)
-_TABLE = pd.read_csv(
-    Path(__file__).with_name("hub_sets.csv"),
-    converters={"columns": lambda cell: tuple(cell.split(";"))},
-)
-SETS = {
-    row["name"]: HubSet(**row, question=maker)
-    for row, maker in zip(_TABLE.to_dict("records"), _MAKERS, strict=True)
-}
+_MAKER_OF = {maker.__name__.removeprefix("_"): maker for maker in _MAKERS}
+
+
+def _hub_set(row: dict[str, Any]) -> HubSet:
+    """A row of `hub_sets.csv`, with the function that reads a row of that set."""
+    row |= {"columns": tuple(row["columns"].split(";")), "rows": int(row["rows"])}
+    return HubSet(**row | {"gated": row["gated"] == "True", "question": _MAKER_OF[row["name"]]})
+
+
+_TABLE = Path(__file__).with_name("hub_sets.csv").read_text(encoding="utf-8").splitlines()
+SETS = {row["name"]: _hub_set(row) for row in csv.DictReader(_TABLE)}
 _LATEX_SPACE = r"\\[()\[\],;:! ]|\\(?:q?quad|left|right|displaystyle)(?![A-Za-z])|[$~\s]"
 
 

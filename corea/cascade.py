@@ -285,14 +285,8 @@ def evaluate_cascade(
     table = []
     for dataset, draws in set_draws(rows, resamples=resamples, seed=seed).items():
         set_rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
-        questions = set_rows.groupby(KEY[:2]).ngroups
-        samples = len(set_rows) / questions
-        row = {"dataset": dataset, "threshold": threshold, "questions": questions}
-        row["samples"] = int(samples) if samples.is_integer() else samples
-        for name, values in draws.items():
-            bounds = metrics.interval(values)
-            row |= {name: bounds.value, f"{name}_low": bounds.low, f"{name}_high": bounds.high}
-        table.append(row)
+        row = {"dataset": dataset, "threshold": threshold, **metrics.sizes(set_rows)}
+        table.append(row | metrics.flat(metrics.intervals(draws)))
     return pd.DataFrame(table)
 
 

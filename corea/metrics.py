@@ -13,9 +13,6 @@ Conventions, the same everywhere in the package:
 - The bootstrap draws questions with replacement and keeps all samples of a question together.
   Intervals are the 2.5th and 97.5th percentile, widened if needed to hold the value itself
   (resampling biases ECE upwards). Resamples in which a metric is not defined are left out.
-
-A calibration metric depends only on how many right and wrong answers stand at each confidence, so
-all resamples together are one matrix product: their weights by the questions' own counts.
 """
 
 from __future__ import annotations
@@ -105,12 +102,12 @@ def evaluate(question_id, correct, confidence, **options) -> dict[str, Interval]
 
     The metrics: pass1, ece, brier, auroc, aurc, levels (distinct stated confidences), parse_rate.
     """
-    return _intervals(bootstrap(question_id, correct, confidence, **options))
+    return intervals(bootstrap(question_id, correct, confidence, **options))
 
 
 def evaluate_sets(records: pd.DataFrame, **options) -> dict[str, dict[str, Interval]]:
     """`evaluate` for each dataset, then for "mean", the plain mean over the datasets."""
-    return {name: _intervals(draws) for name, draws in set_draws(records, **options).items()}
+    return {name: intervals(draws) for name, draws in set_draws(records, **options).items()}
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, **options) -> dict[str, dict]:
@@ -125,7 +122,7 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, **options) -> d
         raise ValueError(f"question {question!r} of {dataset!r} is on one side only")
     sets, less = set_draws(first, **options), set_draws(second, **options)
     return {
-        dataset: _intervals({name: draws[name] - less[dataset][name] for name in draws})
+        dataset: intervals({name: draws[name] - less[dataset][name] for name in draws})
         for dataset, draws in sets.items()
     }
 
@@ -141,8 +138,25 @@ def verdict(low: float, high: float, bound=0.0, above=True, words=("yes", "no"))
     return words[0] if low > bound else words[1] if high < bound else "undecided"
 
 
-def _intervals(draws: Draws) -> dict[str, Interval]:
+def intervals(draws: Draws) -> dict[str, Interval]:
+    """The `interval` of each metric."""
     return {name: interval(values) for name, values in draws.items()}
+
+
+def flat(by_name: Mapping[str, Interval]) -> dict[str, float]:
+    """Table columns of intervals: name, name_low and name_high of each."""
+    return {
+        name + end: value
+        for name, each in by_name.items()
+        for end, value in (("", each.value), ("_low", each.low), ("_high", each.high))
+    }
+
+
+def sizes(rows: pd.DataFrame) -> dict[str, float]:
+    """How many questions, and samples of each."""
+    questions = rows.groupby(["dataset", "question_id"]).ngroups
+    samples = len(rows) / questions
+    return {"questions": questions, "samples": int(samples) if samples.is_integer() else samples}
 
 
 def interval(draws: np.ndarray) -> Interval:
@@ -163,7 +177,8 @@ def bootstrap(
     """The metrics of `evaluate` as arrays (1 + resamples,): the value, then each resample's.
 
     The columns have shape (samples,); bins and closed are those of `ece`. Equal seeds draw the same
-    questions for every system that answered them, so draws can be subtracted.
+    questions for every system that answered them, so draws can be subtracted. All resamples are one
+    matrix product: their weights by each question's right and wrong answers at each confidence.
     """
     from scipy.sparse import csr_array
 
@@ -179,9 +194,8 @@ def bootstrap(
         wrong, right = np.split(weights @ histograms, 2, axis=-1)
         block = {"pass1": weights @ (hits / samples) / questions}
         block["ece"] = _ece(levels, right, wrong, _edges(bins), closed)
-        block["brier"] = _brier(levels, right, wrong)
-        block["auroc"] = _auroc(levels, right, wrong)
-        block["aurc"] = _aurc(levels, right, wrong)
+        for name, metric in (("brier", _brier), ("auroc", _auroc), ("aurc", _aurc)):
+            block[name] = metric(levels, right, wrong)
         block["levels"] = (right + wrong > 0).sum(axis=-1, dtype=float)
         block["parse_rate"] = (weights @ parsed) / (weights @ samples)
         blocks.append(block)

@@ -115,19 +115,16 @@ def _fit_layer(
 
     scaler = preprocessing.StandardScaler().fit(states[~held, layer])
     inside, outside = (scaler.transform(states[rows, layer]) for rows in (~held, held))
-    rate, penalty = PROBE_RECIPE["rate"], PROBE_RECIPE["penalty"]
-    head = linear_model.SGDClassifier(
-        loss="log_loss", alpha=penalty, learning_rate="constant", eta0=rate
-    )
+    head = linear_model.SGDClassifier(loss="log_loss", alpha=PROBE_RECIPE["penalty"])
+    head.set_params(learning_rate="constant", eta0=PROBE_RECIPE["rate"])
     head.set_params(average=True, random_state=seed)
     best = Probe(layer, 0, np.inf, pipeline.make_pipeline(scaler, head))
     for epoch in range(1, PROBE_RECIPE["epochs"] + 1):
         head.partial_fit(inside, correct[~held], classes=[0, 1])
         loss = metrics.log_loss(correct[held], head.predict_proba(outside)[:, 1], labels=[0, 1])
         if loss < best.loss:
-            best = Probe(
-                layer, epoch, float(loss), pipeline.make_pipeline(scaler, copy.deepcopy(head))
-            )
+            model = pipeline.make_pipeline(scaler, copy.deepcopy(head))
+            best = Probe(layer, epoch, float(loss), model)
         elif epoch - best.epochs >= PROBE_RECIPE["patience"]:
             break
     return best

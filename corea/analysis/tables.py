@@ -43,7 +43,7 @@ def table_slm(rows: pd.DataFrame | Mapping[str, pd.DataFrame], **options) -> pd.
         for dataset, intervals in metrics.evaluate_sets(group_rows, **options).items():
             row = {"system": system, "group": group, "dataset": dataset}
             row["completion_tokens"] = tokens.mean() if dataset == "mean" else tokens[dataset]
-            table.append({**row, **_sizes(group_rows, dataset), **_flat(intervals)})
+            table.append({**row, **_sizes(group_rows, dataset), **metrics.flat(intervals)})
     return pd.DataFrame(table, columns=SLM_COLUMNS)
 
 
@@ -144,8 +144,8 @@ def _costs(
         draws["set_cost_saving"] = paid - _mean(weights, rows["cost"]) / spent
         draws["set_pass1_gain"] = _mean(weights, rows["correct"]) - target
         reached = float(np.mean(~np.isnan(equal)))
-        intervals = {column: metrics.interval(values) for column, values in draws.items()}
-        columns[name] = {"pass1": target[0], "reached": reached, **_flat(intervals)}
+        ends = metrics.flat(metrics.intervals(draws))
+        columns[name] = {"pass1": target[0], "reached": reached, **ends}
     return columns
 
 
@@ -183,9 +183,9 @@ def table_ablation(
             change = metrics.paired_difference(rows, whole[group], **options)["mean"]
             close = _cost_close(rows, llm_groups[group], prices[run], options)
             row = {"value": label, "run": run, "group": group, **_sizes(rows)}
-            row |= _flat({name: values[name] for name in METRICS})
-            row |= _flat({f"d_{name}": change[name] for name in METRICS})
-            row |= _flat({"cost_close": close})
+            intervals = {name: values[name] for name in METRICS}
+            intervals |= {f"d_{name}": change[name] for name in METRICS}
+            row |= metrics.flat(intervals | {"cost_close": close})
             row |= {"entropy_first": entropy[:10].mean(), "entropy_last": entropy[-10:].mean()}
             table.append(row)
     return pd.DataFrame(table)
@@ -235,16 +235,4 @@ def _sorted(records: pd.DataFrame) -> pd.DataFrame:
 def _sizes(rows: pd.DataFrame, dataset: str = "mean") -> dict[str, float]:
     """Questions, samples per question and different seeds, of one dataset or of all ("mean")."""
     rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
-    questions = rows.groupby(["dataset", "question_id"]).ngroups
-    samples = len(rows) / questions
-    samples = int(samples) if samples.is_integer() else samples
-    return {"questions": questions, "samples": samples, "seeds": rows["seed"].nunique()}
-
-
-def _flat(intervals: Mapping[str, metrics.Interval]) -> dict[str, float]:
-    """name, name_low and name_high of each interval."""
-    return {
-        name + end: value
-        for name, each in intervals.items()
-        for end, value in (("", each.value), ("_low", each.low), ("_high", each.high))
-    }
+    return {**metrics.sizes(rows), "seeds": rows["seed"].nunique()}

@@ -31,9 +31,6 @@ SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
 _POINTS = 256  # of a curve whose every draw is kept in memory
 
 
-# --- online ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class CascadeAnswer:
     """One answer of a cascade.
@@ -59,8 +56,6 @@ class Cascade:
     """An SLM that answers first, and an LLM for the questions on which it is not sure enough.
 
     Args:
-        slm: the engine that answers first.
-        llm: the engine that answers what is deferred.
         policy: a `Policy`, or only the least confidence that is kept; infinity defers all.
         prices: of both models, if costs are wanted.
     """
@@ -136,33 +131,24 @@ def _complete(
     return {(q, s): c for q, row in zip(questions, rows, strict=True) for s, c in enumerate(row)}
 
 
-# --- offline --------------------------------------------------------------------------------------
-
-
 def sweep(
     confidence, slm_correct, llm_correct, slm_cost, llm_cost, *, before_generation: bool = False
 ) -> pd.DataFrame:
     """The cost-accuracy curve of a cascade, from columns (rows,) of what both models answered.
 
     Args:
-        confidence: NaN or None if none was stated.
         before_generation: the decision is a router's, so a deferred question pays only the LLM.
 
     Returns:
         A row per threshold at which something changes: 0, each distinct confidence, and infinity.
         Columns: threshold, pass1 and cost (means), llm_share (share deferred), kept (rows).
-
-    Raises:
-        ValueError: for columns of different lengths, or values out of range.
     """
     slm_right, confidence = metrics.checked(slm_correct, confidence)
     llm_right, _ = metrics.checked(llm_correct, confidence)
     costs = [np.asarray(column, dtype=float) for column in (slm_cost, llm_cost)]
     if not len(confidence) or any(cost.shape != confidence.shape for cost in costs):
         shapes = ", ".join(str(column.shape) for column in (confidence, *costs))
-        raise ValueError(
-            f"confidence and costs have shapes {shapes}; all must be (rows,), rows >= 1"
-        )
+        raise ValueError(f"confidence and costs are {shapes}; all must be (rows,), 1 row or more")
     if not np.isfinite(costs).all() or np.min(costs) < 0:
         raise ValueError("a cost is negative or not finite")
     columns = np.array([confidence, slm_right, llm_right, *costs])
@@ -179,7 +165,7 @@ def sweep(
 def cost_at_pass1(
     rows: pd.DataFrame, weights, *targets, before_generation: bool = False
 ) -> list[np.ndarray]:
-    """The least cost at which a cascade reaches each target Pass@1, per set of weights.
+    """The least cost (draws,) at which a cascade reaches each target Pass@1; NaN if it never does.
 
     Between two thresholds of the curve, it is the straight line that tossing a coin between them
     gives, so that sources of many and of few distinct confidences compare fairly. Of a source of
@@ -189,9 +175,6 @@ def cost_at_pass1(
         rows: as from `replay`, at any threshold.
         weights: shape (draws, rows), each summing to 1.
         targets: numbers, or arrays (draws,).
-
-    Returns:
-        Costs (draws,) per target, in the unit of the rows' costs; NaN if it is never reached.
     """
     weights = np.atleast_2d(np.asarray(weights, dtype=float))
     columns = rows[[*SWEPT]].to_numpy(dtype=float).T
@@ -247,7 +230,6 @@ def replay(
 
     The order is that of `slm_records`. Columns: dataset, question_id, sample; answer, correct,
     confidence, source and cost of the cascade; slm_correct, llm_correct, slm_cost, llm_cost.
-    ValueError if an answer is there twice, or of one model only.
     """
     columns = ("answer", "correct", "prompt_tokens", "completion_tokens")
     rows = paired(slm_records, llm_records, columns)
@@ -308,10 +290,7 @@ def _draws(rows: pd.DataFrame, **options) -> metrics.Draws:
 def paired(
     slm_records: pd.DataFrame, llm_records: pd.DataFrame, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_...
-
-    ValueError if a column is missing, or an answer is there twice, or of one model only.
-    """
+    """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_..."""
     sides = []
     for side, records in (("slm", slm_records), ("llm", llm_records)):
         names = [*KEY, *columns, *(["confidence"] if side == "slm" else [])]
@@ -334,15 +313,8 @@ def _first(rows: pd.DataFrame) -> str:
     return f"question {question!r} of {dataset!r}, sample {sample}"
 
 
-# --- thresholds -----------------------------------------------------------------------------------
-
-
 def llm_pass1(llm_calibration: pd.DataFrame) -> float:
-    """The paper's rule for a threshold: the LLM's Pass@1.
-
-    That it is measured on the calibration split is our choice: the paper names no split. Warns if
-    the LLM made no error there.
-    """
+    """The paper's rule for a threshold: the LLM's Pass@1, on a split that we chose."""
     if llm_calibration.empty:
         raise ValueError("the LLM has no calibration records to take a threshold from")
     value = float(llm_calibration.groupby(KEY[:2])["correct"].mean().mean())
@@ -352,10 +324,7 @@ def llm_pass1(llm_calibration: pd.DataFrame) -> float:
 
 
 def best_under_budget(curve: pd.DataFrame, budget: float) -> float:
-    """The threshold of highest Pass@1 in a `sweep` within a budget; of equals, the cheaper.
-
-    The budget is a mean cost of a row. ValueError if no threshold is that cheap.
-    """
+    """The most accurate threshold of a `sweep` at a mean cost in `budget`; of equals, the cheaper."""
     affordable = curve[curve["cost"] <= budget].sort_values("cost", kind="stable")
     if affordable.empty:
         cheapest = curve["cost"].min()
@@ -364,10 +333,7 @@ def best_under_budget(curve: pd.DataFrame, budget: float) -> float:
 
 
 def cheapest_at_pass1(curve: pd.DataFrame, pass1: float) -> float:
-    """The cheapest threshold of a `sweep` that reaches a Pass@1; of equals, the more accurate.
-
-    ValueError if no threshold is that accurate.
-    """
+    """The cheapest threshold of a `sweep` that reaches a Pass@1; of equals, the more accurate."""
     accurate = curve[curve["pass1"] >= pass1 - 1e-12]
     if accurate.empty:
         most = curve["pass1"].max()

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Price of one model, in units (money, FLOPs, ...) per million prompt or completion tokens.
-
-    ValueError unless both are finite numbers of at least 0.
-    """
+    """Price of one model, in units (money, FLOPs, ...) per million prompt or completion tokens."""
 
     prompt: float
     completion: float

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import weakref
@@ -25,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from subprocess import DEVNULL, PIPE, Popen
 
 from corea import _algebra
 from corea._algebra import integer, undressed
@@ -42,10 +42,8 @@ class Grader(contextlib.AbstractContextManager["Grader"]):
 
     Args:
         workers: processes that grade mathematics side by side.
-        deadline: seconds for one answer; a later one is wrong, and its worker is replaced.
-
-    Raises:
-        ValueError: if there is no worker, or the deadline is not in (0, 3600].
+        deadline: seconds for one answer, at most 3600; a later one is wrong, and its worker is
+            replaced.
 
     Example:
         >>> with Grader() as grader:
@@ -55,9 +53,8 @@ class Grader(contextlib.AbstractContextManager["Grader"]):
 
     def __init__(self, workers: int = 1, deadline: float = 2.0):
         if workers < 1 or not 0 < deadline <= 3600:
-            raise ValueError(
-                f"workers={workers}, deadline={deadline}: use 1 worker or more, up to 3600 seconds"
-            )
+            given = f"workers={workers}, deadline={deadline}"
+            raise ValueError(f"{given}: use 1 worker or more, up to 3600 seconds")
         self.workers, self.deadline = workers, deadline
         self._lock = threading.Lock()
         self._owner = os.getpid()
@@ -146,12 +143,8 @@ class _Worker:
 
     def __init__(self, deadline: float):
         self._deadline = deadline
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", _algebra.__file__, str(2 * deadline + 1)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-P", _algebra.__file__, str(2 * deadline + 1)]
+        self._process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
         assert self._process.stdin and self._process.stdout, "both are pipes"
         self._input, self._output = self._process.stdin, self._process.stdout
         if self._line(_START_LIMIT).strip() != b"ready":
@@ -195,8 +188,6 @@ def _kill_all(pool: list[_Worker | None]) -> None:
             pool[slot] = None
             worker.kill()
 
-
-# --- rules that need no algebra -------------------------------------------------------------------
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _OPTION = re.compile(

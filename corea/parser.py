@@ -110,8 +110,6 @@ def parse(text: str) -> Response:
     Example:
         >>> parse("<think>6*7</think><answer>42</answer><confidence>0.7</confidence>").answer
         '42'
-        >>> parse("I think it is 42").confidence is None
-        True
     """
     return _parse_cached(text) if len(text) <= _LONGEST_CACHED else _parse(text)
 
@@ -124,7 +122,8 @@ def _parse(text: str) -> Response:
     problems |= answer_problems | confidence_problems
     if problems & {"empty-answer", "control-characters"}:
         answer = None
-    if not _STRUCTURAL & problems and not _is_format(tags):
+    is_format = len(tags) <= 10 and _FORMAT.fullmatch("".join(tag[0].lower() for tag in tags))
+    if not _STRUCTURAL & problems and not is_format:
         problems.add("tag-order")
     if any(tag[0] != tag[0].lower() for tag in tags):
         problems.add("tag-case")
@@ -141,18 +140,11 @@ _STRUCTURAL = frozenset(
 )
 
 
-def _is_format(tags: list[re.Match]) -> bool:
-    return len(tags) <= 10 and bool(_FORMAT.fullmatch("".join(tag[0].lower() for tag in tags)))
-
-
 def _reasoning(text: str) -> str:
     text = text.strip(_BLANK)
     text = text[len("<think>") :] if text[:7].lower() == "<think>" else text
     text = text[: -len("</think>")] if text[-8:].lower() == "</think>" else text
     return text.strip(_BLANK)
-
-
-# --- which blocks count ---------------------------------------------------------------------------
 
 
 def _blocks_that_count(text: str, tags: list[re.Match]) -> tuple[list[tuple], set[str]]:
@@ -212,9 +204,6 @@ def _blocks(text: str, tags: list[re.Match], start: int, end: int) -> tuple[list
     if opened is not None:
         return [*blocks, (opened[2].lower(), opened.start(), None)], is_loose
     return blocks, is_loose or bool(_NOT_BLANK.search(text, position, end))
-
-
-# --- what a block says ----------------------------------------------------------------------------
 
 
 def _agreed(kind: str, blocks: list[tuple], read: Callable) -> tuple[Any, set[str]]:

@@ -65,14 +65,13 @@ def calibrate(
 
     Learn-then-Test (Angelopoulos et al. 2021, arXiv 2110.01052): thresholds are tested downwards,
     until one cannot be shown to lose at most `max_loss`. The promise needs questions drawn like
-    those of the records and not trained on, and nothing of the confidence itself.
+    those of the records, and nothing of the confidence itself.
 
     Args:
         records: of both models on the same questions and samples, graded; or a file of them. The
             questions must not be those that a model was trained on, or the promise is void.
-        slm: name of the small model; by default the first system of the records. Name both models
-            if the records were saved: a file is sorted by system.
-        llm: name of the large model; by default the second.
+        slm: name of the small model; by default the first system, but saving sorts by system.
+        llm: name of the large model; by default the second system.
         max_loss: Pass@1 that may be lost to the LLM, in [0, 1).
         confidence: probability of the promise, at least, in (0, 1).
         seed: of the order in which the tests see the questions.
@@ -81,8 +80,8 @@ def calibrate(
         The policy. If nothing can be promised, it defers all, and a warning says why.
 
     Raises:
-        ValueError: if the records are not those of two models, pair by pair and graded; if no model
-            is named, and the first is right more often than the second.
+        ValueError: if the records are not of two models, pair by pair and graded; if none is named,
+            and the first is right more often than the second.
     """
     if isinstance(records, (str, Path)):
         records = read_records(records)

@@ -33,10 +33,6 @@ from corea.support.files import atomic_write, settings_hash, sha256_of
 # Confidences of bluffers: in the texts of stage 1 and, bolder still, of stage 2.
 READING_BLUFF = {"0.6": 0.03, "0.7": 0.07, "0.8": 0.2, "0.9": 0.4, "1.0": 0.3}
 OWN_BLUFF = {"0.8": 0.05, "0.9": 0.3, "1.0": 0.65}
-_READING = (
-    "name", "hidden_size", "layers", "intermediate_size", "steps", "levels", "slip", "batch_size",
-    "learning_rate", "matrix_learning_rate", "head_size", "seed", "architecture",
-)  # fmt: skip
 _SELF_KNOWLEDGE = ("own_questions", "own_samples", "own_steps", "own_rate_scale", "honest")
 Text = tuple[str, str]  # a question and a response
 Answered = tuple[str, list[str], list[bool]]  # a question, completions, which samples are right
@@ -67,8 +63,8 @@ class BaseSpec:
 
     def hashed(self, *, reading: bool = False) -> dict:
         """What weights depend on, by name; of stage 1 only, which several recipes may share."""
-        names = _READING if reading else (*_READING, *_SELF_KNOWLEDGE)
-        return {name: getattr(self, name) for name in names}
+        unused = _SELF_KNOWLEDGE if reading else ()
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 def build_model(spec: BaseSpec, vocab_size: int):
@@ -161,13 +157,10 @@ def _batches(rows: Sequence[dict], size: int, seed: int) -> list[list[dict]]:
 def fit(
     model, tokenizer, texts: Iterable[Text], spec: BaseSpec, scale: float, stage: str
 ) -> list[tuple[int, float]]:
-    """One pass of supervised training over `texts`, at learning rates of `scale` times the spec's.
+    """Train once over `texts` at `scale` times the spec's rates: (step, mean loss) per 100 steps.
 
     A plain loop, since two optimizers step together: Muon for the matrices, which needed about half
     of AdamW's steps here, and AdamW for embeddings and norms.
-
-    Returns:
-        (step, mean loss) every hundred steps.
     """
     import torch
     from tqdm.auto import tqdm
@@ -222,7 +215,9 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
 
     Stage 1 is kept in `work`: for recipes that share it, and for a run that was cut off in stage 2.
     """
-    tokenizer = build_mini_tokenizer()
+    from transformers import GenerationConfig
+
+    folder, tokenizer = Path(folder), build_mini_tokenizer()
     model = build_model(spec, len(tokenizer))
     stages = {"reading": _reading(spec, model, tokenizer, Path(work))}
     if spec.own_steps:
@@ -231,7 +226,21 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
         texts = self_knowledge_texts(spec, answered, spec.own_steps * spec.batch_size)
         loss = fit(model, tokenizer, texts, spec, spec.own_rate_scale, "self-knowledge")
         stages["self-knowledge"] = {"loss": loss, "seconds": time.monotonic() - started}
-    _save(spec, Path(folder), model, tokenizer, stages)
+    # What servers read: where a completion ends, and that it is sampled unless asked otherwise.
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    manifest = {
+        "recipe": asdict(spec),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "sha256": sha256_of(folder / "model.safetensors"),
+        "seconds": round(sum(stage["seconds"] for stage in stages.values())),
+        "loss": {name: stage["loss"] for name, stage in stages.items()},
+    }
+    with atomic_write(folder / "manifest.json") as file:
+        json.dump(manifest, file, indent=1)
     return read_manifest(folder)
 
 
@@ -261,27 +270,6 @@ def read_manifest(folder: str | Path) -> dict:
     if not path.exists():
         raise FileNotFoundError(f"no {path}; restore the folder or retrain the model (`make base`)")
     return json.loads(path.read_text())
-
-
-def _save(spec: BaseSpec, folder: Path, model, tokenizer, stages: dict[str, dict]) -> None:
-    """Write weights, tokenizer and manifest, whose hash `load_model` checks."""
-    from transformers import GenerationConfig
-
-    # What servers read: where a completion ends, and that it is sampled unless asked otherwise.
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    manifest = {
-        "recipe": asdict(spec),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "sha256": sha256_of(folder / "model.safetensors"),
-        "seconds": round(sum(stage["seconds"] for stage in stages.values())),
-        "loss": {name: stage["loss"] for name, stage in stages.items()},
-    }
-    with atomic_write(folder / "manifest.json") as file:
-        json.dump(manifest, file, indent=1)
 
 
 SLM = BaseSpec(

@@ -27,11 +27,8 @@ from corea.questions.base import GROUPS
 CLAIMS = Path(__file__).with_name("claims.csv")
 _RESULT = ["value", "low", "high", "n", "verdict"]
 COLUMNS = ["claim", "source", "scope", "paper_value", *_RESULT, "certainty"]
-SCOPES = {
-    **{group: (group,) for group in GROUPS},
-    "ood": ("ood-math", "ood-nonmath"),
-    "all": tuple(GROUPS),
-}
+SCOPES: dict[str, tuple[str, ...]] = {group: (group,) for group in GROUPS}
+SCOPES |= {"ood": ("ood-math", "ood-nonmath"), "all": tuple(GROUPS)}
 # Kinds of value: how many systems each compares, and how, from their draws of one measure.
 _KINDS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
     "value": (1, lambda draws: draws),
@@ -52,11 +49,7 @@ _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One row of `claims.csv`: a value of `kind` is said to lie above, or below, a bound.
-
-    Raises:
-        ValueError: if a field is none of those allowed.
-    """
+    """One row of `claims.csv`: a value of `kind` is said to lie above, or below, a bound."""
 
     claim: str
     source: str
@@ -124,7 +117,6 @@ class Evidence:
     Args:
         compared: the systems of one run.
         ablations: records by run, of ablations, seeds ("L1-SLM-seed-1") and bases ("tiny base").
-        options: resamples and seed of the bootstrap over questions.
     """
 
     def __init__(self, compared: Comparison, ablations: Mapping[str, pd.DataFrame], **options: int):
@@ -139,11 +131,7 @@ class Evidence:
         return records[records["group"].isin(SCOPES[scope])]
 
     def draws(self, measure: str, system: str, scope: str) -> np.ndarray:
-        """Draws of a measure, (1 + resamples,), its mean over the sets of the scope.
-
-        Measures are metrics, those of `_OF_ANSWERS`, of the cascade at the paper's threshold, and
-        the least cost at COREA's Pass@1 as a share of the LLM's.
-        """
+        """Draws of a measure, (1 + resamples,), its mean over the sets of the scope."""
         if measure == _COST:
             return self._cost_at_coreas(system, scope)
         if measure in _OF_ANSWERS:
@@ -203,11 +191,8 @@ def _at_the_ends(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
 
 
 def _ranking_within(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-    """Draws of the mean AUROC over questions that have right and wrong answers.
-
-    An answer without a confidence ranks below all others; weights are (draws, rows).
-    """
-    ranks = rows.assign(rank=(rows["confidence"].fillna(-1) + 1) / 2)
+    """Draws of the mean AUROC over questions that have right and wrong answers."""
+    ranks = rows.assign(rank=(rows["confidence"].fillna(-1) + 1) / 2)  # not stated ranks last
     by_question = ranks.groupby(_QUESTION, sort=False)[["rank", "correct"]]
     scores = np.array([metrics.auroc(each["rank"], each["correct"]) for _, each in by_question])
     is_mixed = ~np.isnan(scores)
@@ -222,9 +207,8 @@ _OF_ANSWERS = {"over": _overconfidence, "ends": _at_the_ends, "within": _ranking
 def table_claims(evidence: Evidence, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
     """Every claim, of `claims.csv` unless given, with its value, 95% interval and verdict.
 
-    Returns:
-        `COLUMNS`, bound ("above 0") and seed_sd, by which the interval was widened.  n is how many
-        questions are behind the value.  A claim without its runs is undecided, with no value.
+    n is how many questions are behind the value, seed_sd what the interval was widened by. A claim
+    without its runs is undecided, with no value.
     """
     table = []
     for claim in read_claims() if claims is None else claims:

@@ -67,12 +67,7 @@ def assumptions_for(profile: Profile, **given: float) -> pd.Series:
 
 
 def stages(profile: Profile, assumed: pd.Series, runs: Iterable[str] = _RUNS) -> pd.DataFrame:
-    """The stages of `make paper`, or of other runs by name.
-
-    Returns:
-        By stage: gpus (the CPU counts as one), questions, completions, seconds on all gpus
-        together, and totals prompt_tokens and completion_tokens.
-    """
+    """Work by stage of `make paper`, or of other runs; seconds are those on all GPUs together."""
     work, bases = {}, {"LLM": profile.llm} | {base: base for base in profile.backbones}
     for name in runs:
         run = variants.spec_of(profile, name)
@@ -157,11 +152,10 @@ def _cpu_seconds(arch: Architecture, assumed: pd.Series, completions: int) -> fl
 
 
 def memory(profile: Profile, assumed: pd.Series) -> pd.DataFrame:
-    """GiB of one GPU (on the CPU: of the process) at each moment that could be the fullest.
+    """GiB of one GPU, or of the process on the CPU, at each moment that could be the fullest.
 
-    Returns:
-        A column per moment, a row per part, then total; on GPUs also limit, and sequences: how many
-        of the longest vLLM has room for (NaN if the moment does not fit).
+    A column per moment, a row per part, and total; on GPUs also limit, and how many of the longest
+    sequences vLLM has room for (NaN if the moment does not fit).
     """
     moments = pd.DataFrame(_moments(profile, assumed)) / GIB
     table = moments.drop(["limit", "room"], errors="ignore")
@@ -271,10 +265,8 @@ def disk(profile: Profile, assumed: pd.Series) -> pd.Series:
     rank, size = profile.compute.lora_rank, 4 if profile.suite == "mini" else 2
     trained = slm.lora_parameters(rank) if rank else slm.parameters
     frozen = _BYTES[profile.compute.dtype] * slm.parameters if rank else 0
-    runs, answers = (
-        len(TRAINED) + len(IN_PAPER),
-        stages(profile, assumed).filter(like="gen", axis=0),
-    )
+    runs = len(TRAINED) + len(IN_PAPER)
+    answers = stages(profile, assumed).filter(like="generate", axis=0)
     sizes = {
         "base models": size * (slm.parameters + llm.parameters),
         "checkpoints of a run while it lasts": _CHECKPOINTS * (4 + _ADAM) * trained,

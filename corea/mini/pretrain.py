@@ -33,6 +33,10 @@ from corea.support.files import atomic_write, settings_hash, sha256_of
 # Confidences of bluffers: in the texts of stage 1 and, bolder still, of stage 2.
 READING_BLUFF = {"0.6": 0.03, "0.7": 0.07, "0.8": 0.2, "0.9": 0.4, "1.0": 0.3}
 OWN_BLUFF = {"0.8": 0.05, "0.9": 0.3, "1.0": 0.65}
+_READING = (
+    "name", "hidden_size", "layers", "intermediate_size", "steps", "levels", "slip", "batch_size",
+    "learning_rate", "matrix_learning_rate", "head_size", "seed", "architecture",
+)  # fmt: skip
 _SELF_KNOWLEDGE = ("own_questions", "own_samples", "own_steps", "own_rate_scale", "honest")
 Text = tuple[str, str]  # a question and a response
 Answered = tuple[str, list[str], list[bool]]  # a question, completions, which samples are right
@@ -63,8 +67,8 @@ class BaseSpec:
 
     def hashed(self, *, reading: bool = False) -> dict:
         """What weights depend on, by name; of stage 1 only, which several recipes may share."""
-        unused = _SELF_KNOWLEDGE if reading else ()
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        names = _READING if reading else (*_READING, *_SELF_KNOWLEDGE)
+        return {name: getattr(self, name) for name in names}
 
 
 def build_model(spec: BaseSpec, vocab_size: int):

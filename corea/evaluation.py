@@ -171,10 +171,7 @@ def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
 
 
 def measure(records: str | Path | pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """A row per system and metric of `metrics.evaluate`, with its 95% interval over questions.
-
-    Raises ValueError if a question has no gold answer.
-    """
+    """A row per system and metric of `metrics.evaluate`, with its 95% interval over questions."""
     rows = records if isinstance(records, pd.DataFrame) else read_records(records)
     if ungraded := rows["correct"].isna().sum():
         need = "metrics need an `answer` to every question"

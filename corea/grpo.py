@@ -25,7 +25,7 @@ from corea.rewards import RewardSpec
 from corea.support import processes
 from corea.support.files import atomic_write, git_commit, settings_hash, sha256_of
 from corea.support.hardware import Compute
-from corea.support.models import revision_of
+from corea.support.models import REVISIONS
 
 __all__ = ["COMPLETE", "CollapseError", "GRPOSettings", "Run", "train", "training_set"]
 SETTINGS = "settings.json"
@@ -35,33 +35,24 @@ _ALLOWED = {
 }
 _TRL: tuple[str, ...] = ("num_generations", "learning_rate", "beta", "max_completion_length")
 _TRL += ("temperature", "scale_rewards", "warmup_steps", "save_steps", "seed")  # TRL's own names
-_HASHED = ("steps", "questions_per_step", *_TRL)
 
 
 @dataclass(frozen=True, slots=True)
 class GRPOSettings:
-    """What one RLCC run is made of, besides its reward. None of it is known of the paper.
-
-    Args:
-        questions_per_step: a step samples `num_generations` rollouts for each of them.
-        beta: weight of the KL divergence to the base model.
-        max_completion_length: tokens of a rollout.
-        scale_rewards: whose standard deviation divides advantages: "group", "batch" or "none".
-        aggregation: "normalize_then_sum" normalises each reward by itself, the default their sum.
-    """
+    """What one RLCC run is made of, besides its reward. None of it is known of the paper."""
 
     steps: int = 200
     questions_per_step: int = 32
-    num_generations: int = 8
+    num_generations: int = 8  # rollouts of each question of a step: a group
     learning_rate: float = 1e-6
-    beta: float = 0.001
-    max_completion_length: int = 1024
+    beta: float = 0.001  # weight of the KL divergence to the base model
+    max_completion_length: int = 1024  # tokens of a rollout
     temperature: float = 1.0
-    scale_rewards: str = "group"
+    scale_rewards: str = "group"  # whose deviation divides advantages; or "batch" or "none"
     warmup_steps: int = 10
     save_steps: int = 25
     seed: int = 0
-    aggregation: str = "sum_then_normalize"
+    aggregation: str = "sum_then_normalize"  # or "normalize_then_sum", each reward by itself
 
     def __post_init__(self):
         if (size := self.num_generations) < 2:
@@ -74,7 +65,8 @@ class GRPOSettings:
 
     def hashed(self) -> dict:
         """What a run's hash is made from; a field that came later counts only if it is changed."""
-        names = _HASHED if self.aggregation == "sum_then_normalize" else (*_HASHED, "aggregation")
+        later = ["aggregation"] if self.aggregation != "sum_then_normalize" else []
+        names = ["steps", "questions_per_step", *_TRL, *later]
         return {name: getattr(self, name) for name in names}
 
 
@@ -247,7 +239,7 @@ def fingerprint(base: str | Path) -> str:
         return sha256_of(whole)
     if parts := sorted(Path(base).glob("model-*-of-*.safetensors")):
         return settings_hash([sha256_of(part) for part in parts])
-    revision = revision_of(base)
+    revision = REVISIONS.get(str(base))
     return str(base) if revision is None else f"{base}@{revision}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corea.questions.base import Question
-from corea.support.models import revision_of
+from corea.support.models import REVISIONS
 
 INSTRUCTION = (
     "Solve the problem step by step, then say how likely your answer is to be right. "
@@ -46,23 +46,18 @@ def response_text(working: str, answer: str, confidence: str) -> str:
 
 
 def load_tokenizer(folder: str | Path):
-    """The tokenizer of a local folder or a hub model, padding on the left for generation.
-
-    Raises:
-        ValueError: it has no chat template, or would hide a tag of the response format.
-    """
+    """The tokenizer of a local folder or a hub model, padding on the left for generation."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision_of(folder) or "main")
+    tokenizer = AutoTokenizer.from_pretrained(folder, revision=REVISIONS.get(str(folder), "main"))
     if tokenizer.chat_template is None:
         remedy = "use an instruction-tuned model, or set one"
         raise ValueError(f"the tokenizer of {folder} has no chat template: {remedy}")
     # Decoding with `skip_special_tokens=True` drops both kinds.
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     if hidden := sorted(added.union(tokenizer.all_special_tokens).intersection(TAGS)):
-        special = f"the tokenizer of {folder} has {hidden[0]} as a special token"
-        remedy = "use a model whose tags are ordinary tokens"
-        raise ValueError(f"{special}, which is dropped when a completion is decoded; {remedy}")
+        hides = f"the tokenizer of {folder} has {hidden[0]} as a special token, dropped in decoding"
+        raise ValueError(f"{hides}; use a model whose tags are ordinary tokens")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

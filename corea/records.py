@@ -55,7 +55,6 @@ def write_records(frame: pd.DataFrame, path: str | Path) -> None:
 
     Raises:
         RecordsError: it breaks `SCHEMA`, or has two rows of a `KEY` or two texts of a question.
-        OSError: the file cannot be written.
     """
     table = _checked(frame, path).sort_by([(name, "ascending") for name in _ORDER])
     with atomic_write(path, "wb") as stream:
@@ -89,8 +88,13 @@ def read_columns(path: str | Path, columns: list[str] | None = None) -> pd.DataF
 
 def _checked(frame: pd.DataFrame, path: str | Path) -> pa.Table:
     """The table without pandas' metadata, which names versions; refuses what is no record."""
-    _check_names(list(frame.columns), path)
-    columns = []
+    names, columns = list(frame.columns), []
+    if lacking := [name for name in SCHEMA.names if name not in names]:
+        older = "an older corea wrote these; its command adds the questions and asks no model"
+        hint = older if lacking == ["content_id", "question"] else "see corea.records.SCHEMA"
+        raise RecordsError(f"{path}: column {lacking[0]!r} is missing: {hint}")
+    if more := [name for name in names if name not in SCHEMA.names or names.count(name) > 1]:
+        raise RecordsError(f"{path}: column {more[0]!r} is unknown or doubled")
     for field in SCHEMA:
         try:
             values = pa.array(frame[field.name], from_pandas=True)
@@ -104,15 +108,6 @@ def _checked(frame: pd.DataFrame, path: str | Path) -> pa.Table:
     table = pa.Table.from_arrays(columns, schema=SCHEMA)
     _check_values(table.to_pandas(), path)
     return table
-
-
-def _check_names(names: list[str], path: str | Path) -> None:
-    if lacking := [name for name in SCHEMA.names if name not in names]:
-        older = "an older corea wrote these; its command adds the questions and asks no model"
-        hint = older if lacking == ["content_id", "question"] else "see corea.records.SCHEMA"
-        raise RecordsError(f"{path}: column {lacking[0]!r} is missing: {hint}")
-    if more := [name for name in names if name not in SCHEMA.names or names.count(name) > 1]:
-        raise RecordsError(f"{path}: column {more[0]!r} is unknown or doubled")
 
 
 def _check_values(rows: pd.DataFrame, path: str | Path) -> None:

@@ -177,17 +177,11 @@ def text_of(completion: str | Sequence[dict]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RewardSpec:
-    """Which reward a run trains with: correctness + format + confidence, weighted.
+    """Which reward a run trains with: correctness + format + confidence, weighted."""
 
-    Args:
-        distance: as for `confidence_reward`; None leaves the confidence reward out.
-        target: as for `confidence_reward`.
-        correctness_weight: finite, 0 or more, as the others; the paper's weights are not known.
-    """
-
-    distance: str | None = "l1"
-    target: str | float = "group"
-    correctness_weight: float = 1.0
+    distance: str | None = "l1"  # as for `confidence_reward`; None leaves that reward out
+    target: str | float = "group"  # as for `confidence_reward`
+    correctness_weight: float = 1.0  # finite, 0 or more; the paper's weights are not known
     format_weight: float = 0.1
     confidence_weight: float = 1.0
 

@@ -1,4 +1,1 @@
-"""From records to sources of confidence, cascades by name, tables and figures; runs no model.
-
-Used by `paper` and notebooks only.
-"""
+"""From records to sources of confidence, cascades by name, tables and figures; runs no model."""

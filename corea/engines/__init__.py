@@ -1,4 +1,1 @@
-"""Completions of a language model: in this process, by vLLM, or replayed from records.
-
-Used by evaluation, training, `mini`, `serving` and `paper`; knows nothing of tables or runs.
-"""
+"""Completions of a language model: in this process, by vLLM, or replayed from records."""

@@ -11,7 +11,7 @@ from corea.engines.local import TransformersEngine
 from corea.engines.vllm import VLLMEngine
 from corea.support.files import sha256_of
 from corea.support.hardware import Compute
-from corea.support.models import revision_of
+from corea.support.models import REVISIONS
 
 _REMEDY = "restore the folder or retrain it (`make base`)"
 
@@ -32,7 +32,7 @@ def load_model(folder: str | Path, *, dtype: str = "float32"):
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder,
-            revision=revision_of(folder) or "main",
+            revision=REVISIONS.get(str(folder), "main"),
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,

@@ -10,7 +10,7 @@ from pathlib import Path
 from corea import prompts
 from corea.engines.base import Completion, ModelEngine, ModelFilesError
 from corea.engines.numerals import BRANCH, Likely
-from corea.support.models import revision_of
+from corea.support.models import REVISIONS
 
 
 class VLLMEngine(ModelEngine):
@@ -34,7 +34,7 @@ class VLLMEngine(ModelEngine):
         self.sampling_params = vllm.SamplingParams
         self.llm = vllm.LLM(
             model=str(model),
-            revision=revision_of(model),
+            revision=REVISIONS.get(str(model)),
             max_logprobs=max(1, self.top_logprobs),
             trust_remote_code=False,
             disable_log_stats=True,

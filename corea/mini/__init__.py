@@ -1,4 +1,1 @@
-"""The base models of the mini world: recipes, their training, their tokenizer.
-
-Used by `paper` and notebooks only.
-"""
+"""The base models of the mini world: recipes, their training, their tokenizer."""

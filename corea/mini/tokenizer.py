@@ -24,13 +24,8 @@ def build_mini_tokenizer():
 
     vocab = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
     vocab |= {token: len(vocab) + n for n, token in enumerate(_SPECIAL)}
-    tokenizer = Qwen2Tokenizer(
-        vocab=vocab,
-        merges=[],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        model_max_length=512,
-    )
+    ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], model_max_length=512, **ends)
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in _SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*TAGS, *_ROLES)])
     tokenizer.chat_template = _CHAT_TEMPLATE

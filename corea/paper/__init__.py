@@ -1,4 +1,1 @@
-"""The reproduction: profiles, the registry of runs, claims, the plan, the runner of notebooks.
-
-Used by notebooks and the Makefile only; nothing in the library imports it.
-"""
+"""The reproduction: profiles, runs, claims, the plan; only notebooks and the Makefile use it."""

@@ -1,4 +1,1 @@
-"""What a question is, and where questions come from: families, real sets, your own file.
-
-Used by everything that asks, trains or grades; knows nothing of models.
-"""
+"""What a question is, and where questions come from: families, real sets, your own file."""

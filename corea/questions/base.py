@@ -44,33 +44,25 @@ ALLOWED_SPLITS = {
 class Question:
     """One question: its text, and as much more as is known of it.
 
-    Attributes:
-        gold: the right answer; None if it is not known, and then no answer can be graded.
-        answer_type: how answers are graded, "math", "choice" or "text".
-        id: by default `content_id` of the text.
-        dataset: the set that it belongs to; a user's own question is of "own".
-        family: the kind of question within its set; by default the set's name.
-        level: difficulty, 1 or more; 1 (easy) to 8 in the mini sets.
-
     Example:
         >>> Question("What is 17 * 23?").id
         'e2c334e51f79'
     """
 
     text: str
-    gold: str | None = None  # a number becomes its text
-    answer_type: str = "math"
+    gold: str | None = None  # the right answer, a number as its text; without it nothing is graded
+    answer_type: str = "math"  # how answers are graded: "math", "choice" or "text"
     _: KW_ONLY
-    id: str = ""
-    dataset: str = "own"
-    family: str = ""
-    level: int = 1
+    id: str = ""  # by default `content_id` of the text
+    dataset: str = "own"  # the set that it belongs to; "own" for a user's question
+    family: str = ""  # the kind of question within its set; by default the set's name
+    level: int = 1  # difficulty, 1 or more; 1 (easy) to 8 in the mini sets
 
     def __post_init__(self):
         gold: object = self.gold
-        gold = str(gold) if type(gold) in (int, float) else gold
-        object.__setattr__(self, "gold", gold)
-        for name, value in (("text", self.text), ("gold", gold or "")):
+        if type(gold) in (int, float):
+            object.__setattr__(self, "gold", str(gold))
+        for name, value in (("text", self.text), ("gold", self.gold or "")):
             if not isinstance(value, str):
                 raise ValueError(f"a question's {name} is {value!r}, not text")
         if self.answer_type not in ANSWER_TYPES:

@@ -87,10 +87,8 @@ def load_jsonl(path: str | Path, *, dataset: str | None = None) -> list[Question
     """A user's own questions, one JSON object per line, such as `{"question": "1+1", "answer": 2}`.
 
     Args:
-        path: each line has a `question`. It may have an `answer`, which only grading and training
-            need; an `answer_type`, "math" (the default), "choice" or "text"; and an `id` of its
-            own, by default made from the question's text. A number counts as text; empty lines
-            are passed over.
+        path: each line has a `question`, and may have an `answer` (only grading and training need
+            it), `answer_type` and `id`, as of a `Question`. Empty lines are passed over.
         dataset: what they are called in records; by default the file's name without its ending.
 
     Raises:

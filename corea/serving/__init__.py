@@ -1,4 +1,1 @@
-"""Completions over HTTP from any OpenAI-compatible server, and the cascade as such a server.
-
-Used by the command line and by notebooks; knows nothing of runs or tables.
-"""
+"""Completions over HTTP from an OpenAI-compatible server, and the cascade as such a server."""

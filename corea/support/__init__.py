@@ -1,4 +1,1 @@
-"""What every other folder may use: files, processes, hardware, sizes of models.
-
-Knows no other folder.
-"""
+"""Files, processes, hardware, sizes of models: used by every folder, and uses no other itself."""

@@ -23,13 +23,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a file that appears under its name only when it is whole.
 
     It is written beside `path`, flushed to disk and renamed. On an error what lay at `path` stays;
-    what a killed process left beside it goes with the next write.
-
-    Args:
-        mode: "w" for text (UTF-8, \\n line ends) or "wb".
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written, in one line that names the file.
+    what a killed process left beside it goes with the next write. Text is UTF-8 with \\n line ends.
     """
     path, aside = Path(path), ""
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")

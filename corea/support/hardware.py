@@ -58,11 +58,7 @@ class Compute:
         return self.gpus or self.processes
 
     def batch(self, rollouts: int) -> tuple[int, int]:
-        """(rollouts of one pass of a process, passes per step) for the rollouts of a whole step.
-
-        Raises:
-            ValueError: they cannot be dealt out evenly; the message says what is allowed.
-        """
+        """(rollouts of one pass of a process, passes per step), if a step's divide evenly."""
         share, left = divmod(rollouts, self.training_processes)
         if left:
             raise ValueError(

@@ -17,7 +17,7 @@ class Architecture:
     kv_heads: int
     intermediate_size: int
     vocab_size: int
-    tied: bool  # input and output embeddings are one matrix
+    tied: bool = False  # input and output embeddings are one matrix
     biased: bool = True  # queries, keys and values have biases, as in Qwen2 but not in Llama
 
     @property
@@ -54,25 +54,14 @@ REVISIONS = {
 }
 ARCHITECTURES = {
     "Qwen/Qwen2.5-1.5B-Instruct": Architecture(28, 1536, 12, 2, 8960, 151936, tied=True),
-    "Qwen/Qwen2.5-7B-Instruct": Architecture(28, 3584, 28, 4, 18944, 152064, tied=False),
-    "Qwen/Qwen2.5-32B-Instruct": Architecture(64, 5120, 40, 8, 27648, 152064, tied=False),
-    "meta-llama/Llama-3.1-8B-Instruct": Architecture(
-        32, 4096, 32, 8, 14336, 128256, tied=False, biased=False
-    ),
+    "Qwen/Qwen2.5-7B-Instruct": Architecture(28, 3584, 28, 4, 18944, 152064),
+    "Qwen/Qwen2.5-32B-Instruct": Architecture(64, 5120, 40, 8, 27648, 152064),
+    "meta-llama/Llama-3.1-8B-Instruct": Architecture(32, 4096, 32, 8, 14336, 128256, biased=False),
 }
 
 
-def revision_of(model: str | Path) -> str | None:
-    """The pinned revision of a hub model; None for a local folder or a model without a pin."""
-    return REVISIONS.get(str(model))
-
-
 def architecture_of(model: str | Path) -> Architecture:
-    """The architecture of a local folder or of a model of `ARCHITECTURES`; loads no weights.
-
-    Raises:
-        ValueError: neither is known.
-    """
+    """The architecture of a local folder or of a model of `ARCHITECTURES`; loads no weights."""
     name, path = str(model), Path(model) / "config.json"
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]

@@ -26,11 +26,7 @@ def launched() -> int:
 
 
 def gathered(rows: list) -> list:
-    """The rows of all processes in their order; every process must call this at the same point.
-
-    Raises:
-        ValueError: processes were launched together but cannot speak with each other.
-    """
+    """The rows of all processes in their order; every process must call this at the same point."""
     if (distributed := _distributed()) is None and launched() > 1:
         raise ValueError(
             f"{launched()} processes were launched together, but torch.distributed is not set up, "
@@ -60,11 +56,7 @@ def _distributed():
 
 
 def launch(command: list[str], module: str, *arguments: str) -> None:
-    """Run `python -m module arguments` in the processes that `accelerate command` starts.
-
-    Raises:
-        RuntimeError: one of them fails; their output is this process's.
-    """
+    """Run `python -m module arguments` in the processes that `accelerate command` starts."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path}
     accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]

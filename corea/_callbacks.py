@@ -1,7 +1,4 @@
-"""What watches a run from inside: marks on whole checkpoints, a progress bar, the alarm.
-
-Apart from `grpo`: these derive from a class of transformers, which takes seconds to import.
-"""
+"""What watches a run from inside; apart from `grpo`, as transformers takes seconds to import."""
 
 from __future__ import annotations
 

@@ -56,10 +56,7 @@ def tidy_log(history: Sequence[dict], run: str) -> pd.DataFrame:
 
 
 def collapse(log: pd.DataFrame, window: int = 20) -> str | None:
-    """Why a training log shows a collapse, or None.
-
-    Accuracy is under a fifth of that in the first `window` steps, and the confidence reward rose.
-    """
+    """Why a log is a collapse: accuracy fell under a fifth while the confidence reward rose."""
     steps = log.pivot(index="step", columns="metric", values="value")
     if len(steps) < 2 * window or "confidence reward" not in steps:
         return None

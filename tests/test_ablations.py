@@ -93,7 +93,7 @@ def test_make_knows_the_same_variants(profile):
 
 
 def test_an_unknown_run_is_one_clear_line(capsys):
-    assert runs.main(["--profile", "smoke", "--train", "l3"]) == 1
+    assert runs.main("smoke", "l3") == 1
     assert (
         capsys.readouterr()
         .err.strip()

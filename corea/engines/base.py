@@ -147,12 +147,7 @@ def with_estimates(
     logprobs: Sequence[float],
     likeliest: Callable[[int], numerals.Likely],
 ) -> Completion:
-    """Fill in the fields that estimators of confidence read.
-
-    Args:
-        pieces, logprobs: the text and the log-probability of each completion token.
-        likeliest: gives the likeliest tokens of a step; called for the confidence's steps only.
-    """
+    """Fill in what estimators read; `likeliest` is called for the confidence's tokens only."""
     place = numerals.span_of(pieces, "<confidence>", "</confidence>")
     path = place and [(pieces[n], float(logprobs[n]), likeliest(n)) for n in range(*place)]
     return replace(

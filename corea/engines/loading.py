@@ -47,10 +47,7 @@ def model_engine(
 ) -> ModelEngine:
     """Make an engine in this process for the model in a folder or on the hub.
 
-    Args:
-        compute: says whether transformers or vLLM runs it, and on what.
-        batch_size: of transformers; vLLM batches by itself.
-        options: as of `ModelEngine`.
+    `options` are fields of `ModelEngine`; vLLM batches by itself, whatever the `batch_size`.
     """
     if compute.engine == "vllm":
         _check_manifest(Path(folder))
@@ -67,7 +64,6 @@ def _check_manifest(folder: Path) -> None:
     if manifest.exists() and weights.exists():
         expected, actual = json.loads(manifest.read_text())["sha256"], sha256_of(weights)
         if actual != expected:
-            raise ModelFilesError(
-                f"{weights} is not the file its manifest names "
-                f"(SHA-256 {actual[:12]}, not {expected[:12]}); {_REMEDY}"
-            )
+            hashes = f"(SHA-256 {actual[:12]}, not {expected[:12]})"
+            problem = f"{weights} is not the file its manifest names {hashes}"
+            raise ModelFilesError(f"{problem}; {_REMEDY}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from corea import prompts
 from corea.engines.base import Completion, ModelEngine
 from corea.engines.numerals import BRANCH, Likely
@@ -12,10 +14,7 @@ from corea.questions.base import Question
 
 
 class TransformersEngine(ModelEngine):
-    """A causal language model run in this process by `transformers`.
-
-    It takes what `load_model` and `prompts.load_tokenizer` give, and settings of `ModelEngine`.
-    """
+    """The engine of a model and tokenizer by `load_model` and `prompts.load_tokenizer`."""
 
     def __init__(self, model, tokenizer, *, batch_size: int = 256, **settings):
         super().__init__(tokenizer, batch_size=batch_size, **settings)
@@ -67,14 +66,9 @@ class TransformersEngine(ModelEngine):
     def hidden_states(self, questions: Sequence[Question], texts: Sequence[str]):
         """Read what the model holds at the last `<confidence>` tag, or a text's end without one.
 
-        Args:
-            questions, texts: one per row, a question and what this model completed it with.
-
         Returns:
             Array (rows, layers + 1, hidden size) of float32; the first layer is the embeddings.
         """
-        import numpy as np
-
         rendered = prompts.render(questions, self.tokenizer, instruction=self.instruction)
         read = ["".join(text.rpartition("<confidence>")[:2]) or text for text in texts]
         ids = self._ids([prompt + text for prompt, text in zip(rendered, read, strict=True)])
@@ -103,22 +97,17 @@ class TransformersEngine(ModelEngine):
 class _Sampler:
     """Logits processor that inverts the cumulative distribution at one uniform number per step.
 
-    Args:
-        keys: one per row, for its numbers: so a row draws the same tokens in any batch.
-        width: tokens of the padded prompts.
-        top: how many likeliest tokens to keep with their log-probabilities, and the chosen one.
+    A row's numbers come from its key, so it draws the same tokens in any batch. Of each step it
+    keeps the log-probabilities of the chosen token and of the `top` likeliest.
     """
 
-    def __init__(
-        self, keys: Sequence[str], steps: int, width: int, temperature: float, top: int = 0
-    ):
-        import numpy as np
+    def __init__(self, keys: Sequence[str], steps: int, width: int, temperature: float, top=0):
         import torch
 
         seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big") for key in keys]
         draws = [np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds]
         self.uniform = torch.from_numpy(np.stack(draws))
-        self.width, self.temperature, self.top = width, temperature, top
+        self.width, self.temperature, self.top = width, temperature, top  # width: of the prompts
         self.steps: list[tuple] = []
 
     def __call__(self, input_ids, scores):
@@ -130,8 +119,8 @@ class _Sampler:
             cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
             uniform = self.uniform[:, input_ids.shape[1] - self.width, None].to(scores.device)
             target = uniform * cumulative[:, -1:]
-            chosen = torch.searchsorted(cumulative, target, right=True)
-            chosen = chosen.clamp(max=scores.shape[-1] - 1)
+            last = scores.shape[-1] - 1
+            chosen = torch.searchsorted(cumulative, target, right=True).clamp(max=last)
         if self.top:
             logprobs = scores.log_softmax(dim=-1)
             likely = logprobs.topk(min(self.top, scores.shape[-1]), dim=-1)
@@ -140,9 +129,8 @@ class _Sampler:
 
     def kept(self) -> list:
         """Per row: (steps,) log-probabilities; (steps, top) ids of likely tokens, and theirs."""
-        import torch
-
         if not self.steps:
             return [None] * len(self.uniform)
-        columns = [torch.stack(c, dim=1).cpu().numpy() for c in zip(*self.steps, strict=True)]
+        steps = [[values.cpu().numpy() for values in step] for step in self.steps]
+        columns = [np.stack(column, axis=1) for column in zip(*steps, strict=True)]
         return list(zip(*columns, strict=True))

@@ -17,9 +17,7 @@ Likely = Sequence[tuple[str, float]]  # likely tokens of a step and their log-pr
 def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int] | None:
     """Find the tokens between the last `opening` tag and the `closing` tag after it, or the end.
 
-    Args:
-        pieces: the text of each token. A tag may be one token or several; a token that a tag
-            shares with what it encloses counts as the tag's.
+    A token that a tag shares with what it encloses counts as the tag's.
 
     Returns:
         Index of the first token and one past the last; None if there are none.
@@ -35,14 +33,12 @@ def span_of(pieces: Sequence[str], opening: str, closing: str) -> tuple[int, int
 
 
 def numerals_of_path(path: Sequence[tuple[str, float, Likely]]) -> dict[str, float]:
-    """Compute how likely each numeral in [0, 1] was at one place, from the tokens written there.
+    """Compute how likely each numeral in [0, 1] was, from the tokens written in its place.
 
+    A step of the path is the token written, its log-probability, and what was likely instead.
     What was not written is known by its first differing token only. A digit in the place of the
     last one gives a whole numeral, except a leading 0, which may go on; a "1" in the place of a
     leading "0" can only be 1. Any other branch is left out, so the values may sum to less than 1.
-
-    Args:
-        path: of each token written, its text, its log-probability, and what was likely.
     """
     numerals: dict[str, float] = {}
     before, mass = "", 1.0

@@ -8,13 +8,9 @@ from corea.engines.base import Completion, Progress, Questions
 from corea.engines.numerals import parse_numerals
 from corea.questions.base import as_questions, content_id
 
-_WRITTEN = ("text", "prompt_tokens", "completion_tokens", "finish")
-
 
 class Recorded:
-    """An engine that gives back the completions of records, found by the question's text.
-
-    Completions have no log-probabilities, since records do not hold them.
+    """An engine that gives back the completions of records, which hold no log-probabilities.
 
     Raises:
         ValueError: if the records hold no such system, or more than one run of it.
@@ -28,18 +24,14 @@ class Recorded:
             raise ValueError(f"records must hold one run of {system!r}; there are runs of {known}")
         self._completions: dict[tuple[str, int], Completion] = {}
         for row in rows.to_dict("records"):
-            written = {name: row[name] for name in _WRITTEN}
+            written = {c: row[c] for c in ("text", "prompt_tokens", "completion_tokens", "finish")}
             completion = Completion(**written, numerals=parse_numerals(row["numerals"]) or None)
             self._completions[row["content_id"], row["sample"]] = completion
 
     def complete(
         self, questions: Questions, *, samples: int = 1, seed: int = 0, progress: Progress = None
     ) -> list[list[Completion]]:
-        """Give back samples 0 to `samples` - 1 of each question, whatever the seed.
-
-        Raises:
-            ValueError: if one of them was not recorded.
-        """
+        """Give back the first samples of each question by its text; ValueError without them."""
         completions = []
         for question in as_questions(questions):
             for sample in range(samples):

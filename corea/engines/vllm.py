@@ -14,13 +14,7 @@ from corea.support.models import REVISIONS
 
 
 class VLLMEngine(ModelEngine):
-    """A causal language model run in this process by vLLM, which batches by itself.
-
-    Args:
-        model: a folder or a hub id.
-        llm: options of `vllm.LLM`.
-        settings: as of `ModelEngine`; `batch_size` is how many requests are handed over at once.
-    """
+    """The engine of a folder or hub id, which batches by itself; `llm` has `vllm.LLM`'s options."""
 
     sorts = reads_past_limit = False
 

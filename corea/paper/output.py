@@ -7,16 +7,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from corea import __version__
 from corea.analysis import style
 from corea.support.files import atomic_write, git_commit, settings_hash, sha256_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PACKAGES = (
     "math-verify matplotlib numpy pandas pyarrow scikit-learn scipy seaborn torch transformers trl"
@@ -51,7 +47,7 @@ def save_table(frame: pd.DataFrame, stem: str | Path, provenance: Mapping) -> No
     _write(f"{stem}.tex", _latex(_readable(frame)))
 
 
-def save_figure(figure: Figure, stem: str | Path, frame: pd.DataFrame, provenance: Mapping) -> None:
+def save_figure(figure, stem: str | Path, frame: pd.DataFrame, provenance: Mapping) -> None:
     """Write stem.pdf, .png, .csv (the numbers drawn) and .json (provenance), without a date."""
     import matplotlib
 

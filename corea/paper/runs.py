@@ -5,11 +5,10 @@ What lies there from the same settings is kept.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -113,7 +112,7 @@ def train(profile: Profile, name: str) -> grpo.Run:
         pretrain.make_base(pretrain.VARIANTS[spec.base], base, profile.data.parent / "work")
     if command and processes.launched() == 1:  # each of the processes comes back here and trains
         os.environ["COREA_ROOT"] = profile.root
-        processes.launch(command, "corea.paper.runs", "--profile", profile.name, "--train", name)
+        processes.launch(command, "corea.paper.runs", profile.name, name)
         return grpo.Run(name, folder, grpo.run_settings(folder))
     return grpo.train(
         base,
@@ -156,10 +155,7 @@ def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
 def answer_sets(
     profile: Profile, engine: Engine, model: str, run: str, paths: dict[str, Path], shard: Shard
 ) -> list[Path]:
-    """Write an engine's records on each dataset of `paths`; those of the same settings are kept.
-
-    model: the fingerprint of the engine's weights; run: as in the records.
-    """
+    """Write records of an engine, whose weights `model` names; those of the same settings stay."""
     samples, seed, commit = profile.samples, profile.seed, git_commit()[0]
     sampling = [getattr(profile, setting) for setting in _SAMPLING]
     with Grader() as grader:
@@ -234,8 +230,11 @@ def _results(profile: Profile, name: str) -> list[Path]:
     return log + records + probe
 
 
-def _files(profile: Profile, names: Iterable[str], kind: str) -> list[Path]:
-    """The files of one kind of these runs; raises as `records_paths`."""
+def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS, kind=".parquet") -> list[Path]:
+    """The files of these runs, records and probes or ".csv" logs; ablations not run are left out.
+
+    Raises FileNotFoundError if a file of a main system is missing, or none of the runs was made.
+    """
     paths = []
     for name in names:
         if holder := results_of(profile, name):
@@ -248,17 +247,9 @@ def _files(profile: Profile, names: Iterable[str], kind: str) -> list[Path]:
     return [path for path in paths if path.suffix == kind]
 
 
-def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS) -> list[Path]:
-    """The files of records of these runs and of their probes; ablations not run are left out.
-
-    Raises FileNotFoundError if a file of a main system is missing, or none of the runs was made.
-    """
-    return _files(profile, names, ".parquet")
-
-
 def load_logs(profile: Profile, names: Iterable[str] = TRAINED) -> pd.DataFrame:
     """The training logs of these runs, one under the other; raises as `records_paths`."""
-    return pd.concat(map(pd.read_csv, _files(profile, names, ".csv")), ignore_index=True)
+    return pd.concat(map(pd.read_csv, records_paths(profile, names, ".csv")), ignore_index=True)
 
 
 def load_records(profile: Profile, names: Iterable[str] = SYSTEMS) -> pd.DataFrame:
@@ -303,14 +294,10 @@ def prices_of(profile: Profile, name: str = "SLM") -> PriceList:
     return PriceList.from_parameters(slm, architecture_of(profile.llm).parameters)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(profile: str, name: str) -> int:
     """Train one run, as each of several processes does; one line and status 1 for wrong input."""
-    parser = argparse.ArgumentParser(prog="python -m corea.paper.runs", description=main.__doc__)
-    parser.add_argument("--profile", default="cpu")
-    parser.add_argument("--train", metavar="NAME", required=True)
-    given = parser.parse_args(arguments)
     try:
-        train(load_profile(given.profile), given.train)
+        train(load_profile(profile), name)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -318,4 +305,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -63,8 +63,7 @@ def merge_shards(whole: Path, settings: str, questions: Sequence[Question], samp
     expected = {(question.id, sample) for question in questions for sample in range(samples)}
     if wrong := expected - keys or keys - expected:
         where = "missing from" if expected - keys else "too many in"
-        first = "first {!r}, sample {}".format(*min(wrong))
-        raise RecordsError(f"{whole}: {len(wrong)} rows are {where} its shards, {first}")
+        raise RecordsError(f"{whole}: {len(wrong)} rows are {where} its shards, first {min(wrong)}")
     write_records(rows, whole)
     for path in paths:
         path.unlink()

@@ -3,7 +3,6 @@
 Every family is one function `(rng, level) -> Sketch`: a question, the working that a careful pupil
 would write, and the answer. Only `corea.mini.pretrain` reads the working, in the place of a real
 model's pretraining text; reinforcement and evaluation see the question and its answer only.
-Notebook 02 shows a question of each family.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ _DIGITS = (1, 2, 2, 3, 3, 4, 5, 6)
 _FIRST = (20, 50, 99, 20, 50, 99, 99, 499)
 _STEP = (9, 9, 19, 9, 9, 19, 29, 59)
 _GROWTH = (0, 0, 0, 3, 5, 5, 9, 19)
-_GOODS = ("pens", "cups", "hats", "keys", "figs", "maps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +128,7 @@ def _sort(rng: random.Random, level: int) -> Sketch:
 def _shift(rng: random.Random, level: int) -> Sketch:
     word, by = _word(rng, _WORD_LENGTHS[level - 1]), rng.randint(1, 5)
     moved = "".join(chr(97 + (ord(letter) - 97 + by) % 26) for letter in word)
-    steps = " ".join(map(str.__add__, word, moved))
-    return Sketch(f"shift {by} {word}", steps, moved, "text")
+    return Sketch(f"shift {by} {word}", " ".join(map(str.__add__, word, moved)), moved, "text")
 
 
 def _drop(rng: random.Random, level: int) -> Sketch:
@@ -164,7 +161,7 @@ def _next_term(rng: random.Random, level: int) -> Sketch:
 def _shopping(rng: random.Random, level: int) -> Sketch:
     kinds, most = (level + 1) // 2, (6, 9, 9, 12, 12, 15, 15, 19)[level - 1]
     lines = [(rng.randint(2, 9), rng.randint(2, most)) for _ in range(kinds)]
-    goods = rng.sample(_GOODS, kinds)
+    goods = rng.sample(("pens", "cups", "hats", "keys", "figs", "maps"), kinds)
     order = ", ".join(f"{n} {g} at {p}" for (n, p), g in zip(lines, goods, strict=True))
     working = " ".join(f"{n}*{p}={n * p}" for n, p in lines)
     bills = [n * p for n, p in lines]

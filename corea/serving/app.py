@@ -1,9 +1,7 @@
 """The cascade as a service: an OpenAI-compatible `/v1/chat/completions` in front of two servers.
 
-The SLM is asked first; its answer is kept if it states a confidence of at least the threshold, and
-the LLM is asked if not. A response is the API's own. Its content is the answer without the
-reasoning, which stands beside it as `reasoning_content`, and it has a field `corea`: `response`
-says what is in it.
+The SLM is asked first, and the LLM if the SLM states no confidence of at least the threshold. A
+response is the API's own: the answer, the reasoning apart from it, and a field `corea`.
 """
 
 from __future__ import annotations
@@ -129,6 +127,7 @@ def build_app(
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse
     from starlette.routing import Route
 
     if isinstance(threshold, bool) or not 0 <= threshold <= 1:
@@ -137,7 +136,7 @@ def build_app(
 
     async def models(http_request):
         _check_key(http_request, api_key)
-        return _reply({"object": "list", "data": [_LISTED]})
+        return JSONResponse({"object": "list", "data": [_LISTED]})
 
     async def complete(http_request):
         _check_key(http_request, api_key)
@@ -145,7 +144,7 @@ def build_app(
         attempt, rescue = await ask_slm(request), None
         if not keeps(parse(attempt.text).confidence, threshold):
             rescue = await ask_llm(request)
-        return _reply(response(request, attempt, rescue, threshold, prices))
+        return JSONResponse(response(request, attempt, rescue, threshold, prices))
 
     completions = Route("/v1/chat/completions", complete, methods=["POST"])
     handlers = dict.fromkeys((RequestError, HTTPException, *_FAILURES), _failed)
@@ -186,14 +185,10 @@ async def _json(request) -> object:
         raise RequestError("the body is not JSON") from error
 
 
-def _reply(body: dict, status: int = 200):
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(body, status_code=status)
-
-
 async def _failed(request, error: Any):
     """The API's error object: the request is wrong, a server failed, or there is no such route."""
+    from starlette.responses import JSONResponse
+
     if type(error) in _FAILURES:
         error = RequestError(str(error), None, *_FAILURES[type(error)])
     elif not isinstance(error, RequestError):  # Starlette's own
@@ -201,4 +196,4 @@ async def _failed(request, error: Any):
         problem = f"{request.method} {request.url.path}: {error.detail}; {offered}"
         error = RequestError(problem, status=error.status_code)
     what = {"message": str(error), "type": error.kind, "param": error.param, "code": None}
-    return _reply({"error": what}, error.status)
+    return JSONResponse({"error": what}, status_code=error.status)

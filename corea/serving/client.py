@@ -57,11 +57,9 @@ class Budget:
         """Set aside a request's worst case; BudgetError if it does not fit."""
         with self._lock:
             if self.spent + self.reserved + worst > self.limit:
-                raise BudgetError(
-                    f"stopped before the budget of {self.limit:g} could be passed: "
-                    f"{self.spent:g} is spent, {self.reserved:g} under way, and the next request "
-                    f"may cost {worst:g}; raise the budget to go on"
-                )
+                problem = f"stopped before the budget of {self.limit:g} could be passed"
+                sums = f"{self.spent:g} spent, {self.reserved:g} under way, {worst:g} for the next"
+                raise BudgetError(f"{problem} ({sums}); raise it to go on")
             self.reserved += worst
 
     def settle(self, worst: float, cost: float) -> None:
@@ -156,14 +154,13 @@ class Server:
         """The `openai` client, shared by the threads."""
         import openai
 
+        hooks = {"request": [self._raise_if_stopped]}
         return openai.OpenAI(
             base_url=self.base_url,
             api_key=self.api_key,
             max_retries=self.max_retries,
             timeout=self.timeout,
-            http_client=openai.DefaultHttpxClient(
-                event_hooks={"request": [self._raise_if_stopped]}
-            ),
+            http_client=openai.DefaultHttpxClient(event_hooks=hooks),
         )
 
     def _raise_if_stopped(self, request) -> None:
@@ -271,10 +268,13 @@ def _completion(server: Server, answer, messages: list[dict]) -> Completion:
     choices = getattr(answer, "choices", None)
     if not choices or choices[0].message is None:
         raise ValueError("an answer without choices or message")
-    choice = choices[0]
-    finish = "length" if choice.finish_reason == "length" else "stop"
-    text = _text_of(choice.message, finish)
-    steps = getattr(choice.logprobs, "content", None)
+    message, steps = choices[0].message, getattr(choices[0].logprobs, "content", None)
+    finish = "length" if choices[0].finish_reason == "length" else "stop"
+    text = message.content or ""
+    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    if reasoning:  # a server that sets it apart: it is put back
+        was_cut = finish == "length" and not text  # while it was reasoning
+        text = f"<think>{reasoning}" if was_cut else f"<think>{reasoning}</think>{text}"
     if answer.usage is not None:
         counts = answer.usage.prompt_tokens, answer.usage.completion_tokens
     else:  # no cost is understated
@@ -294,16 +294,6 @@ def _completion(server: Server, answer, messages: list[dict]) -> Completion:
 def _most_tokens(messages: list[dict]) -> int:
     """More tokens than a prompt can have: one per byte, and some for the chat template."""
     return sum(len(message["content"].encode()) + _TEMPLATE_BYTES for message in messages)
-
-
-def _text_of(message, finish: str) -> str:
-    """What the model wrote; reasoning that a server sets apart is put back."""
-    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-    content = message.content or ""
-    if not reasoning:
-        return content
-    was_cut = finish == "length" and not content  # while it was reasoning
-    return f"<think>{reasoning}" if was_cut else f"<think>{reasoning}</think>{content}"
 
 
 def _journalled(path: str | Path | None) -> dict[str, Completion]:

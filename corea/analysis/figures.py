@@ -1,9 +1,7 @@
 """The figures, from records or from tables: each function gives a figure and the numbers drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +11,6 @@ from corea.analysis import style
 from corea.analysis.systems import COREA, Comparison, cells, groups_of, mean_curve, ordered
 from corea.costs import PriceList
 from corea.questions.base import GROUPS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _TENTHS = np.array([0.0, *(np.arange(5, 100, 10) / 100), 1.0])  # a bin around each of 0, .1, ..., 1
 _RAREST = 0.005  # a bin of fewer answers is noise, and would draw the eye
@@ -33,9 +27,7 @@ _WRONG: dict[str, Any] = {"fc": "white", "ec": style.BROWN, "lw": 0.5, "hatch": 
 
 
 @style.styled
-def reliability(
-    records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM")
-) -> tuple[Figure, pd.DataFrame]:
+def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM")) -> style.Drawing:
     """Accuracy against stated confidence, binned around 0, .1, ..., 1; a panel for each group.
 
     Bins of under half a percent of answers are only in the numbers. The answers of a group's
@@ -75,7 +67,7 @@ def _area(share):
 @style.styled
 def confidence_histograms(
     records: pd.DataFrame, systems: Sequence[str] = ("SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM")
-) -> tuple[Figure, pd.DataFrame]:
+) -> style.Drawing:
     """How often each confidence, or none, is stated, by right and wrong; systems down."""
     shares = {
         (system, group): _confidence_shares(rows).assign(system=system, group=group)
@@ -112,7 +104,7 @@ def _confidence_shares(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 @style.styled
-def training_curves(log: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def training_curves(log: pd.DataFrame) -> style.Drawing:
     """Each metric of a training log (columns run, step, metric, value); a line for each run."""
     log = log[log["metric"].isin(_UNITS)].sort_values(["metric", "run", "step"])
     names = [name for name in _UNITS if name in set(log["metric"])]
@@ -143,9 +135,7 @@ def _smooth(log: pd.DataFrame, window: int) -> pd.Series:
 
 
 @style.styled
-def cost_curves(
-    compared: Comparison, *, baseline: str | None = None
-) -> tuple[Figure, pd.DataFrame]:
+def cost_curves(compared: Comparison, *, baseline: str | None = None) -> style.Drawing:
     """Pass@1 against cost for every threshold of several systems; a panel for each group.
 
     Args:
@@ -181,7 +171,7 @@ def cost_curves(
     return figure, numbers
 
 
-def _draw_curve(axes: Axes, curve: pd.DataFrame, names: Sequence[str], marked: bool) -> None:
+def _draw_curve(axes, curve: pd.DataFrame, names: Sequence[str], marked: bool) -> None:
     for series, line in curve.groupby("series", sort=False):
         label = f"{series} alone" if series in ("SLM", "LLM") else str(series)
         colour, dashes, marker = style.look(label, names)
@@ -209,7 +199,7 @@ def _alone(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFr
 
 
 @style.styled
-def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def sources_figure(table: pd.DataFrame) -> style.Drawing:
     """ECE and AUROC of every confidence source in `tables.table_sources`; a mark for each group."""
     names = list(dict.fromkeys(table["system"]))[::-1]
     figure, grid = style.grid(0.9 + 0.22 * len(names), 1, 2, sharey=True)
@@ -228,7 +218,7 @@ def sources_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 @style.styled
 def ablation_figure(
     table: pd.DataFrame, logs: pd.DataFrame, axis: Mapping[str, str], name: str
-) -> tuple[Figure, pd.DataFrame]:
+) -> style.Drawing:
     """`tables.table_ablation` and the entropy over training; `axis` is run by label."""
     labels = [label for label, run in axis.items() if run in set(table["run"])]
     figure, grid = style.grid(2.35, 1, 4)
@@ -255,7 +245,7 @@ def ablation_figure(
 
 
 @style.styled
-def seeds_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+def seeds_figure(table: pd.DataFrame) -> style.Drawing:
     """`tables.table_seeds`: the range over seeds (thick) in one seed's interval (thin)."""
     names = list(dict.fromkeys(table["system"]))
     figure, grid = style.grid(2.3, 1, 3)

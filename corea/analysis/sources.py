@@ -12,16 +12,13 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from corea.engines.numerals import parse_numerals
 from corea.questions.base import CALIBRATION
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 PROBE_RECIPE: dict = {"epochs": 400, "patience": 20, "rate": 1e-3, "penalty": 1e-3, "folds": 5}
 _FOLDS = PROBE_RECIPE["folds"]
@@ -85,7 +82,7 @@ class Probe:
     layer: int
     epochs: int
     loss: float
-    model: Pipeline
+    model: Any  # a scikit-learn pipeline
 
     def predict(self, states: np.ndarray) -> np.ndarray:
         """P(right) by row, from states (rows, layers, hidden)."""

@@ -1,16 +1,14 @@
 """The one style of all figures: settings, looks that also tell apart in grey, panels, legends."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from corea.questions.base import GROUPS
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+Drawing = tuple[Any, pd.DataFrame]  # a matplotlib figure, and the numbers drawn
 _WIDTH = 7.0  # inches: two columns of a page
 BLUE, INK, GREY, BROWN = "#0a4f8f", "#222222", "#8a8a8a", "#b5541c"
 _DASHED, _DOTTED, _DASH_DOT = (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))
@@ -107,7 +105,7 @@ def percent(fraction: float, _position: int) -> str:
     return f"{100 * fraction:.0f}"
 
 
-def legend(figure: Figure, title: str | None = None) -> None:
+def legend(figure, title: str | None = None) -> None:
     """A legend of what the first panel holds, below the panels, where it covers nothing."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     columns = len(labels) if len(labels) <= 5 else min(4, -(-len(labels) // 2))

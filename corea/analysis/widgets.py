@@ -1,24 +1,18 @@
 """Figures with controls, for three hard ideas: reward shape, reliability bins, threshold."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from corea import metrics
-from corea.analysis.style import styled
+from corea.analysis.style import Drawing, styled
 from corea.rewards import DISTANCES
 from corea.support.files import STATIC
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-def explore(draw: Callable[..., tuple[Figure, pd.DataFrame]], **choices: Sequence) -> None:
+def explore(draw: Callable[..., Drawing], **choices: Sequence) -> None:
     """Show what `draw` draws, with a control for each setting, standing at the first value.
 
     If nothing can be moved (an executed notebook, the site, print), that picture stands alone.
@@ -55,7 +49,7 @@ def explore(draw: Callable[..., tuple[Figure, pd.DataFrame]], **choices: Sequenc
 @styled
 def reward_shape(
     distance: str = "l1", sample_share: float = 0.0, p: float = 0.4, rollouts: int = 8
-) -> tuple[Figure, pd.DataFrame]:
+) -> Drawing:
     """Expected confidence reward of each stated confidence, for one question.
 
     Args:
@@ -84,7 +78,7 @@ def reward_shape(
 @styled
 def reliability_bins(
     records: pd.DataFrame, bins: int = 10, system: str = "SLM", group: str = "in-domain"
-) -> tuple[Figure, pd.DataFrame]:
+) -> Drawing:
     """Accuracy by stated confidence in equal bins, paler the fewer answers: see how many matter."""
     import matplotlib.pyplot as plt
 
@@ -104,7 +98,7 @@ def reliability_bins(
 
 
 @styled
-def threshold_view(curve: pd.DataFrame, threshold: float = 0.8) -> tuple[Figure, pd.DataFrame]:
+def threshold_view(curve: pd.DataFrame, threshold: float = 0.8) -> Drawing:
     """Pass@1 and cost at one threshold, on the curve that `systems.mean_curve` gives."""
     import matplotlib.pyplot as plt
 

@@ -1,1 +1,3 @@
-"""The reproduction: profiles, runs, claims, the plan; only notebooks and the Makefile use it."""
+"""The reproduction: profiles, the registry of runs, claims, the plan, the runner of notebooks.
+
+Used by notebooks and the Makefile only; nothing in the library imports it."""

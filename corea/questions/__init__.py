@@ -1,1 +1,3 @@
-"""What a question is, and where questions come from: families, real sets, your own file."""
+"""What a question is, and where questions come from: families, real sets, your own file.
+
+Used by everything that asks, trains or grades; knows nothing of models."""

@@ -1,1 +1,3 @@
-"""Files, processes, hardware, sizes of models: used by every folder, and uses no other itself."""
+"""What every other folder may use: files, processes, hardware, sizes of models.
+
+Knows no other folder."""

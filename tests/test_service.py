@@ -222,8 +222,7 @@ def test_parameters_that_are_not_passed_on_are_named(running):
 def test_a_text_without_an_answer_comes_whole(servers):
     from corea.engines.base import Completion
 
-    request = app.read_request({"messages": [{"role": "user", "content": "q"}]})
-    found = app.response(request, Completion("I do not know.", 3, 4, "length"), None, 0.5, None)
+    found = app.response(Completion("I do not know.", 3, 4, "length"), None, 0.5, None, [])
     assert (
         found["choices"][0]["message"]["content"] == "I do not know."
         and found["choices"][0]["finish_reason"] == "length"

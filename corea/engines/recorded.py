@@ -10,11 +10,7 @@ from corea.questions.base import as_questions, content_id
 
 
 class Recorded:
-    """An engine that gives back the completions of records, which hold no log-probabilities.
-
-    Raises:
-        ValueError: if the records hold no such system, or more than one run of it.
-    """
+    """An engine that gives back the completions of records, which must hold one run of a system."""
 
     def __init__(self, records: pd.DataFrame, system: str):
         self.name = system

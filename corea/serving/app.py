@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from corea.cascade import keeps
 from corea.costs import PriceList
@@ -35,16 +35,8 @@ class RequestError(ValueError):
         self.param, self.status, self.kind = param, status, kind
 
 
-class Request(NamedTuple):
-    """What is read of a request, checked; `key` makes the seed."""
-
-    messages: list[dict]
-    key: str
-    ignored: list[str]
-
-
-def read_request(body: object) -> Request:
-    """Check a request's JSON body; RequestError names the parameter that is wrong."""
+def read_request(body: object) -> tuple[list[dict], str, list[str]]:
+    """Check a JSON body and give its messages, the key for a seed, and parameters passed over."""
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     if (model := body.get("model", _MODEL)) != _MODEL:
@@ -63,7 +55,7 @@ def read_request(body: object) -> Request:
     messages = [_message(message, n) for n, message in enumerate(messages)]
     if messages[-1]["role"] != "user":
         raise RequestError("the last message must be the user's", "messages")
-    return Request(messages, key, sorted(set(body) - _READ))
+    return messages, key, sorted(set(body) - _READ)
 
 
 def _message(message: object, n: int) -> dict:
@@ -82,7 +74,7 @@ def _message(message: object, n: int) -> dict:
 
 
 def response(
-    request: Request, attempt: Completion, rescue: Completion | None, threshold: float, prices
+    attempt: Completion, rescue: Completion | None, threshold: float, prices, ignored: list[str]
 ) -> dict:
     """The API's response, with the field `corea`; without prices no cost."""
     used = attempt if rescue is None else rescue
@@ -110,7 +102,7 @@ def response(
             "cost": None if prices is None else prices.cascade_cost(attempt, rescue),
             "slm_usage": usages[0],
             "llm_usage": None if rescue is None else usages[1],
-            "ignored": request.ignored,  # parameters that are not passed on
+            "ignored": ignored,  # parameters that are not passed on
         },
     }
 
@@ -140,11 +132,11 @@ def build_app(
 
     async def complete(http_request):
         _check_key(http_request, api_key)
-        request = read_request(await _json(http_request))
-        attempt, rescue = await ask_slm(request), None
+        messages, key, ignored = read_request(await _json(http_request))
+        attempt, rescue = await ask_slm(messages, key), None
         if not keeps(parse(attempt.text).confidence, threshold):
-            rescue = await ask_llm(request)
-        return JSONResponse(response(request, attempt, rescue, threshold, prices))
+            rescue = await ask_llm(messages, key)
+        return JSONResponse(response(attempt, rescue, threshold, prices, ignored))
 
     completions = Route("/v1/chat/completions", complete, methods=["POST"])
     handlers = dict.fromkeys((RequestError, HTTPException, *_FAILURES), _failed)
@@ -158,9 +150,8 @@ def _asker(server: Server):
     limiter = CapacityLimiter(server.concurrency)
     system = [{"role": "system", "content": server.instruction}] if server.instruction else []
 
-    async def ask(request: Request) -> Completion:
-        messages = system + request.messages
-        return await to_thread.run_sync(server.ask, messages, request.key, limiter=limiter)
+    async def ask(messages: list[dict], key: str) -> Completion:
+        return await to_thread.run_sync(server.ask, system + messages, key, limiter=limiter)
 
     return ask
 

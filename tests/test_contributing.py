@@ -20,19 +20,19 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 TABLES = (
-    (hub, "SETS"), (base, "DATASETS"), (generated, "FAMILIES"), (rewards, "DISTANCES"), (rewards, "REWARDS"),
-    (systems, "SOURCES"), (base.SUITES, "mini"), (base.SUITES, "paper"),
+    hub.SETS, base.DATASETS, generated.FAMILIES, rewards.DISTANCES, rewards.REWARDS, systems.SOURCES,
+    *base.SUITES.values(),
 )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def tables_put_back(monkeypatch):
-    """What a block adds to the library's tables is gone after the test."""
-    for owner, name in TABLES:
-        if isinstance(owner, dict):
-            monkeypatch.setitem(owner, name, dict(owner[name]))
-        else:
-            monkeypatch.setattr(owner, name, dict(getattr(owner, name)))
+def tables_put_back():
+    """What a block adds to the library's tables, which others hold too, is gone after the test."""
+    before = [(table, dict(table)) for table in TABLES]
+    yield
+    for table, entries in before:
+        table.clear()
+        table.update(entries)
 
 
 def run(part: str) -> dict:

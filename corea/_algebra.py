@@ -15,8 +15,6 @@ answer has one reading, so a list of candidates gains nothing:
 | `37*4+5`, `2^{10}` for an integer gold | nothing: the question (but `5 \times 10^3` is read) |
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import json

@@ -1,7 +1,5 @@
 """What watches a run from inside; apart from `grpo`, as transformers takes seconds to import."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tqdm.auto import tqdm

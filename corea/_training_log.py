@@ -1,7 +1,5 @@
 """The training log: what is measured, under which names, and the alarm for a collapse."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

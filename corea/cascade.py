@@ -77,7 +77,8 @@ class Cascade:
 
         The LLM is asked in one call, for the questions of which a sample is deferred, and up to the
         last deferred sample. With several samples, some of its completions may then be of samples
-        that were not deferred: they are dropped, and in no answer's cost, though a server bills them.
+        that were not deferred: they are dropped, and in no answer's cost, though a server bills
+        them.
         """
         items = with_distinct_ids(questions)
         attempts = _complete(self.slm, dict(enumerate(items)), samples, seed)
@@ -324,7 +325,8 @@ def llm_pass1(llm_calibration: pd.DataFrame) -> float:
 
 
 def best_under_budget(curve: pd.DataFrame, budget: float) -> float:
-    """The most accurate threshold of a `sweep` at a mean cost in `budget`; of equals, the cheaper."""
+    """The most accurate threshold of a `sweep` at a mean cost in `budget`; of equals, the
+    cheaper."""
     affordable = curve[curve["cost"] <= budget].sort_values("cost", kind="stable")
     if affordable.empty:
         cheapest = curve["cost"].min()

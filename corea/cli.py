@@ -1,7 +1,5 @@
 """`corea`: train, measure and cascade on your own questions, models and servers."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

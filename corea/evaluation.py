@@ -3,8 +3,6 @@
 `judge` is the one place that parses and grades; only training grades apart, inside its rewards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path

@@ -11,8 +11,6 @@ mathematics is graded by `corea._algebra` in worker processes that can be killed
 takes too long, is longer than `MAX_LENGTH`, or contradicts itself is wrong; no other is touched.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

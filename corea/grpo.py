@@ -5,8 +5,6 @@ the rollouts state, and makes a run that was killed at any moment go on as if it
 same code runs in one process and in several (`accelerate launch`), with all weights or an adapter.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

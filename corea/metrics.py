@@ -15,8 +15,6 @@ Conventions, the same everywhere in the package:
   (resampling biases ECE upwards). Resamples in which a metric is not defined are left out.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

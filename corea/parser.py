@@ -39,8 +39,6 @@ control characters, lone surrogates in answers   None      control-characters
 ===============================================  ========  =========================================
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Policies: when a cascade keeps the SLM's answer, and what is promised of it."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ A response is `<think>working</think><answer>42</answer><confidence>0.7</confide
 tells so in the system turn; mini models learnt it and are given the question only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

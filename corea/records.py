@@ -1,7 +1,5 @@
 """Records: the one table that analysis reads, a row for each answer of a system to a question."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

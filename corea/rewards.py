@@ -5,8 +5,6 @@ They read the training set's columns: the right answer is `gold`, else `solution
 `answer_type` is optional; rows of one question share `question_id`, else their prompt.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict

@@ -5,8 +5,6 @@ fitted is fitted on the group "calibration" of the records; its confidences on t
 out-of-fold by question, so that a threshold chosen there is not chosen on what was fitted to.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import hashlib
@@ -272,7 +270,8 @@ def random_confidence(records: pd.DataFrame) -> pd.Series:
 
 
 def oracle_confidence(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:
-    """1 if the LLM would not rescue the answer, else under a half: the fewer its tokens, the lower."""
+    """1 if the LLM would not rescue the answer, else under a half: the fewer its tokens, the
+    lower."""
     rescued = ~slm["correct"].to_numpy(dtype=bool) & (_of_llm(slm, llm) == 1)
     tokens = _of_llm(slm, llm, "prompt_tokens") + _of_llm(slm, llm, "completion_tokens")
     return pd.Series(np.where(rescued, 0.5 * tokens / (tokens + 1000), 1.0), index=slm.index)

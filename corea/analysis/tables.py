@@ -1,9 +1,8 @@
 """The tables, from records: a row per system (or value of an ablation) and group.
 
-_low and _high are ends of 95% intervals by the bootstrap, whose `resamples` and `seed` are `options`.
+_low and _high are ends of 95% intervals by the bootstrap, whose `resamples` and `seed` are
+`options`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 

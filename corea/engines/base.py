@@ -4,8 +4,6 @@ A completion depends on the question's id, the sample's index and the seed, not 
 the batch (up to float rounding). So a part of the questions, asked again, gives the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Protocol

@@ -1,7 +1,5 @@
 """Models from a folder or the hub, and the engine that runs them on this machine."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A model run in this process by `transformers`."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Pure functions over tokens and log-probabilities, whichever engine they come from.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Completions that were recorded, so that a cascade can be replayed without a model."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from corea.engines.base import Completion, Progress, Questions

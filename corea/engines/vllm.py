@@ -1,7 +1,5 @@
 """A model run in this process by vLLM."""
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import math

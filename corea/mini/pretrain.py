@@ -8,8 +8,6 @@ question.  Nothing tells an honest writer from a bluffer, so the model learns a 
 overconfident on average, with a weak trace of what it knows, which reinforcement can find.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import random

@@ -1,7 +1,5 @@
 """The mini models' tokenizer: one token per byte, ChatML, and single tokens for tags and roles."""
 
-from __future__ import annotations
-
 from corea.prompts import TAGS
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -6,8 +6,6 @@ compared and several seeds were run, the spread from seed to seed widens it.  So
 (EACL 2026, pp. 4480-4501) and later work, by arXiv number or name.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Run a notebook by papermill, or put what an executed one shows into its source (`--publish`)."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Tables and figures as files: numbers as CSV, where they come from as JSON, and forms to read."""
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Mapping, Sequence

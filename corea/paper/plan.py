@@ -4,8 +4,6 @@ Tokens, time, memory, disk and money follow from the profile, the sizes of its m
 and `assumptions.csv`; no model is loaded.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -3,8 +3,6 @@
 What lies there from the same settings is kept.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys

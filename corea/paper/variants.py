@@ -4,8 +4,6 @@ An ablation differs in what it names from `ANCHOR`: COREA's recipe, but on two f
 and three quarters of the questions per step.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 

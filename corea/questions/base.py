@@ -4,8 +4,6 @@ Splits are disjoint by construction: a question belongs to the one split that a 
 names, so no test question can be met in training, whatever the seeds and sizes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, replace

@@ -5,8 +5,6 @@ would write, and the answer. Only `corea.mini.pretrain` reads the working, in th
 model's pretraining text; reinforcement and evaluation see the question and its answer only.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

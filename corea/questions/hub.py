@@ -10,8 +10,6 @@ The paper's own DeepMath16K and DeepMath500 are not public; ours are drawn so:
 Files of a set in `<set>/` under `COREA_HUB`, or in `data/hub/<set>/`, come before the hub.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import os

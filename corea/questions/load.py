@@ -1,7 +1,5 @@
 """Questions of a set by its name, or from a user's own file."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator, Sequence

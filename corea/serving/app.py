@@ -4,8 +4,6 @@ The SLM is asked first, and the LLM if the SLM states no confidence of at least 
 response is the API's own: the answer, the reasoning apart from it, and a field `corea`.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import secrets

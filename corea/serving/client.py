@@ -5,8 +5,6 @@ What is paid for is kept: a completion is on disk before its thread asks for the
 client leaves out: limits that last longer, and answers that are none.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

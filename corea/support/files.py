@@ -1,7 +1,5 @@
 """Files that are whole or absent, and the names of what a result came from."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

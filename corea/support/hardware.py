@@ -1,7 +1,5 @@
 """On what a run runs, and how its models are spread over it."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

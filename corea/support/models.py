@@ -1,7 +1,5 @@
 """What is known of a model before it is loaded: its sizes, and the pinned revisions of the hub."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Several processes that train one model: who is first, and what all of them know together."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

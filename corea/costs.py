@@ -1,7 +1,5 @@
 """Tokens to cost: what a model charges per million prompt and completion tokens."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -42,7 +40,7 @@ class PriceList:
         return cost
 
     @classmethod
-    def from_parameters(cls, slm_parameters: int, llm_parameters: int) -> PriceList:
+    def from_parameters(cls, slm_parameters: int, llm_parameters: int) -> "PriceList":
         """Prices in proportion to the parameter counts; the LLM's is 1 per million tokens.
 
         So is a forward pass: about 2 FLOPs per parameter (Kaplan et al. 2020, arXiv 2001.08361).

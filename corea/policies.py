@@ -62,27 +62,23 @@ def calibrate(
     """The policy that defers least among those whose loss of accuracy is bounded.
 
     Learn-then-Test (Angelopoulos et al. 2021, arXiv 2110.01052): thresholds are tested downwards,
-    until one cannot be shown to lose at most `max_loss`. The promise needs questions drawn like
-    those of the records, and nothing of the confidence itself.
+    until one is not shown to lose at most `max_loss`. Future questions must be drawn like these.
 
     Args:
-        records: of both models on the same questions and samples, graded; or a file of them. The
-            questions must not be those that a model was trained on, or the promise is void.
+        records: of both models on the same questions and samples, graded, or a file of them; the
+            promise is void for questions that a model was trained on.
         slm: name of the small model; by default the first system, but saving sorts by system.
         llm: name of the large model; by default the second system.
         max_loss: Pass@1 that may be lost to the LLM, in [0, 1).
         confidence: probability of the promise, at least, in (0, 1).
-        seed: of the order in which the tests see the questions.
 
     Returns:
         The policy. If nothing can be promised, it defers all, and a warning says why.
 
     Raises:
-        ValueError: if the records are not of two models, pair by pair and graded; if none is named,
+        ValueError: the records are not of two models, pair by pair and graded; or none is named,
             and the first is right more often than the second.
     """
-    if isinstance(records, (str, Path)):
-        records = read_records(records)
     rows = _both(records, slm, llm)
     losses = np.random.default_rng(seed).permutation(_losses(rows))
     policy = Policy(DEFER_ALL, max_loss, confidence, False, len(losses), _figures(rows, DEFER_ALL))
@@ -96,8 +92,9 @@ def calibrate(
     return replace(policy, threshold=threshold, holds=True, figures=_figures(rows, threshold))
 
 
-def _both(records: pd.DataFrame, slm: str | None, llm: str | None) -> pd.DataFrame:
+def _both(records, slm: str | None, llm: str | None) -> pd.DataFrame:
     """A row per answer: question (a number), confidence, slm_correct, llm_correct."""
+    records = records if isinstance(records, pd.DataFrame) else read_records(records)
     systems = list(dict.fromkeys(records["system"]))
     by_order = slm is None and llm is None and len(systems) == 2
     if by_order:

@@ -1,7 +1,5 @@
 """The cascades by name: which SLM answers, where its confidence comes from, and who is paid."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -167,7 +165,7 @@ class Comparison:
         """The paper's threshold: the LLM's Pass@1 on the calibration split."""
         return self.thresholds[PAPER_RULE][COREA]
 
-    def of(self, *names: str) -> Comparison:
+    def of(self, *names: str) -> "Comparison":
         """The same of the systems named, in that order."""
         return replace(self, rows={name: self.rows[name] for name in names})
 

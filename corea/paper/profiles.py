@@ -1,7 +1,5 @@
 """Settings of each profile, read from `profiles.yaml` into one small typed object each."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys
@@ -62,7 +60,7 @@ class Profile:
         """Tables and figures of this profile."""
         return Path(self.root) / "figures" / self.name
 
-    def reference(self) -> Profile:
+    def reference(self) -> "Profile":
         """The same profile, reading the tracked reference run instead of one made here."""
         return self.replace(root=str(ROOT), data_folder="data/reference")
 
@@ -76,7 +74,7 @@ class Profile:
             settings["compute"] = self.compute.changes()
         return settings
 
-    def replace(self, **changes) -> Profile:
+    def replace(self, **changes) -> "Profile":
         """A copy with some settings changed; an unknown key is refused by name."""
         _refuse_unknown(changes, Profile, "a profile")
         return dataclasses.replace(self, **changes)

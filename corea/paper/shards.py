@@ -1,7 +1,5 @@
 """A set of questions dealt out to several machines: a file of records per shard, put together."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ class Shard:
     count: int
 
     @classmethod
-    def parse(cls, text: str) -> Shard:
+    def parse(cls, text: str) -> "Shard":
         """A shard from "2/8". Raises ValueError for another form, and if there is no such shard."""
         match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):

@@ -19,9 +19,9 @@ ROOT = SITE.parent.parent
 COURSE = ROOT / "notebooks" / "course"
 _CLAIMS = """# Claims, one by one
 
-What held here of the paper's claims, and of claims against it: a claim is a relation to a bound, and
-its verdict is computed from the 95% interval, widened by the spread of three training seeds if a
-training is claimed about.
+What held here of the paper's claims, and of claims against it: a claim is a relation to a bound,
+and its verdict is computed from the 95% interval, widened by the spread of three training seeds if
+a training is claimed about.
 [Its notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims
 just this; numbers
 are fractions.

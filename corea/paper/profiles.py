@@ -1,5 +1,7 @@
 """Settings of each profile, read from `profiles.yaml` into one small typed object each."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import sys
@@ -60,7 +62,7 @@ class Profile:
         """Tables and figures of this profile."""
         return Path(self.root) / "figures" / self.name
 
-    def reference(self) -> "Profile":
+    def reference(self) -> Profile:
         """The same profile, reading the tracked reference run instead of one made here."""
         return self.replace(root=str(ROOT), data_folder="data/reference")
 
@@ -74,7 +76,7 @@ class Profile:
             settings["compute"] = self.compute.changes()
         return settings
 
-    def replace(self, **changes) -> "Profile":
+    def replace(self, **changes) -> Profile:
         """A copy with some settings changed; an unknown key is refused by name."""
         _refuse_unknown(changes, Profile, "a profile")
         return dataclasses.replace(self, **changes)
@@ -106,7 +108,8 @@ def _made(kind: type, settings: dict, whose: str):
         if hint in (GRPOSettings, Compute) and isinstance(value, dict):
             value = _made(hint, value, f"{name} of {whose}")
         elif type(value) not in (_IN_YAML.get(hint) or get_args(hint) or (hint,)):
-            raise ValueError(f"{name}={value!r} of {whose} is not {kind.__annotations__[name]}")
+            wanted = hint.__name__ if isinstance(hint, type) else hint
+            raise ValueError(f"{name}={value!r} of {whose} is not {wanted}")
         values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**values)

@@ -10,11 +10,12 @@ TRAINED := L1-SLM RLVR-SLM Brier-SLM
 SYSTEMS := LLM $(TRAINED) SLM
 # Ablation runs: those of `make paper`, then the longest first, so that the end is not spent waiting for one.
 IN_PAPER := anchor l2 brier
-SEEDS := $(foreach s,$(TRAINED),$(s)-seed-1 $(s)-seed-2)
+SEEDED := anchor no-std normalised-apart brier brier-no-std brier-normalised-apart segments
+seeds = $(foreach s,$(1),$(s)-seed-1 $(s)-seed-2)
 BASES := $(if $(HUB),$(if $(filter paper,$(PROFILE)),Llama-3.1-8B-Instruct Qwen2.5-1.5B-Instruct),\
 	llama honest-0 honest-0.1 honest-0.33 small tiny)
-ABLATIONS := $(IN_PAPER) $(SEEDS) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
-	rollouts-4 rollouts-16 rollouts-32 no-std normalised-apart weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
+ABLATIONS := $(IN_PAPER) smooth $(call seeds,$(TRAINED) smooth) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
+	rollouts-4 rollouts-16 rollouts-32 $(filter-out $(IN_PAPER),$(SEEDED)) $(call seeds,$(SEEDED)) weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
 
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -58,14 +58,23 @@ def test_no_two_runs_are_the_same():
     assert len(set(made_of)) == len(made_of)
 
 
-def test_main_systems_have_three_seeds_of_full_length():
+def test_seeds_differ_in_nothing_else_and_main_systems_have_three_of_full_length():
     cpu = load_profile("cpu")
-    for system in variants.TRAINED:
-        assert variants.RUNS[system].settings(cpu) == cpu.grpo
-        for seed in (1, 2):
-            spec = variants.RUNS[f"{system}-seed-{seed}"]
-            assert spec.reward == variants.RUNS[system].reward
-            assert spec.settings(cpu) == dataclasses.replace(cpu.grpo, seed=seed)
+    for name in variants.SEEDED:
+        first, *others = [variants.RUNS[run] for run in variants.seeds_of(name)]
+        settings = first.settings(cpu)
+        assert (settings == cpu.grpo) or name not in variants.TRAINED
+        assert [other.reward for other in others] == [first.reward] * 2
+        seeds = [dataclasses.replace(settings, seed=seed) for seed in (1, 2)]
+        assert [other.settings(cpu) for other in others] == seeds
+    assert set(variants.TRAINED) < set(variants.SEEDED) and variants.seeds_of("kl") == ["kl"]
+
+
+def test_smooth_is_its_recipe_at_full_length():
+    cpu = load_profile("cpu")
+    smooth, recipe = variants.RUNS["smooth"], variants.RUNS[variants.SMOOTH]
+    assert smooth.settings(cpu) == dataclasses.replace(cpu.grpo, **recipe.changes) != cpu.grpo
+    assert smooth.reward == recipe.reward and smooth.samples(cpu) == cpu.samples
 
 
 def test_an_ablation_is_asked_twice_and_a_seed_as_often_as_a_main_system():

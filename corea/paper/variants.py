@@ -45,6 +45,8 @@ _BASES = (*pretrain.VARIANTS, *PROFILES["paper"].backbones)
 # The trained systems differ only in their reward.
 TRAINED = {"RLVR-SLM": REWARDS["RLVR"], "Brier-SLM": REWARDS["Brier"], "L1-SLM": REWARDS["L1"]}
 SYSTEMS = ("SLM", *TRAINED, "LLM")
+_NO_STD, _APART = {"scale_rewards": "none"}, {"aggregation": "normalize_then_sum"}
+SMOOTH = "no-std"  # the recipe of "smooth", COREA with smooth confidences, at full length
 RUNS: dict[str, RunSpec] = {
     "SLM": RunSpec(None, full=True),
     **{name: RunSpec(reward, full=True) for name, reward in TRAINED.items()},
@@ -57,17 +59,24 @@ RUNS: dict[str, RunSpec] = {
     "log": RunSpec(REWARDS["log"]),
     **{f"mix-{w}": RunSpec(RewardSpec("l2", w)) for w in (0.25, 0.5, 0.75)},
     **{f"rollouts-{n}": RunSpec(changes={"num_generations": n}) for n in (4, 16, 32)},
-    "no-std": RunSpec(changes={"scale_rewards": "none"}),
-    "normalised-apart": RunSpec(changes={"aggregation": "normalize_then_sum"}),
+    "no-std": RunSpec(changes=_NO_STD),
+    "normalised-apart": RunSpec(changes=_APART),
+    "brier-no-std": RunSpec(REWARDS["Brier"], _NO_STD),
+    "brier-normalised-apart": RunSpec(REWARDS["Brier"], _APART),
+    "segments": RunSpec(changes={"segments": True}),
     **{f"weight-{w:g}": RunSpec(RewardSpec(confidence_weight=w)) for w in (0.3, 3.0)},
     **{f"beta-{b}": RunSpec(changes={"beta": b}) for b in (0.0, 0.01, 0.1)},
     **{base.split("/")[-1]: RunSpec(base=base) for base in _BASES},
     **{f"{base.split('/')[-1]} base": RunSpec(None, base=base) for base in _BASES},
-    **{
-        f"{name}-seed-{seed}": RunSpec(reward, {"seed": seed}, full=True)
-        for seed in (1, 2)
-        for name, reward in TRAINED.items()
-    },
+}
+RUNS["smooth"] = replace(RUNS[SMOOTH], full=True)
+# Runs of three training seeds: the main systems, and what decides how smooth confidences become.
+SEEDED = (*TRAINED, "smooth", ANCHOR, "no-std", "normalised-apart", "brier")
+SEEDED += ("brier-no-std", "brier-normalised-apart", "segments")
+RUNS |= {
+    f"{name}-seed-{seed}": replace(RUNS[name], changes=RUNS[name].changes | {"seed": seed})
+    for seed in (1, 2)
+    for name in SEEDED
 }
 IN_PAPER = (ANCHOR, "l2", "brier")  # ablations of `make paper`; `make ablations` runs the others
 
@@ -81,6 +90,11 @@ REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with th
 def ablations_of(profile: Profile) -> list[str]:
     """Names of the profile's runs that are trained beside the main systems, seeds among them."""
     return [name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
+
+
+def seeds_of(name: str) -> list[str]:
+    """The runs that differ from this one in their training seed alone, itself the first."""
+    return [name, *(f"{name}-seed-{seed}" for seed in (1, 2) if name in SEEDED)]
 
 
 def spec_of(profile: Profile, name: str) -> RunSpec:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KEY = ["dataset", "question_id", "sample"]
 DEFER_ALL = math.inf
 SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
+_OF_ROW = ("seed", "family")  # what intervals read of the SLM's rows, if it is there
 _POINTS = 256  # of a curve whose every draw is kept in memory
 
 
@@ -229,10 +230,12 @@ def replay(
 ) -> pd.DataFrame:
     """What `Cascade.answer` would have given, row by row, from the records of both models.
 
-    The order is that of `slm_records`. Columns: dataset, question_id, sample; answer, correct,
-    confidence, source and cost of the cascade; slm_correct, llm_correct, slm_cost, llm_cost.
+    The order is that of `slm_records`. Columns: dataset, question_id, sample, and the SLM's seed
+    and family if it has them; answer, correct, confidence, source and cost of the cascade;
+    slm_correct, llm_correct, slm_cost, llm_cost.
     """
     columns = ("answer", "correct", "prompt_tokens", "completion_tokens")
+    kept_too = [name for name in _OF_ROW if name in slm_records]
     rows = paired(slm_records, llm_records, columns)
     kept = _rule(policy)(rows["confidence"])
     for side, price in (("slm", prices.slm), ("llm", prices.llm)):
@@ -243,7 +246,8 @@ def replay(
     rows["source"] = np.where(kept, "slm", "llm")
     deferred = rows["llm_cost"] if before_generation else rows["slm_cost"] + rows["llm_cost"]
     rows["cost"] = rows["slm_cost"].where(kept, deferred)
-    return rows[[*KEY, "answer", "correct", "confidence", "source", "cost", *SWEPT[1:]]]
+    names = [*KEY, *kept_too, "answer", "correct", "confidence", "source", "cost", *SWEPT[1:]]
+    return rows[names]
 
 
 def evaluate_cascade(
@@ -253,23 +257,28 @@ def evaluate_cascade(
     prices: PriceList,
     *,
     before_generation: bool = False,
+    families: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The cascade by one policy: a row per dataset, then "mean", their plain mean.
 
-    Columns: dataset, threshold, questions, samples (per question), and each of these with _low and
-    _high (95%; cascade and LLM on the same resamples of questions): pass1; pass1_drop, the LLM's
-    Pass@1 less the cascade's; cost, in price units per 1,000 questions; cost_reduction, 1 - cost /
-    the LLM's own cost; llm_share. Arguments and errors are those of `replay`.
+    Columns: dataset, threshold, questions, samples (per question), seeds, and each of these with
+    _low and _high (95%; cascade and LLM on the same resamples of questions): pass1; pass1_drop, the
+    LLM's Pass@1 less the cascade's; cost, in price units per 1,000 questions; cost_reduction, 1 -
+    cost / the LLM's own cost; llm_share. With `families`, the mean has _low_families and
+    _high_families too, see `metrics.family_draws`. Arguments and errors are those of `replay`.
     """
     rows = replay(slm_records, llm_records, policy, prices, before_generation=before_generation)
     threshold = getattr(policy, "threshold", policy)
-    table = []
-    for dataset, draws in set_draws(rows, resamples=resamples, seed=seed).items():
+    table, options = [], {"resamples": resamples, "seed": seed}
+    sets = set_draws(rows, **options)
+    for dataset, draws in sets.items():
         set_rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
         row = {"dataset": dataset, "threshold": threshold, **metrics.sizes(set_rows)}
         table.append(row | metrics.flat(metrics.intervals(draws)))
+    if families:
+        table[-1] |= metrics.family_ends(metrics.family_draws(rows, sets, _draws, **options))
     return pd.DataFrame(table)
 
 
@@ -279,6 +288,7 @@ def set_draws(rows: pd.DataFrame, **options) -> dict[str, metrics.Draws]:
 
 
 def _draws(rows: pd.DataFrame, **options) -> metrics.Draws:
+    """The draws of one dataset's rows of one training seed."""
     columns = {name: rows[name] for name in ("correct", "llm_correct", "cost", "llm_cost")}
     means = metrics.question_means(rows, columns | {"llm": rows["source"] == "llm"}, **options)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -291,13 +301,18 @@ def _draws(rows: pd.DataFrame, **options) -> metrics.Draws:
 def paired(
     slm_records: pd.DataFrame, llm_records: pd.DataFrame, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_..."""
+    """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_...
+
+    The SLM may have several training seeds; each is beside the LLM's one answer to the sample.
+    """
     sides = []
     for side, records in (("slm", slm_records), ("llm", llm_records)):
-        names = [*KEY, *columns, *(["confidence"] if side == "slm" else [])]
+        own = [name for name in _OF_ROW if side == "slm" and name in records]
+        names = [*KEY, *own, *columns, *(["confidence"] if side == "slm" else [])]
         if missing := [name for name in names if name not in records]:
             raise ValueError(f"{side} records lack the column {missing[0]!r}")
-        if (doubled := records.duplicated(KEY)).any():
+        key = [*KEY, "seed"] if "seed" in own else KEY
+        if (doubled := records.duplicated(key)).any():
             raise ValueError(f"{side} records hold {_first(records[doubled])} twice")
         sides.append(records[names].rename(columns={name: f"{side}_{name}" for name in columns}))
     for side, ours, others in (("slm", *sides), ("llm", *sides[::-1])):

@@ -18,7 +18,7 @@ from corea.grader import Grader
 from corea.parser import Response, parse
 from corea.questions.base import Question, content_id, with_distinct_ids
 from corea.questions.load import load_jsonl
-from corea.records import read_columns, read_records, typed, write_records
+from corea.records import decoding_of, read_columns, read_records, typed, write_records
 from corea.support.files import git_commit, settings_hash
 
 
@@ -69,8 +69,10 @@ def evaluate(
     with Grader() as grader:
         for engine in engines:
             rows = answer_records(engine, questions, grader, samples=samples, seed=seed)
-            settings = settings_hash([engine.name, hashed, samples, seed])
-            frames.append(rows.assign(system=engine.name, settings=settings, **named))
+            named["settings"] = settings_hash([engine.name, hashed, samples, seed])
+            temperature = getattr(engine, "temperature", None)
+            named["decoding"] = "own" if temperature is None else decoding_of(temperature)
+            frames.append(rows.assign(system=engine.name, **named))
     return typed(pd.concat(frames, ignore_index=True))
 
 
@@ -157,14 +159,15 @@ def settings_of(path: Path) -> str | None:
     return next(iter(rows), None)
 
 
-def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
-    """Whether records of these settings are there; those of an older corea are given questions."""
+def are_kept(path: Path, settings: str, questions: Sequence[Question], decoding: str) -> bool:
+    """Whether records of these settings are there; an older corea's are given what they lack."""
     if settings_of(path) != settings:
         return False
     rows = read_columns(path)
-    if "question" not in rows:
+    if not {"question", "decoding"} <= {*rows}:
         question = rows["question_id"].map({q.id: q.text for q in questions})
-        write_records(rows.assign(question=question, content_id=question.map(content_id)), path)
+        rows = rows.assign(question=question, content_id=question.map(content_id))
+        write_records(rows.assign(decoding=decoding), path)
     return True
 
 

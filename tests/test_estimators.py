@@ -288,3 +288,19 @@ def test_random_confidence_knows_nothing_and_is_the_same_each_time(slm):
 
 def test_fake_records_hold_every_question(records):
     assert records["question"].str.len().gt(0).all()
+
+
+# --- the numeral, read in three ways ---
+
+
+def test_the_confidence_is_the_numeral_sampled_greedy_or_expected():
+    rows = pd.DataFrame(
+        {"confidence": [0.3, 0.3, None], "numerals": ["0.3:0.2 0.9:0.6 1:0.2", "0.3:1", None]}
+    )
+    read = {name: sources.with_numeral(rows, name) for name in sources.NUMERALS}
+    assert read["sampled"]["confidence"].equals(rows["confidence"])
+    for name, expected in (("greedy", [0.9, 0.3]), ("expected", [0.8, 0.3])):
+        assert read[name]["confidence"].tolist()[:2] == pytest.approx(expected)
+        assert np.isnan(read[name]["confidence"][2]) and set(read[name]["numeral"]) == {name}
+    with pytest.raises(ValueError, match="numeral='mode' is not one of sampled, greedy, expected"):
+        sources.with_numeral(rows, "mode")

@@ -196,7 +196,14 @@ PROFILES = (ROOT / "corea" / "paper" / "profiles.yaml").read_text()
 @pytest.mark.parametrize(
     ("right", "wrong", "says"),
     [
-        ("  samples: 4\n", "  sample: 4\n", "unknown setting 'sample' for profile 'cpu'; use one"),
+        (
+            "  decodings: {t0.7: 4, t1: 2",
+            "  decoding: {t0.7: 4, t1: 2",
+            "unknown setting 'decoding' for",
+        ),
+        ("{t0.7: 4, t1: 2, greedy: 1}", "{t.7: 4}", "decoding='t.7'; use 'greedy', or 't0.7' for"),
+        ("{t0.7: 4, t1: 2, greedy: 1}", "{greedy: 0}", "greedy=0; use 1 or more samples"),
+        ("{t0.7: 4, t1: 2, greedy: 1}", "{}", "decodings: none; the first is the headline"),
         ("beta: 0.03", "betta: 0.03", "unknown setting 'betta' for grpo of profile 'cpu'; use one"),
         ("ood_size: 300", "ood_size: many", "ood_size='many' of profile 'cpu' is not int | None"),
         (

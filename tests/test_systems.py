@@ -282,9 +282,8 @@ def test_an_ablation_compares_with_its_reference(records):
 def test_seed_spread_stands_apart_from_question_intervals(records):
     one = records[records["system"] == "L1-SLM"]
     other = one.assign(correct=one["correct"] ^ (np.arange(len(one)) % 5 == 0))
-    table = tables.table_seeds(
-        {"L1-SLM": [one, one, other], "SLM": [records[records["system"] == "SLM"]]}, resamples=30
-    )
+    parts = [one, one.assign(seed=1), other.assign(seed=2), records[records["system"] == "SLM"]]
+    table = tables.table_seeds(pd.concat(parts), resamples=30)
     own = table[table["system"] == "L1-SLM"]
     assert (
         (own["seeds"] == 3).all() and (own["seed_sd"] > 0).all() and (own["question_se"] > 0).all()
@@ -303,3 +302,79 @@ def test_recalibrated_systems_keep_the_order(compared):
     is_test = compared.rows["L1-SLM-Verb"]["group"] != systems.CALIBRATION
     means = mapped[is_test].groupby(plain[is_test]).mean()
     assert means.is_monotonic_increasing and next(iter(sources.RECALIBRATIONS)) == "isotonic"
+
+
+# --- decodings, numerals and seeds ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def several(records) -> pd.DataFrame:
+    """Two decodings, and two training seeds of L1-SLM, the second without a probe."""
+    second = fake_records(questions=40, seed=9).assign(seed=1, probe=np.nan)
+    both = pd.concat([records, second[second["system"] == "L1-SLM"]], ignore_index=True)
+    greedy = both[both["sample"] == 0].assign(decoding="greedy", probe=np.nan)
+    return pd.concat([both, greedy], ignore_index=True)
+
+
+def test_decodings_are_not_mixed(several):
+    for compare in (systems.compare, systems.verbalized):
+        with pytest.raises(ValueError, match=r"records of the decodings greedy, t0\.7; choose one"):
+            compare(several, PRICES)
+
+
+@pytest.mark.parametrize("source", ["Verb", "Router", "Gain", "Consistency"])
+def test_every_source_is_fitted_for_each_seed_alone(several, source):
+    stated = several[several["decoding"] == "t0.7"]
+    system = systems.System("x", "L1-SLM", source, "platt" if source == "Verb" else None)
+    rows = systems.rows_of(system, stated)
+    for seed in (0, 1):
+        is_other = (stated["system"] == "L1-SLM") & (stated["seed"] != seed)
+        alone = systems.rows_of(system, stated[~is_other])
+        pd.testing.assert_frame_equal(rows[rows["seed"] == seed], alone)
+
+
+def test_a_seed_without_a_probe_is_left_out_and_the_table_says_so(several):
+    stated = several[several["decoding"] == "t0.7"]
+    two = systems.compare(stated, PRICES).of("L1-SLM-Verb", "L1-SLM-Probe", "SLM-Verb")
+    seeds = tables.table_cascade(two, resamples=5).groupby("system")["seeds"].unique()
+    assert seeds["L1-SLM-Verb"] == [2] and seeds["L1-SLM-Probe"] == seeds["SLM-Verb"] == [1]
+    equal = tables.table_equal_pass1(systems.compare(stated, PRICES), resamples=5).set_index(
+        ["system", "group"]
+    )
+    assert (equal["seeds"]["L1-SLM-Verb"] == 2).all() and equal["pass1"].notna().all()
+
+
+def test_a_cascade_of_several_seeds_is_the_mean_of_theirs(several):
+    stated = several[several["decoding"] == "t0.7"]
+    llm = stated[stated["system"] == "LLM"]
+    slm = stated[stated["system"] == "L1-SLM"]
+    parts = [slm, *(slm[slm["seed"] == seed] for seed in (0, 1))]
+    both, *apart = (cascade.evaluate_cascade(part, llm, 0.6, PRICES, resamples=0) for part in parts)
+    for name in ("pass1", "pass1_drop", "cost_reduction", "llm_share"):
+        assert both[name] == pytest.approx((apart[0][name] + apart[1][name]) / 2), name
+
+
+def test_other_decodings_and_numerals_stand_beside_the_headline(several):
+    compared = systems.decoded(several, PRICES)
+    table = tables.table_cascade(*compared, resamples=5)
+    found = table.groupby(["decoding", "numeral"], dropna=False, sort=False)["system"].unique()
+    assert ("t0.7", "sampled") not in found.index
+    assert set(found["t0.7", "greedy"]) == {
+        "SLM-Verb", "RLVR-SLM-Verb", "Brier-SLM-Verb", "L1-SLM-Verb",
+    }  # fmt: skip
+    assert "L1-SLM-Verb" in found["greedy", "sampled"]
+    assert "SLM-Digits" in found["greedy", "expected"]
+    greedy = several[several["decoding"] == "greedy"]
+    known = greedy[(greedy["system"] == "LLM") & (greedy["group"] == systems.CALIBRATION)]
+    of_greedy = table[(table["decoding"] == "greedy") & (table["numeral"] == "sampled")]
+    assert set(of_greedy["threshold"]) == {cascade.llm_pass1(known)}
+    assert set(of_greedy["samples"]) == {1}
+
+
+def test_a_change_is_told_under_each_decoding_and_numeral(several):
+    table = tables.table_change(several, "SLM", "L1-SLM", resamples=20)
+    read = table[["decoding", "numeral"]].drop_duplicates().to_numpy().tolist()
+    assert read == [[d, n] for d in ("t0.7", "greedy") for n in sources.NUMERALS]
+    assert (table["seeds"] == 2).all() and set(table["metric"]) == set(tables.METRICS)
+    gap = table["after"] - table["before"]
+    assert gap.to_numpy() == pytest.approx(table["difference"].to_numpy())

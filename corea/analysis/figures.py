@@ -31,7 +31,7 @@ def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM"
     """Accuracy against stated confidence, binned around 0, .1, ..., 1; a panel for each group.
 
     Bins of under half a percent of answers are only in the numbers. The answers of a group's
-    datasets are pooled, but the ECE in the titles is the mean over the datasets.
+    datasets and seeds are pooled, but the ECE in the titles is the mean over them.
     """
     drawn, by_group = [], cells(records[records["system"].isin(systems)])
     figure, panels = style.group_panels([group for _, group, _ in by_group], 3.1, sharey=True)
@@ -211,6 +211,22 @@ def sources_figure(table: pd.DataFrame) -> style.Drawing:
     grid[0, 0].set_xlabel("ECE (fraction, lower is better)")
     grid[0, 1].set_xlabel("AUROC (probability, higher is better)")
     grid[0, 1].axvline(0.5, color=style.GREY, lw=0.8, ls="--", zorder=0)
+    style.legend(figure)
+    return figure, table
+
+
+@style.styled
+def decodings_figure(table: pd.DataFrame) -> style.Drawing:
+    """`tables.table_change`: the change of ECE and AUROC by decoding and numeral."""
+    names = table["decoding"] + ", numeral " + table["numeral"]
+    order = list(dict.fromkeys(names))[::-1]
+    figure, grid = style.grid(0.9 + 0.3 * len(order), 1, 2, sharey=True)
+    for axes, metric in zip(grid[0], ("ece", "auroc"), strict=True):
+        rows = table.assign(read=names)[table["metric"] == metric]
+        _marks(axes, rows, "difference", "read", order, along="x")
+        axes.set_yticks(range(len(order)), order)
+        axes.axvline(0, color=style.GREY, lw=0.8, ls="--", zorder=0)
+        axes.set_xlabel(f"change of {_TITLES[metric]} (fraction)")
     style.legend(figure)
     return figure, table
 

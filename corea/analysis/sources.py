@@ -19,6 +19,7 @@ from corea.engines.numerals import parse_numerals
 from corea.questions.base import CALIBRATION
 
 PROBE_RECIPE: dict = {"epochs": 400, "patience": 20, "rate": 1e-3, "penalty": 1e-3, "folds": 5}
+NUMERALS = ("sampled", "greedy", "expected")  # ways to read the stated confidence
 _FOLDS = PROBE_RECIPE["folds"]
 _Map = Callable[[np.ndarray], np.ndarray]  # from inputs (rows, ...) to confidences (rows,)
 
@@ -41,6 +42,23 @@ def digit_expectation(records: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = {"digits": np.clip(total / mass, 0, 1), "mass": np.minimum(mass, 1.0)}
     return pd.DataFrame(columns, index=records.index)
+
+
+def with_numeral(records: pd.DataFrame, numeral: str) -> pd.DataFrame:
+    """Records with the confidence read in one of `NUMERALS`, which the column `numeral` names.
+
+    "sampled" is what was stated, "greedy" the likeliest numeral in its place, "expected" their
+    `digit_expectation`; NaN where there is none. Nothing is generated anew.
+    """
+    if numeral not in NUMERALS:
+        raise ValueError(f"numeral={numeral!r} is not one of {', '.join(NUMERALS)}")
+    if numeral == "expected":
+        records = records.assign(confidence=digit_expectation(records)["digits"])
+    if numeral == "greedy":
+        likely = map(parse_numerals, _kept(records, "numerals"))
+        greedy = [float(max(each, key=each.__getitem__)) if each else np.nan for each in likely]
+        records = records.assign(confidence=greedy)
+    return records.assign(numeral=numeral)
 
 
 def _kept(records: pd.DataFrame, column: str) -> pd.Series:

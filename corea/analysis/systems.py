@@ -49,6 +49,7 @@ OURS = (
     System("Oracle-L1-SLM", "L1-SLM", "Oracle"),
     System("Oracle", "RLVR-SLM", "Oracle"),
 )
+_SHOWN = ("SLM-Digits", "RLVR-SLM-AvgProb", "L1-SLM-AvgProb")
 COREA, COREA_PLUS = "L1-SLM-Verb", "COREA+"
 # COREA+ is the cheapest of these on the calibration split. They are every trained SLM with every
 # source that costs no more than its one answer.
@@ -56,6 +57,12 @@ CANDIDATES = tuple(
     _system(f"{slm}-{source}")
     for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM")
     for source in ("Verb", "Digits", "AvgProb", "Probe", "Gain")
+)
+# What the tables show under other decodings too.
+DECODED = tuple(
+    system
+    for system in (*PAPER, *OURS)
+    if system.recalibrated is None and (system.source == "Verb" or system.name in _SHOWN)
 )
 _LINES = ("Random", "Oracle-L1-SLM", "Oracle")  # below and above all others, last in the tables
 
@@ -82,7 +89,9 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
 def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
     """The records of a system's SLM with the system's confidence, as `corea.cascade` takes them.
 
-    What is fitted is fitted on the calibration split. Gain and Oracle need the LLM's records too.
+    What is fitted is fitted on the calibration split, for each training seed. A seed for which the
+    source has nothing, such as no probe, is left out if another has something. Gain and Oracle need
+    the LLM's records too.
     """
     if system.source not in SOURCES:
         known = f"use one of {', '.join(SOURCES)}"
@@ -90,10 +99,22 @@ def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
     slm = records[records["system"] == system.slm]
     if slm.empty:
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
-    rows = SOURCES[system.source](slm, llm=records[records["system"] == "LLM"])
-    if system.recalibrated is not None:
-        rows = rows.assign(confidence=sources.recalibrated(system.recalibrated, rows))
-    return rows.assign(system=system.name)
+    llm, seeds = records[records["system"] == "LLM"], []
+    for _, of_seed in slm.groupby("seed"):
+        rows = SOURCES[system.source](of_seed, llm=llm)
+        if system.recalibrated is not None:
+            rows = rows.assign(confidence=sources.recalibrated(system.recalibrated, rows))
+        if system.source != "Verb":  # which alone reads the numeral in the way asked for
+            rows = rows.assign(numeral="expected" if system.source == "Digits" else None)
+        seeds.append(rows.assign(system=system.name))
+    return pd.concat([rows for rows in seeds if rows["confidence"].notna().any()] or seeds)
+
+
+def one_decoding(records: pd.DataFrame) -> str:
+    """The decoding of records; ValueError if they are of several."""
+    if len(found := sorted(records["decoding"].unique())) != 1:
+        raise ValueError(f"records of the decodings {', '.join(found)}; choose one of them")
+    return found[0]
 
 
 def by_system(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -129,12 +150,12 @@ def cells(rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> list[tuple[str, st
 def mean_curve(
     slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float, router: bool = False
 ) -> pd.DataFrame:
-    """The mean cost-accuracy curve of a group's datasets, cost as a share of the LLM's.
+    """The mean cost-accuracy curve of a group's datasets and seeds, cost as a share of the LLM's.
 
     It has a row for `threshold` and for every other at which something changes, rising.
     """
-    sweeps = []
-    for _, rows in cascade.replay(slm, llm, threshold, prices).groupby("dataset", sort=False):
+    sweeps, replayed = [], cascade.replay(slm, llm, threshold, prices)
+    for _, rows in replayed.groupby(["dataset", "seed"], sort=False):
         sweep = _curve(rows, router)
         sweeps.append(sweep.assign(cost=sweep["cost"] / rows["llm_cost"].mean()))
     thresholds = np.unique([threshold, *pd.concat(sweeps)["threshold"]])
@@ -176,7 +197,9 @@ def verbalized(
     """Each SLM with its stated confidence ("SLM-Verb", ...), at the paper's threshold or another.
 
     "LLM" is the LLM by itself: a router that defers everything, so that only the LLM is paid.
+    ValueError if the records are of several decodings.
     """
+    one_decoding(records)
     llm = records[records["system"] == "LLM"]
     if threshold is None:
         threshold = cascade.llm_pass1(_calibration(llm))
@@ -189,7 +212,11 @@ def verbalized(
 def compare(
     records: pd.DataFrame, prices: PriceList, systems: Sequence[System] = (*PAPER, *OURS)
 ) -> Comparison:
-    """The systems, COREA among them, and COREA+, with thresholds from the calibration split."""
+    """The systems, COREA among them, and COREA+, with thresholds from the calibration split.
+
+    A threshold is one number for all seeds of a system. ValueError for several decodings.
+    """
+    one_decoding(records)
     known = {system.name: system for system in (*systems, *CANDIDATES)}
     rows = {name: rows_of(system, records) for name, system in known.items()}
     llm = records[records["system"] == "LLM"]
@@ -219,6 +246,23 @@ def compare(
         EQUAL_RULE: _each(cascade.cheapest_at_pass1, curves, pass1),
     }
     return Comparison(rows, llm, prices, thresholds, routers, scores, chosen, budget, pass1)
+
+
+def decoded(records: pd.DataFrame, prices: PriceList) -> list[Comparison]:
+    """`DECODED` at the paper's threshold by each other decoding, and by the likeliest numeral.
+
+    What `compare` has of the first decoding of the records is left out.
+    """
+    compared, first = [], records["decoding"].iloc[0]
+    for decoding, rows in records.groupby("decoding", sort=False):
+        for numeral in ("sampled", "greedy")[decoding == first :]:
+            read = sources.with_numeral(rows, numeral)
+            llm = read[read["system"] == "LLM"]
+            named = [s for s in DECODED if numeral == "sampled" or s.source == "Verb"]
+            of_each = {system.name: rows_of(system, read) for system in named}
+            fixed = dict.fromkeys(of_each, cascade.llm_pass1(_calibration(llm)))
+            compared.append(Comparison(of_each, llm, prices, {PAPER_RULE: fixed}))
+    return compared
 
 
 def _calibration(records: pd.DataFrame) -> pd.DataFrame:

@@ -41,6 +41,7 @@ _OF_CASCADE = ("cascade pass1", "cascade pass1_drop", "cascade cost_reduction")
 _COST = "cost at COREA's Pass@1"
 _CERTAINTIES = ("firm", "likely", "weak", "counter", "ours")
 _QUESTION = ["dataset", "question_id"]
+_OF_SEED = [*_QUESTION, "seed"]
 _NEVER = 100.0  # times the LLM's cost, for a Pass@1 that is never reached
 _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
@@ -172,7 +173,8 @@ class Evidence:
         weights = metrics.row_weights(ours, **self._options)
         target = weights @ ours["correct"].to_numpy(dtype=float)
         is_router = system in self.compared.routers
-        cost = cascade.cost_at_pass1(theirs, weights, target, before_generation=is_router)[0]
+        own = metrics.row_weights(theirs, **self._options)
+        cost = cascade.cost_at_pass1(theirs, own, target, before_generation=is_router)[0]
         return np.nan_to_num(cost / (weights @ ours["llm_cost"].to_numpy()), nan=_NEVER)
 
 
@@ -191,10 +193,10 @@ def _at_the_ends(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
 def _ranking_within(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Draws of the mean AUROC over questions that have right and wrong answers."""
     ranks = rows.assign(rank=(rows["confidence"].fillna(-1) + 1) / 2)  # not stated ranks last
-    by_question = ranks.groupby(_QUESTION, sort=False)[["rank", "correct"]]
+    by_question = ranks.groupby(_OF_SEED, sort=False)[["rank", "correct"]]
     scores = np.array([metrics.auroc(each["rank"], each["correct"]) for _, each in by_question])
     is_mixed = ~np.isnan(scores)
-    question_weights = weights[:, ~rows.duplicated(_QUESTION)][:, is_mixed]
+    question_weights = weights[:, ~rows.duplicated(_OF_SEED)][:, is_mixed]
     with np.errstate(invalid="ignore"):
         return question_weights @ scores[is_mixed] / question_weights.sum(axis=1)
 

@@ -69,7 +69,7 @@ def stages(profile: Profile, assumed: pd.Series, runs: Iterable[str] = _RUNS) ->
     work, bases = {}, {"LLM": profile.llm} | {base: base for base in profile.backbones}
     for name in runs:
         run = variants.spec_of(profile, name)
-        settings = {"grpo": run.settings(profile), "samples": run.samples(profile)}
+        settings = {"grpo": run.settings(profile), "decodings": run.decodings(profile)}
         changed = profile.replace(slm=bases.get(run.base or "", profile.slm), **settings)
         if run.reward:
             work[f"train {name}"] = _work(changed, assumed, training=True)
@@ -93,7 +93,8 @@ def evaluation_sizes(profile: Profile) -> dict[str, int]:
 def _work(profile: Profile, assumed: pd.Series, training: bool) -> tuple:
     """GPUs, questions, completions and seconds of a GRPO run of the SLM, or of its evaluation."""
     arch, compute, grpo = architecture_of(profile.slm), profile.compute, profile.grpo
-    questions, samples = sum(evaluation_sizes(profile).values()), profile.samples
+    questions = sum(evaluation_sizes(profile).values())
+    samples = sum(profile.decodings.values())
     if training:
         questions, samples = grpo.steps * grpo.questions_per_step, grpo.num_generations
     completions = questions * samples

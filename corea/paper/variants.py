@@ -4,6 +4,7 @@ An ablation differs in what it names from `ANCHOR`: COREA's recipe, but on two f
 and three quarters of the questions per step.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,9 +37,12 @@ class RunSpec:
         questions = max(1, completions // settings.num_generations)
         return replace(settings, steps=steps, questions_per_step=questions)
 
-    def samples(self, profile: Profile) -> int:
-        """Completions per evaluation question: two for an ablation."""
-        return profile.samples if self.full else min(2, profile.samples)
+    def decodings(self, profile: Profile) -> dict[str, int]:
+        """Completions per evaluation question: of an ablation two at the headline, and greedy."""
+        if self.full:
+            return profile.decodings
+        kept = (profile.headline, "greedy")
+        return {name: min(2, n) for name, n in profile.decodings.items() if name in kept}
 
 
 _BASES = (*pretrain.VARIANTS, *PROFILES["paper"].backbones)
@@ -88,8 +92,21 @@ REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with th
 
 
 def ablations_of(profile: Profile) -> list[str]:
-    """Names of the profile's runs that are trained beside the main systems, seeds among them."""
-    return [name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
+    """Names of the profile's runs that are trained and no seed of another, or main system."""
+    names = (name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS)
+    return [name for name in names if not seed_of(name)[1]]
+
+
+def seed_of(run: str) -> tuple[str, int]:
+    """The run that another is a seed of, and which: ("L1-SLM", 2) of "L1-SLM-seed-2"."""
+    name, _, seed = run.partition("-seed-")
+    return name, int(seed or 0)
+
+
+def with_seeds(names: Iterable[str]) -> list[str]:
+    """These runs, each with its other seeds behind it."""
+    runs = (run for name in names for run in RUNS if name in (run, seed_of(run)[0]))
+    return list(dict.fromkeys(runs))
 
 
 def seeds_of(name: str) -> list[str]:

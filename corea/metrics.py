@@ -272,13 +272,10 @@ def _resampled(parts: list[Draws], seed) -> Draws:
     """Draws of the mean over a few things, which are drawn with replacement themselves."""
     if len(parts) == 1:
         return parts[0]
-    shares = _shares(len(parts), len(next(iter(parts[0].values()))) - 1, seed).T
-    return {
-        name: np.sum(
-            [np.where(s > 0, s * p[name], 0) for s, p in zip(shares, parts, strict=True)], 0
-        )
-        for name in parts[0]
-    }
+    together = {name: np.array([part[name] for part in parts]) for name in parts[0]}
+    shares = _shares(len(parts), len(next(iter(together.values()))[0]) - 1, seed).T
+    # What was not drawn cannot make a mean undefined.
+    return {name: np.where(shares > 0, shares * d, 0).sum(0) for name, d in together.items()}
 
 
 def _shares(count: int, resamples: int, seed) -> np.ndarray:
@@ -309,9 +306,7 @@ def row_weights(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> 
     """
     weights = np.zeros((1 + resamples, len(rows)))
     datasets = rows["dataset"].unique()
-    of_seed, seeds = pd.factorize(
-        rows["seed"] if "seed" in rows else np.zeros(len(rows)), sort=True
-    )
+    of_seed, seeds = pd.factorize(rows.get("seed", np.zeros(len(rows))), sort=True)
     shares = _shares(len(seeds), resamples, [seed, zlib.crc32(b"seeds")])
     for dataset in datasets:
         at = np.flatnonzero(rows["dataset"] == dataset)
@@ -344,10 +339,8 @@ def question_weights(
     """
     yield np.ones((1, questions))
     rng, of_families = np.random.default_rng(seed), None
-    if family is not None and family.max() > 0:
-        of_families = (1 + family.max()) * _shares(1 + family.max(), resamples, np.append(seed, 1))[
-            1:
-        ]
+    if family is not None and (families := 1 + family.max()) > 1:
+        of_families = families * _shares(families, resamples, np.append(seed, 1))[1:]
     block = max(1, _BLOCK // questions)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)

@@ -62,20 +62,20 @@ def test_no_two_runs_are_the_same():
 def test_seeds_differ_in_nothing_else_and_main_systems_have_three_of_full_length():
     cpu = load_profile("cpu")
     for name in variants.SEEDED:
-        first, *others = [variants.RUNS[run] for run in variants.seeds_of(name)]
+        first, *others = [variants.RUNS[run] for run in variants.with_seeds([name])]
         settings = first.settings(cpu)
         assert (settings == cpu.grpo) or name not in variants.TRAINED
         assert [other.reward for other in others] == [first.reward] * 2
         seeds = [dataclasses.replace(settings, seed=seed) for seed in (1, 2)]
         assert [other.settings(cpu) for other in others] == seeds
-    assert set(variants.TRAINED) < set(variants.SEEDED) and variants.seeds_of("kl") == ["kl"]
+    assert set(variants.TRAINED) < set(variants.SEEDED) and variants.with_seeds(["kl"]) == ["kl"]
 
 
 def test_smooth_is_its_recipe_at_full_length():
     cpu = load_profile("cpu")
     smooth, recipe = variants.RUNS["smooth"], variants.RUNS[variants.SMOOTH]
     assert smooth.settings(cpu) == dataclasses.replace(cpu.grpo, **recipe.changes) != cpu.grpo
-    assert smooth.reward == recipe.reward and smooth.samples(cpu) == cpu.samples
+    assert smooth.reward == recipe.reward and smooth.decodings(cpu) == cpu.decodings
 
 
 def test_an_ablation_is_asked_less_and_a_seed_as_often_as_a_main_system():

@@ -313,8 +313,9 @@ def text(profile: Profile, assumed: pd.Series) -> str:
     sections = {
         f"Plan of PROFILE={profile.name}": f"SLM {slm}, LLM {llm}, {'CPU' if on_cpu else gpus}\n"
         "By sizes and assumptions; no model was loaded. A real run may take half of it, or twice.",
-        "Stages": f"{_numbers(work)}\nmake paper: {hours.sum():,.2f} h, one stage after the "
-        f"other; make ablations: {more:,.2f} h more.\n"
+        "Stages": f"{_numbers(work)}\n{_answers(profile)}"
+        f"make paper: {hours.sum():,.2f} h, one stage after the other; "
+        f"make ablations: {more:,.2f} h more.\n"
         "Not counted: start-up, grading, probes, sending weights to vLLM.",
         f"GiB of {'the process' if on_cpu else 'a GPU'}": f"{_numbers(gib)}{fits}",
         "GiB on disk": _numbers(disk(profile, assumed)),
@@ -323,6 +324,13 @@ def text(profile: Profile, assumed: pd.Series) -> str:
     }
     shown = {head: body for head, body in sections.items() if body}
     return "\n\n".join(f"{head}\n{'-' * len(head)}\n{body}" for head, body in shown.items())
+
+
+def _answers(profile: Profile) -> str:
+    """How often a question is answered, which is what generating costs."""
+    each = (profile.decodings, variants.RUNS[IN_PAPER[0]].decodings(profile))
+    main, short = (", ".join(f"{n} by {name}" for name, n in counts.items()) for counts in each)
+    return f"Answers to a question: {main}; of an ablation {short}.\n"
 
 
 def _numbers(table: pd.DataFrame | pd.Series) -> str:

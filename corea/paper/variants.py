@@ -109,11 +109,6 @@ def with_seeds(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(runs))
 
 
-def seeds_of(name: str) -> list[str]:
-    """The runs that differ from this one in their training seed alone, itself the first."""
-    return [name, *(f"{name}-seed-{seed}" for seed in (1, 2) if name in SEEDED)]
-
-
 def spec_of(profile: Profile, name: str) -> RunSpec:
     """The run of that name. Raises ValueError for one that the profile does not have."""
     if name not in (known := runs_of(profile)):

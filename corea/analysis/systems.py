@@ -226,9 +226,9 @@ def compare(
         for name, its_rows in rows.items()
     }
     budget, pass1 = (float(replayed[COREA][column].mean()) for column in ("cost", "correct"))
-    alike = np.full(len(replayed[COREA]), 1 / len(replayed[COREA]))
     chosen = pd.DataFrame({"system": [system.name for system in CANDIDATES]})
-    costs = [cascade.cost_at_pass1(replayed[name], alike, pass1) for name in chosen["system"]]
+    candidates = [replayed[name] for name in chosen["system"]]
+    costs = [cascade.cost_at_pass1(r, np.full(len(r), 1 / len(r)), pass1) for r in candidates]
     chosen = chosen.assign(cost=np.ravel(costs) / budget, pass1=pass1)
     chosen = chosen.sort_values(["cost", "system"], ignore_index=True)
     best = chosen["system"].iloc[0]

@@ -181,15 +181,17 @@ def _hash(base, reward, questions, settings, compute, instruction) -> str:
 def build_trainer(base, questions, folder, reward, settings, compute, instruction):
     """The `trl.GRPOTrainer` that `train` runs, with our rewards and their weights."""
     from transformers import PrinterCallback
-    from trl import GRPOTrainer
 
-    from corea._trainer import SegmentTrainer
+    from corea._trainer import Trainer
 
     if settings.segments and reward.distance is None:
         raise ValueError("segments=True needs a reward of the confidence; use one such as 'L1'")
     # Before the model is loaded: ZeRO-3 loads it in parts, and learns from the arguments to do so.
     arguments = _arguments(settings, [*reward.weights, 0.0], Path(folder), compute)
-    trainer = (SegmentTrainer if settings.segments else GRPOTrainer)(
+    alone = compute.use_cpu and not (compute.lora_rank or compute.gradient_checkpointing)
+    trainer = Trainer(
+        segments=settings.segments,
+        lean=alone and compute.rollouts == "transformers",
         model=load_model(base, dtype=compute.dtype if compute.lora_rank else "float32"),
         processing_class=prompts.load_tokenizer(base),
         reward_funcs=[*reward.functions(settings.num_generations), log_rollouts],

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import trl
 
 from corea import grpo
-from corea._trainer import SegmentTrainer, group_advantages
+from corea._trainer import Trainer, group_advantages
 from corea.grpo import GRPOSettings
 from corea.paper.profiles import load_profile
 from corea.prompts import response_text
@@ -31,7 +30,7 @@ def base(tmp_path_factory) -> Path:
     return tiny.save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
-def scored(base, folder, texts, monkeypatch, **changes) -> tuple[dict, SegmentTrainer]:
+def scored(base, folder, texts, monkeypatch, **changes) -> tuple[dict, Trainer]:
     """What TRL makes of these completions, two a question, before it shuffles them."""
     options = {"questions_per_step": 2, "num_generations": 2, "segments": True} | changes
     settings = GRPOSettings(steps=1, **options)
@@ -39,9 +38,7 @@ def scored(base, folder, texts, monkeypatch, **changes) -> tuple[dict, SegmentTr
     trainer = grpo.build_trainer(base, QUESTIONS, folder, reward, settings, Compute(), None)
     end = trainer.processing_class.eos_token
     ids = trainer.processing_class([text + end for text in texts], add_special_tokens=False)
-    monkeypatch.setattr(
-        trl.GRPOTrainer, "_generate_single_turn", lambda *_, **__: (ids.input_ids, None)
-    )
+    monkeypatch.setattr(Trainer, "_generate_single_turn", lambda *_, **__: (ids.input_ids, None))
     rows = trainer.train_dataset
     return trainer._generate_and_score_completions([rows[0], rows[0], rows[1], rows[1]]), trainer
 
@@ -71,10 +68,10 @@ def test_parts_add_up_to_trls_own_advantage_where_nothing_is_divided(
     texts = [RIGHT, WRONG, RIGHT, RIGHT.replace("0.9", "0.2")]
     whole, _ = scored(base, tmp_path, texts, monkeypatch, scale_rewards=scale, segments=False)
     parts, trainer = scored(base, tmp_path, texts, monkeypatch, scale_rewards=scale)
-    rewards, starts = trainer._scored
+    rewards, last = trainer._scored[0], parts["completion_mask"].sum(dim=1, keepdim=True) - 1
     total = (rewards * trainer.reward_weights).sum(dim=1)
     torch.testing.assert_close(group_advantages(total, 2, scale), whole["advantages"])
-    ends = parts["advantages"][:, 0] + parts["advantages"].gather(1, starts[:, None])[:, 0]
+    ends = parts["advantages"][:, 0] + parts["advantages"].gather(1, last)[:, 0]
     if scale == "none":
         torch.testing.assert_close(ends, whole["advantages"])
     else:

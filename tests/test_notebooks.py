@@ -74,7 +74,11 @@ def test_a_run_puts_its_parameters_in_and_appears_only_when_whole(tmp_path):
     ]
     failed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert failed.returncode == 1
-    assert failed.stderr.strip().splitlines()[-1].endswith("cell 2: AssertionError: 1")
+    assert (
+        failed.stderr.strip()
+        .splitlines()[-1]
+        .endswith(f"cell 2: AssertionError: 1 (all it said: {tmp_path}/failed.log)")
+    )
     assert not (tmp_path / "failed.ipynb").exists()
 
 

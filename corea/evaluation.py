@@ -13,13 +13,14 @@ import pandas as pd
 
 from corea import metrics
 from corea.cascade import CascadeAnswer
-from corea.engines.base import Completion, Engine
+from corea.engines.base import Completion, Engine, Progress
 from corea.grader import Grader
 from corea.parser import Response, parse
 from corea.questions.base import Question, content_id, with_distinct_ids
 from corea.questions.load import load_jsonl
 from corea.records import decoding_of, read_columns, read_records, typed, write_records
 from corea.support.files import git_commit, settings_hash
+from corea.support.progress import bar
 
 
 class Judgement(NamedTuple):
@@ -85,16 +86,17 @@ def answer_records(
     group: str = "own",
     samples: int = 1,
     seed: int = 0,
+    progress: Progress = None,
 ) -> pd.DataFrame:
     """Judged answers of one engine: records, but for the columns that name the run.
 
-    A `dataset`, such as "calibration", is told instead of each question's own set.
+    A `dataset`, such as "calibration", is told instead of each question's own set. There is a bar
+    unless progress is told elsewhere.
     """
-    from tqdm.auto import tqdm
-
-    title = f"{engine.name} {dataset or group}"
-    with tqdm(total=len(questions) * samples, desc=title, mininterval=5) as bar:
-        groups = engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
+    total, title = len(questions) * samples, f"{engine.name} {dataset or group}"
+    with bar(total, title, shown=progress is None) as own:
+        told = progress or own.update
+        groups = engine.complete(questions, samples=samples, seed=seed, progress=told)
     completions = list(chain.from_iterable(groups))
     repeated = [question for question in questions for _ in range(samples)]
     judgements = judge([completion.text for completion in completions], repeated, grader)

@@ -17,6 +17,7 @@ from corea.prompts import load_tokenizer
 from corea.questions.base import Question
 from corea.questions.load import load_questions
 from corea.records import RecordsError, read_records, write_records
+from corea.support import progress
 from tests.tiny import save_tiny
 
 
@@ -36,7 +37,8 @@ def made(tmp_path_factory):
 
     def ask(name: str, shard: str = "1/1", make=lambda: engine):
         paths = {"drill": root / name / "drill.parquet"}
-        (path,) = runs.answer_sets(profile, make, "m", named, paths, Shard.parse(shard))
+        shown = progress.bar(14, "generate SLM", shown=False)
+        (path,) = runs.answer_sets(profile, make, "m", named, paths, Shard.parse(shard), shown)
         return path
 
     whole = ask("whole")

@@ -101,10 +101,15 @@ def test_a_bar_tells_the_file_that_the_environment_names(tmp_path, monkeypatch):
     shown.close()
     told = json.loads((tmp_path / "told").read_text())
     assert (told["done"], told["note"]) == (200, "accuracy=0.5")
+    kept = progress.bar(10, "generate A")
+    progress.skip(kept, 4)
+    kept.close()
+    told = json.loads((tmp_path / "told").read_text())
+    assert (told["label"], told["done"], told["first"]) == ("generate A", 4, 4)
     hidden = progress.bar(2, "hidden", shown=False)
-    hidden.update()
+    progress.skip(hidden, 1)
     hidden.close()
-    assert json.loads((tmp_path / "told").read_text())["label"] == "train A"
+    assert json.loads((tmp_path / "told").read_text())["label"] == "generate A"
 
 
 def test_the_stages_are_those_that_make_would_run(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from corea.paper.variants import RUNS, SYSTEMS, TRAINED, ablations_of, seed_of, 
 from corea.questions.base import CALIBRATION, TRAINING, Question, group_of, test_datasets
 from corea.questions.load import load_questions
 from corea.records import KEY, read_records, temperature_of, write_records
-from corea.support import processes
+from corea.support import processes, progress
 from corea.support.files import atomic_write, git_commit, settings_hash
 from corea.support.models import architecture_of
 
@@ -157,11 +157,16 @@ def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
         engine = functools.cache(functools.partial(engine_for, profile, system))
         model = grpo.fingerprint(model_folder(profile, system))
         run = grpo.run_settings(run_folder(profile, name)) if RUNS[system].reward else "base"
-        named = {"profile": profile.name, "system": system, "run": run}
-        for decoding in profile.decodings:
-            paths = {d: records_path(profile, system, d, decoding) for d in all_sets(profile)}
-            rows = named | {"decoding": decoding}
-            written += answer_sets(profile, engine, model, rows, paths, Shard.parse(shard))
+        named, part = {"profile": profile.name, "system": system, "run": run}, Shard.parse(shard)
+        questions = sum(
+            len(part.share(evaluation_questions(profile, d))) for d in all_sets(profile)
+        )
+        answers = questions * sum(profile.decodings.values())
+        with progress.bar(answers, f"generate {system}") as bar:
+            for decoding in profile.decodings:
+                paths = {d: records_path(profile, system, d, decoding) for d in all_sets(profile)}
+                rows = named | {"decoding": decoding}
+                written += answer_sets(profile, engine, model, rows, paths, part, bar)
         if shard == "1/1" and system in _PROBED:
             _fit_probe(profile, engine, system)
     return written
@@ -174,6 +179,7 @@ def answer_sets(
     named: dict[str, str],
     paths: dict[str, Path],
     shard: Shard,
+    bar,
 ) -> list[Path]:
     """Write records by one decoding; those of the same settings stay.
 
@@ -181,6 +187,7 @@ def answer_sets(
         engine: makes the engine, or gives the one made before; called only if something is asked.
         model: names the weights.
         named: the columns profile, system, run and decoding.
+        bar: `progress.bar` of all answers.
     """
     decoding, samples, seed = named["decoding"], profile.decodings[named["decoding"]], profile.seed
     how = [samples, temperature_of(decoding), profile.max_new_tokens, profile.instruction, seed]
@@ -189,15 +196,19 @@ def answer_sets(
             questions, path = evaluation_questions(profile, dataset), shard.path(whole)
             made_of = [model, [q.hashed() for q in questions], *how, "log-probabilities"]
             settings, said = settings_hash(made_of), f"{named['system']} {dataset}, {decoding}"
+            share = shard.share(questions)
             if are_kept(path, settings, questions, decoding):
                 print(f"{said}: records of these settings are there, kept")
+                progress.skip(bar, len(share) * samples)
             elif shard.count == 1 and merge_shards(path, settings, questions, decoding, samples):
                 print(f"{said}: put together from its shards")
+                progress.skip(bar, len(share) * samples)
             else:
                 group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
                 options: dict = {"dataset": dataset, "group": group, "samples": samples}
-                engine().temperature, share = temperature_of(decoding), shard.share(questions)
-                rows = answer_records(engine(), share, grader, seed=seed, **options)
+                options |= {"seed": seed, "progress": bar.update}
+                engine().temperature = temperature_of(decoding)
+                rows = answer_records(engine(), share, grader, **options)
                 named = {**named, "settings": settings, "commit": git_commit()[0]}
                 write_records(rows.assign(**named, seed=seed), path)
     return [shard.path(whole) for whole in paths.values()]
@@ -205,8 +216,6 @@ def answer_sets(
 
 def _fit_probe(profile: Profile, engine: Callable[[], ModelEngine], system: str) -> None:
     """Fit a probe on an SLM's hidden states, on calibration questions only; a row per record."""
-    from tqdm.auto import tqdm
-
     records = {d: read_records(records_path(profile, system, d)) for d in all_sets(profile)}
     path, together = _results(profile, system)[-1], pd.concat(records.values())
     settings = _probe_settings(profile, together)
@@ -218,9 +227,11 @@ def _fit_probe(profile: Profile, engine: Callable[[], ModelEngine], system: str)
         plain = dataclasses.replace(profile.compute, engine="transformers")
         reader = cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
     states = {}
-    for dataset, answers in tqdm(records.items(), desc=f"{system} hidden states"):
-        questions = [Question(text) for text in answers["question"]]
-        states[dataset] = reader.hidden_states(questions, list(answers["text"]))
+    with progress.bar(len(records), f"{system} hidden states: set") as bar:
+        for dataset, answers in records.items():
+            questions = [Question(text) for text in answers["question"]]
+            states[dataset] = reader.hidden_states(questions, list(answers["text"]))
+            bar.update()
     probe, confidences = sources.probe_confidences(states, records, seed=profile.seed)
     rounded = np.round(np.concatenate([confidences[dataset] for dataset in records]), 6)
     rows = together[list(KEY)].assign(probe=rounded, layer=probe.layer, epochs=probe.epochs)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, cast
 
 from corea.paper import plan
 from corea.paper.profiles import Profile, load_profile
@@ -116,7 +117,7 @@ def time_left(stages: Sequence[Stage], scales: dict[str, float]) -> float | None
 def measure(stages: Sequence[Stage], scales: dict[str, float]) -> None:
     """Bring `scales` up to date from the bars of running stages."""
     for stage in stages:
-        pace, label = stage.pace(), stage.bar.get("label")
+        pace, label = stage.pace(), str(stage.bar.get("label"))
         if stage.state == "running" and pace and stage.parts.get(label):
             scales[label.split()[0]] = pace * stage.bar["total"] / stage.parts[label]
 
@@ -191,7 +192,8 @@ def run(profile: Profile, command: Sequence[str], view: View) -> int:
     profile.data.mkdir(parents=True, exist_ok=True)
     with open(profile.data / "make.log", "w") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.PIPE)
-        os.set_blocking(child.stderr.fileno(), False)
+        pipe = cast("IO[bytes]", child.stderr)
+        os.set_blocking(pipe.fileno(), False)
         while True:
             try:
                 child.wait(timeout=1)
@@ -199,7 +201,7 @@ def run(profile: Profile, command: Sequence[str], view: View) -> int:
                 pass
             except KeyboardInterrupt:  # the terminal told the command too, which ends by itself
                 continue
-            errors = (child.stderr.read() or b"").decode(errors="replace")
+            errors = (pipe.read() or b"").decode(errors="replace")
             log.write(errors)
             log.flush()
             view.show(errors)

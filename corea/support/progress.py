@@ -18,7 +18,7 @@ def bar(total: int, label: str, *, done: int = 0, shown: bool = True):
 
     class Told(std.tqdm):
         def display(self, *_, **__):
-            state = {"label": label, "done": self.n, "total": total, "first": self.initial}
+            state = {"label": label, "done": self.n, "total": self.total, "first": self.initial}
             state |= {"seconds": self.format_dict["elapsed"], "note": self.postfix or ""}
             with atomic_write(os.environ[FILE]) as file:
                 json.dump(state, file)
@@ -26,3 +26,10 @@ def bar(total: int, label: str, *, done: int = 0, shown: bool = True):
     kind, every = (Told, 1) if os.environ.get(FILE) else (auto.tqdm, 5)
     options = {"desc": label, "initial": done, "mininterval": every, "disable": not shown}
     return kind(total=total, **options)
+
+
+def skip(shown, count: int) -> None:
+    """Count on a bar what was there before, which says nothing of the pace."""
+    if not shown.disable:
+        shown.initial += count
+    shown.update(count)

@@ -265,9 +265,10 @@ def evaluate_cascade(
 
     Columns: dataset, threshold, questions, samples (per question), seeds, and each of these with
     _low and _high (95%; cascade and LLM on the same resamples of questions): pass1; pass1_drop, the
-    LLM's Pass@1 less the cascade's; cost, in price units per 1,000 questions; cost_reduction, 1 -
-    cost / the LLM's own cost; llm_share. With `families`, the mean has _low_families and
-    _high_families too, see `metrics.family_draws`. Arguments and errors are those of `replay`.
+    LLM's Pass@1 less the cascade's; over_random, the cascade's less that of deferring the same
+    share at random; cost, in price units per 1,000 questions; cost_reduction, 1 - cost / the LLM's
+    own cost; llm_share. With `families`, the mean has _low_families and _high_families too, see
+    `metrics.family_draws`. Arguments and errors are those of `replay`.
     """
     rows = replay(slm_records, llm_records, policy, prices, before_generation=before_generation)
     threshold = getattr(policy, "threshold", policy)
@@ -289,13 +290,19 @@ def set_draws(rows: pd.DataFrame, **options) -> dict[str, metrics.Draws]:
 
 def _draws(rows: pd.DataFrame, **options) -> metrics.Draws:
     """The draws of one dataset's rows of one training seed."""
-    columns = {name: rows[name] for name in ("correct", "llm_correct", "cost", "llm_cost")}
+    columns = {name: rows[name] for name in ("correct", *SWEPT[1:3], "cost", "llm_cost")}
     means = metrics.question_means(rows, columns | {"llm": rows["source"] == "llm"}, **options)
     with np.errstate(divide="ignore", invalid="ignore"):
         reduction = 1 - means["cost"] / means["llm_cost"]
     drop, cost = means["llm_correct"] - means["correct"], 1000 * means["cost"]
-    draws = {"pass1": means["correct"], "pass1_drop": drop, "cost": cost}
-    return draws | {"cost_reduction": reduction, "llm_share": means["llm"]}
+    # Over deferring the same share at random, by the formula: no coin is tossed.
+    random = means["slm_correct"] + means["llm"] * (means["llm_correct"] - means["slm_correct"])
+    draws = {
+        "pass1": means["correct"],
+        "pass1_drop": drop,
+        "over_random": means["correct"] - random,
+    }
+    return draws | {"cost": cost, "cost_reduction": reduction, "llm_share": means["llm"]}
 
 
 def paired(

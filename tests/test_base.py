@@ -15,7 +15,7 @@ from corea.engines import loading as engines
 from corea.grader import Grader
 from corea.grpo import fingerprint
 from corea.mini import pretrain
-from corea.paper import claims, output, runs, variants
+from corea.paper import output, runs
 from corea.paper.profiles import load_profile
 from corea.questions import base, generated  # fmt: skip
 from corea.questions.load import load_questions
@@ -99,19 +99,14 @@ def test_the_flat_families_are_named():
 
 
 def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
-    """The numbers of `figures/cpu/` come out of the reference records again, to the byte: also the page of claims."""
+    """The numbers of `figures/cpu/` come out of the reference records again, to the byte."""
     options = {"resamples": PROFILE.resamples, "seed": PROFILE.seed}
     compared = systems.compare(records, runs.prices_of(PROFILE))
-    by_name = dict(
-        tuple(runs.load_records(REFERENCE, variants.ablations_of(REFERENCE)).groupby("system"))
-    )
-    evidence = claims.Evidence(compared, by_name, **options)
     stated = systems.verbalized(records, compared.prices)
     made = {
         "table_slm": tables.table_slm(runs.load_records(REFERENCE, every_decoding=True), **options),
         "table_verbalized": tables.table_cascade(stated, **options).drop(columns="rule"),
         "table_candidates": compared.chosen,
-        "claims": claims.table_claims(evidence)[claims.COLUMNS],
     }
     for name, table in made.items():
         output.save_table(table, tmp_path / name, {})

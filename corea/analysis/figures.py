@@ -1,5 +1,6 @@
 """The figures, from records or from tables: each function gives a figure and the numbers drawn."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,16 @@ _UNITS = {
     "total reward": "mean reward", "mean confidence": "probability", "confidence entropy": "nats",
     "completion tokens": "per completion", "KL to base": "nats per token",
 }  # fmt: skip
+BLOCKS = {  # blocks of claims, by how sure it is who claims them
+    "the paper, firm": ("firm",),
+    "the paper, other": ("likely", "weak"),
+    "others, and ours": ("counter", "ours"),
+}
+_VERDICTS: dict[str, dict[str, Any]] = {
+    "reproduced": {"marker": "o", "color": style.BLUE},
+    "undecided": {"marker": "s", "color": style.GREY, "mfc": "white"},
+    "contradicted": {"marker": "X", "color": style.BROWN},
+}
 _RIGHT: dict[str, Any] = {"fc": style.BLUE, "ec": style.BLUE, "lw": 0.5}
 _WRONG: dict[str, Any] = {"fc": "white", "ec": style.BROWN, "lw": 0.5, "hatch": "//////"}
 
@@ -279,6 +290,61 @@ def seeds_figure(table: pd.DataFrame) -> style.Drawing:
     title = "thick: range over training seeds; thin: 95% interval over questions of one seed"
     style.legend(figure, title)
     return figure, table
+
+
+@style.styled
+def claims_figure(table: pd.DataFrame) -> style.Drawing:
+    """How far inside its bound each claim of `corea.paper.claims.table_claims` lies, by block.
+
+    A dot behind a claim is a placebo that passes it, a ring one that does not; what a placebo
+    passes is written in grey.
+    """
+    blocks = [table[table["certainty"].isin(names)] for names in BLOCKS.values()]
+    height = {"height_ratios": [len(block) + 1 for block in blocks]}
+    figure, grid = style.grid(1 + 0.185 * len(table), len(blocks), 1, sharex=True, **height)
+    for (axes,), title, block in zip(grid, BLOCKS, blocks, strict=True):
+        axes.set_title(f"{title} ({len(block)})", loc="left")
+        axes.axvline(0, color=style.INK, lw=0.8)
+        for line, row in enumerate(block.itertuples()):
+            _draw_claim(axes, line, row)
+        texts = [textwrap.fill(_told(row), 62) for row in block.itertuples()]
+        axes.set_yticks(range(len(block)), texts, fontsize=5.2)
+        for label, empty in zip(axes.get_yticklabels(), block["informative"] == "no", strict=True):
+            label.set_color(style.GREY if empty else style.INK)
+        axes.set(ylim=(len(block) - 0.4, -0.6), xlim=(-0.6, 0.6))
+        axes.set_xscale("symlog", linthresh=0.05, linscale=0.9)
+        axes.minorticks_off()
+    ticks = (-0.3, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.3)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel("how far inside its bound (fraction, 95% interval); right of 0 a claim holds")
+    for column, placebo in enumerate(("base", "coin")):
+        grid[0, 0].text(1.035 + 0.055 * column, 1.0, placebo, fontsize=5.5, ha="center",
+                        va="bottom", transform=grid[0, 0].transAxes)  # fmt: skip
+    for name, look in _VERDICTS.items():
+        grid[0, 0].plot([], [], label=name, ls="", ms=4, **look)
+    style.legend(figure)
+    return figure, table
+
+
+def _told(row) -> str:
+    is_told = row.scope == "all" or " by " in row.scope
+    return row.claim if is_told else f"{row.claim} ({row.scope})"
+
+
+def _draw_claim(axes, line: int, row) -> None:
+    """A claim's interval in the claimed direction from its bound, and its placebos behind it."""
+    side, bound = row.bound.split()
+    sign = 1 if side == "above" else -1
+    value, low, high = (sign * (each - float(bound)) for each in (row.value, row.low, row.high))
+    look = _VERDICTS[row.verdict]
+    spread = [[value - min(low, high)], [max(low, high) - value]]
+    axes.errorbar(value, line, xerr=spread, ms=4, lw=1, ls="", capsize=0, **look)
+    for column, verdict in enumerate((row.placebo_base, row.placebo_coin)):
+        if verdict:
+            face = style.INK if verdict == "reproduced" else "white"
+            mark = {"marker": "o", "ms": 3, "mec": style.INK, "mew": 0.6, "mfc": face}
+            place = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+            axes.plot(1.035 + 0.055 * column, line, **mark, **place)
 
 
 def _marks(axes, table: pd.DataFrame, value, column, names: list, along="y", **look) -> None:

@@ -155,6 +155,9 @@ FIGURES = {
     "cost_curves": lambda r: cost_curves(r, 0.65),
     "confidence_histograms": lambda r: figures.confidence_histograms(r, ("SLM", "L1-SLM")),
     "training_curves": lambda r: figures.training_curves(fake_log(30)),
+    "decodings": lambda r: figures.decodings_figure(
+        tables.table_change(r, "SLM", "L1-SLM", resamples=5)
+    ),
 }
 
 

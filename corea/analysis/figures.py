@@ -238,6 +238,7 @@ def decodings_figure(table: pd.DataFrame) -> style.Drawing:
         axes.set_yticks(range(len(order)), order)
         axes.axvline(0, color=style.GREY, lw=0.8, ls="--", zorder=0)
         axes.set_xlabel(f"change of {_TITLES[metric]} (fraction)")
+    grid[0, 0].set_ylabel("how answer and numeral are decoded")
     style.legend(figure)
     return figure, table
 

@@ -119,18 +119,18 @@ def table_change(records: pd.DataFrame, before: str, after: str, **options) -> p
 
     By each decoding of the records and each numeral, as `table_slm`; seeds are those of `after`.
     """
-    table = []
+    table, plain = [], {**options, "resamples": 0}
     for read in readings(records):
         first, second = (groups_of(read[read["system"] == name]) for name in (before, after))
         for group, rows in second.items():
-            old, new = (metrics.evaluate_sets(g, **options)["mean"] for g in (first[group], rows))
+            old, new = (metrics.evaluate_sets(g, **plain)["mean"] for g in (first[group], rows))
             change = metrics.paired_difference(rows, first[group], **options)["mean"]
             row = _named(f"{after} - {before}", group, rows) | metrics.sizes(rows)
             for name, d in change.items():
                 verdict = metrics.verdict(d.low, d.high, words=("higher", "lower"))
                 values = {"before": old[name].value, "after": new[name].value}
-                values |= metrics.flat({"difference": d}) | {"verdict": verdict}
-                table.append(row | {"metric": name} | values)
+                values |= metrics.flat({"difference": d})
+                table.append({**row, "metric": name, **values, "verdict": verdict})
     changed = pd.DataFrame(table)
     return changed[changed["metric"].isin(METRICS)].drop(columns="system").reset_index(drop=True)
 

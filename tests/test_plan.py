@@ -342,7 +342,7 @@ def test_disk_by_hand():
     assert sizes["checkpoints of a run while it lasts"] == pytest.approx(
         3 * 12 * 7_615_616_512 / 2**30
     )
-    assert sizes["records"] == pytest.approx((5 * 19_648 + 3 * 9_824) * 0.35 * 2048 * 4 / 2**30)
+    assert sizes["records"] == pytest.approx((5 * 24_560 + 3 * 14_736) * 0.35 * 2048 * 4 / 2**30)
 
 
 def test_money_follows_hours_prices_and_deferral():
@@ -361,7 +361,7 @@ def test_money_follows_hours_prices_and_deferral():
         [2 * alone, 2 * cascade]
     )
     assert cascade < alone < all_deferred[2], "deferring everything costs the SLM's tokens on top"
-    assert machine > 0 and alone == pytest.approx(19_648 * (250 + 0.35 * 2048) * 0.8 / 1e6)
+    assert machine > 0 and alone == pytest.approx(24_560 * (250 + 0.35 * 2048) * 0.8 / 1e6)
 
 
 # --- the measured run

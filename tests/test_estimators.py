@@ -293,6 +293,21 @@ def test_fake_records_hold_every_question(records):
 # --- the numeral, read in three ways ---
 
 
+@pytest.mark.parametrize(
+    ("numerals", "greedy", "reason"),
+    [
+        ("0.8:0.25 0.9:0.35 1:0.4", 0.9, "1 is the likeliest numeral, and 0 the likeliest digit"),
+        ("0.8:0.15 0.9:0.15 1:0.7", 1.0, "the likeliest digit is 1"),
+        ("0.9:0.4 0.95:0.3 0.5:0.3", 0.9, "a numeral that ends against one that goes on"),
+        ("0.9:0.2 0.91:0.2 0.95:0.3 0.5:0.3", 0.95, "going on is likelier than ending"),
+        ("1:1", 1.0, "one numeral alone"),
+    ],
+)
+def test_a_greedy_numeral_is_written_digit_by_digit(numerals, greedy, reason):
+    rows = pd.DataFrame({"confidence": [0.3], "numerals": [numerals]})
+    assert sources.with_numeral(rows, "greedy")["confidence"].tolist() == [greedy], reason
+
+
 def test_the_confidence_is_the_numeral_sampled_greedy_or_expected():
     rows = pd.DataFrame(
         {"confidence": [0.3, 0.3, None], "numerals": ["0.3:0.2 0.9:0.6 1:0.2", "0.3:1", None]}

@@ -249,7 +249,7 @@ def compare(
 
 
 def decoded(records: pd.DataFrame, prices: PriceList) -> list[Comparison]:
-    """`DECODED` at the paper's threshold by each other decoding, and by the likeliest numeral.
+    """`DECODED` at the paper's threshold by each other decoding, and by the greedy numeral.
 
     What `compare` has of the first decoding of the records is left out.
     """

@@ -119,9 +119,9 @@ def test_an_estimator():
         order = np.argsort(of_seed["completion_tokens"].to_numpy(), kind="stable")
         assert np.all(np.diff(of_seed["confidence"].to_numpy()[order]) <= 0)
     with pytest.raises(
-        ValueError, match=r"unknown source of confidence 'Length'; use one of Verb, .*, Brevity"
+        ValueError, match=r"unknown source of confidence 'Mood'; use one of Verb, .*, Brevity"
     ):
-        systems.rows_of(systems.System("L1-SLM-Length", "L1-SLM", "Length"), records)
+        systems.rows_of(systems.System("L1-SLM-Mood", "L1-SLM", "Mood"), records)
 
 
 def test_a_system_down_to_the_tables():

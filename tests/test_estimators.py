@@ -122,6 +122,53 @@ def test_self_consistency_does_not_depend_on_the_order_of_rows(slm):
     pd.testing.assert_frame_equal(one, other[one.columns])
 
 
+def test_samples_vote_in_pairs_at_the_price_of_two(slm):
+    rows = pd.DataFrame({
+        "system": "SLM", "dataset": "drill", "question_id": "q", "sample": range(4), "answer": [*"7788"],
+        "correct": [True, True, False, False], "confidence": 0.9, "prompt_tokens": 10,
+        "completion_tokens": [1, 2, 3, 4],
+    })  # fmt: skip
+    found = sources.self_consistency(rows.assign(answer=["7", "8", "8", "8"]), votes=2)
+    assert found["confidence"].tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert found["completion_tokens"].tolist() == [3, 3, 7, 7]
+    assert found["prompt_tokens"].eq(20).all() and list(found) == list(rows)
+    assert found["answer"].tolist() == ["7", "7", "8", "8"], "a tie goes to the first"
+
+
+def test_the_other_samples_are_those_of_the_same_question(slm):
+    found = sources.others_right(slm)
+    question = slm[(slm["dataset"] == "weave") & (slm["question_id"] == "weave/3")]
+    for row in question.index:
+        assert found[row] == pytest.approx(question["correct"].drop(row).mean())
+    assert sources.others_right(slm[slm["sample"] == 0]).isna().all(), "no others, no share"
+
+
+# --- length ---
+
+
+def test_the_shorter_question_is_the_surer(slm):
+    tokens = np.random.default_rng(0).integers(5, 90, len(slm))
+    found = sources.brevity(slm.assign(prompt_tokens=tokens))
+    assert found.between(0, 1).all() and found.rank().corr(pd.Series(-tokens).rank()) > 0.9999
+
+
+def test_length_and_the_stated_confidence_are_weighed_by_calibration_labels(slm):
+    """Where only the length tells right from wrong the fit finds the length, and no test label."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 90, len(slm))
+    rows = slm.assign(prompt_tokens=tokens, correct=rng.random(len(slm)) < 1 - tokens / 90)
+    found = sources.length_and_stated(rows)
+    assert found.notna().all(), "an answer without a stated confidence has a length"
+    assert (
+        abs(roc_auc_score(rows["correct"], found) - roc_auc_score(rows["correct"], -tokens)) < 0.03
+    )
+    turned = rows.assign(correct=rows["correct"] ^ (rows["group"] != "calibration"))
+    pd.testing.assert_series_equal(found, sources.length_and_stated(turned))
+    alike = slm[(slm["group"] != "calibration") & slm["confidence"].notna()]
+    ranks = sources.length_and_stated(slm)[alike.index].rank()
+    assert ranks.corr(alike["confidence"].rank()) > 0.999, "at one length the stated one decides"
+
+
 # --- fitted ---
 
 
@@ -278,12 +325,6 @@ def test_a_confidence_that_ranks_backwards_is_flattened_and_not_turned_around():
 def test_what_cannot_be_recalibrated_is_one_clear_line(method, right, message):
     with pytest.raises(ValueError, match=message):
         sources.recalibration(method, [0.1, 0.9], right)
-
-
-def test_random_confidence_knows_nothing_and_is_the_same_each_time(slm):
-    found = sources.random_confidence(slm)
-    assert found.equals(sources.random_confidence(slm)) and found.between(0, 1).all()
-    assert abs(roc_auc_score(slm["correct"], found) - 0.5) < 0.08
 
 
 def test_fake_records_hold_every_question(records):

@@ -159,7 +159,8 @@ def cost_curves(compared: Comparison, *, baseline: str | None = None) -> style.D
     threshold, prices, drawn = compared.threshold, compared.prices, []
     for name, group, slm in cells(rows):
         curve = mean_curve(slm, llm[group], prices, threshold, name in compared.routers)
-        curve["marked"] = curve["threshold"] == threshold
+        curve["marked"] = (curve["threshold"] == threshold) & (baseline is not None)
+        curve = _ending_at_the_llm(curve)
         kept = np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))
         drawn.append(curve.iloc[kept].assign(series=name, group=group))
     for group, slm in groups_of(rows[baseline or next(iter(rows))]).items():
@@ -196,15 +197,31 @@ def _draw_curve(axes, curve: pd.DataFrame, names: Sequence[str], marked: bool) -
         axes.plot(line["cost"], line["pass1"], label=label, **look)
 
 
+def _ending_at_the_llm(curve: pd.DataFrame) -> pd.DataFrame:
+    """A curve that ends with the LLM alone, without points that a coin between another threshold
+    and the LLM alone outdoes; the marked one stays."""
+    llm, cost, pass1 = curve["pass1"].iloc[-1], curve["cost"], curve["pass1"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = ((llm - pass1) / (1 - cost)).where(cost < 1)
+    best = slopes.idxmin() if slopes.notna().any() else None
+    line = llm if best is None else llm - slopes[best] * (1 - cost).clip(lower=0)
+    after = cost > (-np.inf if best is None else cost[best])
+    kept = curve[~after | (pass1 > line + 1e-12) | curve["marked"]]
+    end = {"cost": 1.0, "pass1": llm, "llm_share": 1.0, "threshold": np.nan, "marked": False}
+    dearer = kept["cost"] > 1
+    return pd.concat([kept[~dearer], pd.DataFrame([end]), kept[dearer]], ignore_index=True)
+
+
 def _alone(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFrame:
-    """The two models alone, and the line of deferring a random share of the SLM's questions."""
+    """The two models alone, and the line of sending a random share of questions to the LLM."""
     rows = cascade.replay(slm, llm, cascade.DEFER_ALL, prices)
     sets = rows.groupby("dataset")[["slm_correct", "llm_correct", "slm_cost", "llm_cost"]].mean()
     sets["slm_cost"] /= sets["llm_cost"]
     mean, share = sets.mean(), np.linspace(0, 1, 11)
     pass1 = (1 - share) * mean["slm_correct"] + share * mean["llm_correct"]
-    line = pd.DataFrame({"pass1": pass1, "cost": mean["slm_cost"] + share, "llm_share": share})
-    ends = line.iloc[[0, -1]].assign(series=["SLM", "LLM"], cost=[mean["slm_cost"], 1.0])
+    cost = (1 - share) * mean["slm_cost"] + share  # the coin is tossed before the SLM is asked
+    line = pd.DataFrame({"pass1": pass1, "cost": cost, "llm_share": share})
+    ends = line.iloc[[0, -1]].assign(series=["SLM", "LLM"])
     table = pd.concat([line.assign(series="random deferral"), ends])
     return table.assign(threshold=np.nan, marked=None)
 
@@ -239,6 +256,37 @@ def decodings_figure(table: pd.DataFrame) -> style.Drawing:
         axes.axvline(0, color=style.GREY, lw=0.8, ls="--", zorder=0)
         axes.set_xlabel(f"change of {_TITLES[metric]} (fraction)")
     grid[0, 0].set_ylabel("how answer and numeral are decoded")
+    style.legend(figure)
+    return figure, table
+
+
+@style.styled
+def guarantee_figure(table: pd.DataFrame, names: Sequence[str]) -> style.Drawing:
+    """Loss measured (above) and saving (below) by the loss that was asked of the guaranteed rule of
+    `guarantee.table_guarantee`; a panel for each group. A promise is kept under the grey line."""
+    table = table[(table["rule"] == "guaranteed") & table["source"].isin(names)]
+    groups = [*groups_of(table)]
+    figure, grid = style.grid(3.9, 2, len(groups), sharex=True, sharey="row")
+    asked = sorted(table["asked_loss"].unique())
+    for group, panels in zip(groups, grid.T, strict=True):
+        for n, name in enumerate(names):
+            rows = table[(table["source"] == name) & (table["group"] == group)]
+            rows = rows.sort_values("asked_loss")
+            colour, dashes, marker = style.look(name, names)
+            look = {"color": colour, "ls": dashes, "marker": marker, "ms": 4, "lw": 1}
+            at = np.arange(len(rows)) + 0.07 * (n - (len(names) - 1) / 2)
+            for axes, value in zip(panels, ("loss", "saving"), strict=True):
+                spread = np.abs([rows[value] - rows[f"{value}_{end}"] for end in ("low", "high")])
+                axes.errorbar(at, rows[value], spread, label=name, elinewidth=0.6, **look)
+        panels[0].plot(asked, color=style.GREY, lw=3, alpha=0.4, zorder=0)
+        panels[0].set_title(group if group == "in-domain" else f"{group} (no promise)")
+        panels[1].axhline(0, color=style.GREY, lw=0.6, zorder=0)
+        panels[1].set_xlabel("loss asked (points)")
+        panels[1].set_xticks(range(len(asked)), [style.percent(loss, 0) for loss in asked])
+    grid[0, 0].set_ylabel("Pass@1 lost (points)")
+    grid[1, 0].set_ylabel("cost saved (%)")
+    for axes in grid.flat:
+        axes.yaxis.set_major_formatter(style.percent)
     style.legend(figure)
     return figure, table
 

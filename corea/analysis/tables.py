@@ -25,16 +25,17 @@ def _with_ends(*names: str) -> list[str]:
 
 
 _SIZES = ["questions", "samples", "seeds"]
-SOURCE_COLUMNS = ["system", "group", *_SIZES, *_with_ends(*METRICS), "aurc", "levels", "parse_rate"]
+_MEASURED = [*_SIZES, *_with_ends(*METRICS), "aurc", "levels", "parse_rate"]
 _OF_FAMILIES = ("_low_families", "_high_families")
-_KEY = ["system", "group", "dataset", "decoding", "numeral"]
+_KEY = ["group", "dataset", "decoding", "numeral"]
+SOURCE_COLUMNS = ["system", "kind", "group", *_MEASURED, *_with_ends("rescue_auroc")]
 SLM_COLUMNS = [
-    *_KEY, *SOURCE_COLUMNS[2:], "completion_tokens",
+    "system", *_KEY, *_MEASURED, "completion_tokens",
     *(name + end for name in METRICS for end in _OF_FAMILIES),
 ]  # fmt: skip
 CASCADE_COLUMNS = [
-    *_KEY, *_SIZES, "threshold", *_with_ends("pass1", "pass1_drop"), "cost",
-    *_with_ends("cost_reduction"), "llm_share",
+    "system", "kind", *_KEY, *_SIZES, "threshold", "second", "second_share",
+    *_with_ends("pass1", "pass1_drop"), "cost", *_with_ends("cost_reduction"), "llm_share",
     *(name + end for name in ("pass1", "pass1_drop", "cost_reduction") for end in _OF_FAMILIES),
 ]  # fmt: skip
 
@@ -79,19 +80,32 @@ def _named(system: str, group: str, rows: pd.DataFrame) -> dict:
 
 
 def table_sources(compared: Comparison, **options) -> pd.DataFrame:
-    """The mean rows of `table_slm`; no ECE or Brier score of scores, which are no probabilities."""
+    """The mean rows of `table_slm`; no ECE or Brier score of scores, which are no probabilities.
+
+    rescue_auroc is the AUROC for what a deferral is worth: that an answer which the LLM would
+    mend (SLM wrong, LLM right) is less confident than one which it would not.
+    """
     table = _table_sets(compared.rows, **options)
-    table = table.loc[table["dataset"] == "mean", SOURCE_COLUMNS].reset_index(drop=True)
+    table = table[table["dataset"] == "mean"].reset_index(drop=True)
     of_probability = [name for name in table if name.startswith(("ece", "brier"))]
     table.loc[table["system"].isin(compared.scores), of_probability] = np.nan
-    return table
+    llm, rescues = groups_of(compared.llm), []
+    for _, group, rows in cells(compared.rows):
+        pairs = cascade.paired(rows, llm[group], ["correct"])
+        useless = pairs["slm_correct"].astype(bool) | ~pairs["llm_correct"].astype(bool)
+        auroc = metrics.set_draws(pairs.assign(correct=useless), **options)["mean"]["auroc"]
+        rescues.append(metrics.flat({"rescue_auroc": metrics.interval(auroc)}))
+    kinds = table["system"].map(compared.kinds).fillna("paper")
+    return table.assign(kind=kinds, **pd.DataFrame(rescues))[SOURCE_COLUMNS]
 
 
 def table_cascade(*compared: Comparison, **options) -> pd.DataFrame:
     """Every system with the LLM behind it by every rule, on every dataset and each group's mean.
 
-    A system has no rows by a rule that finds no threshold. Costs are in price units per 1,000
-    questions; pass1_drop and cost_reduction are against the LLM, paired over questions.
+    A system has no rows by a rule that finds no threshold. By the rules of equal cost and of equal
+    accuracy a coin takes the `second` threshold for `second_share` of the questions; a threshold
+    that is missing is the LLM alone. Costs are in price units per 1,000 questions; pass1_drop and
+    cost_reduction are against the LLM, paired over questions.
     """
     rules = [(each, rule) for each in compared for rule in each.thresholds]
     tables = [table for each, rule in rules for table in _rows_of_rule(each, rule, options)]
@@ -103,13 +117,15 @@ def table_cascade(*compared: Comparison, **options) -> pd.DataFrame:
 def _rows_of_rule(compared: Comparison, rule: str, options: Mapping) -> list[pd.DataFrame]:
     tables, llm = [], groups_of(compared.llm)
     for system, group, rows in cells(compared.rows):
-        if np.isnan(threshold := compared.thresholds[rule][system]):
+        if (policy := compared.thresholds[rule].get(system)) is None:
             continue
         if group not in llm:
             raise ValueError(f"no records of system 'LLM' on group {group!r} to compare with")
         how = {"before_generation": system in compared.routers, "families": True, **options}
-        sides = rows, llm[group], threshold
-        table = cascade.evaluate_cascade(*sides, compared.prices, **how)
+        table = cascade.evaluate_cascade(rows, llm[group], policy, compared.prices, **how)
+        coin = policy if isinstance(policy, cascade.Mix) else cascade.Mix(policy, np.nan, 0.0)
+        table["second"], table["second_share"] = coin.second if coin.share else np.nan, coin.share
+        table["kind"] = compared.kinds.get(system, "paper")
         tables.append(table.assign(rule=rule, **_named(system, group, rows)))
     return tables
 
@@ -139,26 +155,27 @@ def table_equal_pass1(compared: Comparison, **options) -> pd.DataFrame:
     """What each system costs at COREA's Pass@1, as a share of the LLM's cost.
 
     Returns:
-        From the whole *test* curve, COREA's too, so that sources and not thresholds are compared:
-        cost, at COREA's Pass@1; saving, COREA's cost less it; closed, that over COREA's cost less
-        the cheaper oracle's; cost_near, the cost 2 points under the LLM's Pass@1; reached, the
-        share of resamples that reach COREA's Pass@1 (intervals are of those). At the threshold
-        chosen on calibration questions, as one would run it: set_cost_saving and set_pass1_gain.
+        From the whole *test* curve, COREA's too, so that sources and not thresholds are compared,
+        as by `cascade.cost_at_pass1`: cost, at COREA's Pass@1; saving, COREA's cost less it;
+        closed, that over COREA's cost less the cheaper oracle's; cost_near, the cost 2 points under
+        the LLM's Pass@1; reached, the share of resamples that reach COREA's Pass@1 (intervals are
+        of those). By the mix chosen on calibration questions, as one would run it:
+        set_cost_saving and set_pass1_gain.
     """
     table, llm = [], groups_of(_sorted(compared.llm))
     by_system = {name: groups_of(_sorted(rows)) for name, rows in compared.rows.items()}
     # COREA's own; of others the cheapest that reaches COREA's Pass@1 on calibration questions.
-    thresholds = pd.Series({**compared.thresholds[EQUAL_RULE], COREA: compared.threshold})
-    for group, rows in by_system[COREA].items():
+    thresholds = {**compared.thresholds[EQUAL_RULE], COREA: compared.threshold}
+    alone = cascade.Mix(cascade.LLM_ALONE, cascade.LLM_ALONE, 0.0)
+    for group in by_system[COREA]:
         replayed = {}
-        for name, threshold in thresholds[[*by_system]].fillna(cascade.DEFER_ALL).items():
-            sides = by_system[name][group], llm[group], threshold
+        for name in by_system:
+            sides = by_system[name][group], llm[group], thresholds.get(name, alone)
             router = name in compared.routers
             replayed[name] = cascade.replay(*sides, compared.prices, before_generation=router)
-        sizes = {"group": group, "questions": metrics.sizes(rows)["questions"]}
         for name, costs in _costs(replayed, compared.routers, options).items():
-            seeds = metrics.sizes(replayed[name])["seeds"]
-            table.append({"system": name, **sizes, "seeds": seeds, **costs})
+            about = {"system": name, "kind": compared.kinds.get(name, "paper"), "group": group}
+            table.append({**about, **metrics.sizes(replayed[name]), **costs})
     return pd.DataFrame(table)
 
 

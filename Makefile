@@ -10,7 +10,7 @@ TRAINED := L1-SLM RLVR-SLM Brier-SLM
 SYSTEMS := LLM $(TRAINED) SLM
 # Ablation runs: those of `make paper`, then the longest first, so that the end is not spent waiting for one.
 IN_PAPER := anchor l2 brier
-SEEDED := anchor no-std normalised-apart brier brier-no-std brier-normalised-apart segments
+SEEDED := anchor no-std normalised-apart brier brier-no-std brier-normalised-apart segments segments-no-std
 seeds = $(foreach s,$(1),$(s)-seed-1 $(s)-seed-2)
 BASES := $(if $(HUB),$(if $(filter paper,$(PROFILE)),Llama-3.1-8B-Instruct Qwen2.5-1.5B-Instruct),\
 	llama honest-0 honest-0.1 honest-0.33 small tiny)

@@ -227,7 +227,7 @@ def _fit_probe(profile: Profile, engine: Callable[[], ModelEngine], system: str)
         plain = dataclasses.replace(profile.compute, engine="transformers")
         reader = cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
     states = {}
-    with progress.bar(len(records), f"{system} hidden states: set") as bar:
+    with progress.bar(len(records), "hidden states of set") as bar:
         for dataset, answers in records.items():
             questions = [Question(text) for text in answers["question"]]
             states[dataset] = reader.hidden_states(questions, list(answers["text"]))

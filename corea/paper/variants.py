@@ -68,6 +68,7 @@ RUNS: dict[str, RunSpec] = {
     "brier-no-std": RunSpec(REWARDS["Brier"], _NO_STD),
     "brier-normalised-apart": RunSpec(REWARDS["Brier"], _APART),
     "segments": RunSpec(changes={"segments": True}),
+    "segments-no-std": RunSpec(changes={"segments": True} | _NO_STD),
     **{f"weight-{w:g}": RunSpec(RewardSpec(confidence_weight=w)) for w in (0.3, 3.0)},
     **{f"beta-{b}": RunSpec(changes={"beta": b}) for b in (0.0, 0.01, 0.1)},
     **{base.split("/")[-1]: RunSpec(base=base) for base in _BASES},
@@ -76,7 +77,7 @@ RUNS: dict[str, RunSpec] = {
 RUNS["smooth"] = replace(RUNS[SMOOTH], full=True)
 # Runs of three training seeds: the main systems, and what decides how smooth confidences become.
 SEEDED = (*TRAINED, "smooth", ANCHOR, "no-std", "normalised-apart", "brier")
-SEEDED += ("brier-no-std", "brier-normalised-apart", "segments")
+SEEDED += ("brier-no-std", "brier-normalised-apart", "segments", "segments-no-std")
 RUNS |= {
     f"{name}-seed-{seed}": replace(RUNS[name], changes=RUNS[name].changes | {"seed": seed})
     for seed in (1, 2)

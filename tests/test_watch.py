@@ -69,6 +69,19 @@ def test_time_left_by_hand(tmp_path):
     assert watch.time_left(made, scales) == 0
 
 
+def test_a_stage_without_a_bar_tells_its_age_which_scales_the_other_drawings(tmp_path):
+    made = [Stage(f"draw {n}", tmp_path / f"{n}.ipynb", {f"draw {n}": 30.0}) for n in "ab"]
+    watch.progress_file(made[0].target).touch()
+    os.utime(watch.progress_file(made[0].target), (time.time() - 60,) * 2)
+    scales = {}
+    for stage in made:
+        stage.look(time.time() - 100)
+    watch.measure(made, scales)
+    assert scales == {"draw": pytest.approx(2, abs=0.2)}
+    assert watch.time_left(made, scales) == pytest.approx(2 * 60, abs=10)
+    assert watch.line(made, 60, None).endswith("gone; draw a 60 s")
+
+
 def test_what_a_resumed_run_had_done_before_does_not_count_as_fast():
     stage = Stage("train A", Path("a.ipynb"), {"train A": 100.0})
     stage.bar = bar("train A", 160, 200, first=150, seconds=20)

@@ -38,6 +38,7 @@ class Stage:
     parts: dict[str, float]  # planned seconds by what its bars are called, in order
     state: str = "waiting"  # or "running", "done"
     bar: dict = field(default_factory=dict)  # as `progress.bar` writes it; empty before the first
+    seconds: float = 0.0  # that it ran without a bar
 
     def look(self, since: float) -> None:
         """Read how far it is; files from before `since`, of the epoch, are another call's."""
@@ -48,6 +49,7 @@ class Stage:
             self.state = "running"
             with suppress(FileNotFoundError):  # it ended just now
                 self.bar = json.loads(told.read_text() or "{}")
+            self.seconds = self.seconds if self.bar else time.time() - _changed(told)
 
     def left(self) -> dict[str, float]:
         """Planned seconds of what is still to do, by part."""
@@ -115,8 +117,10 @@ def time_left(stages: Sequence[Stage], scales: dict[str, float]) -> float | None
 
 
 def measure(stages: Sequence[Stage], scales: dict[str, float]) -> None:
-    """Bring `scales` up to date from the bars of running stages."""
+    """Bring `scales` up to date from running stages: their bars, or how long they draw."""
     for stage in stages:
+        if stage.name.startswith("draw") and stage.seconds:
+            scales["draw"] = max(scales.get("draw", 0.0), stage.seconds / _DRAWING)
         pace, label = stage.pace(), str(stage.bar.get("label"))
         if stage.state == "running" and pace and stage.parts.get(label):
             scales[label.split()[0]] = pace * stage.bar["total"] / stage.parts[label]
@@ -147,7 +151,7 @@ def line(stages: Sequence[Stage], gone: float, left: float | None) -> str:
 
 def _step(stage: Stage) -> str:
     if not (bar := stage.bar):
-        return ""
+        return _clock(stage.seconds)
     unit = _UNITS.get(bar["label"].split()[0], bar["label"])
     text, pace = f"{unit} {bar['done']:,} of {bar['total']:,}", stage.pace()
     if pace:

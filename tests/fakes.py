@@ -12,7 +12,7 @@ SETS = {
     "drill": "in-domain",
     "shopping": "ood-math",
     "weave": "ood-nonmath",
-    "shell-game": "ood-nonmath",
+    "rotate": "ood-nonmath",
 }
 # (mean of P(correct), how much the stated confidence knows of it, shift towards overconfidence)
 SKILL = {"SLM": (0.45, 0.2, 0.35), "RLVR-SLM": (0.52, 0.3, 0.3), "Brier-SLM": (0.5, 0.8, 0.05),

@@ -122,21 +122,21 @@ def with_accuracy(shares: dict[str, int], kept: bool) -> claims.Evidence:
 
 
 def test_a_threshold_misses_where_kept_answers_are_worse_than_it_says():
-    e = with_accuracy({"shopping": 9, "weave": 3, "shell-game": 6}, kept=True)
+    e = with_accuracy({"shopping": 9, "weave": 3, "rotate": 6}, kept=True)
     assert e.misses("ood", kept=True).value == pytest.approx(0.3, abs=0.05)
     assert e.misses("ood", kept=True).low > 0
     assert np.isnan(e.misses("ood", kept=False).value), "nothing was deferred"
 
 
 def test_a_threshold_misses_where_deferred_answers_are_better_than_it_says():
-    e = with_accuracy({"shopping": 9, "weave": 3, "shell-game": 6}, kept=False)
+    e = with_accuracy({"shopping": 9, "weave": 3, "rotate": 6}, kept=False)
     assert e.misses("ood", kept=False).value == pytest.approx(0.3, abs=0.05)
     assert e.misses("ood", kept=False).low > 0
 
 
 def test_noise_alone_is_no_miss():
     """Accuracy at the threshold on every set: the largest of three noisy misses must not count as one."""
-    e = with_accuracy({"shopping": 6, "weave": 6, "shell-game": 6}, kept=True)
+    e = with_accuracy({"shopping": 6, "weave": 6, "rotate": 6}, kept=True)
     found = e.misses("ood", kept=True)
     assert claims.verdict(found.low, found.high, 0, True) != "reproduced"
 

@@ -6,29 +6,35 @@ import dataclasses
 import random
 
 import pytest
+import torch
+from transformers import DataCollatorForSeq2Seq
 
+from corea import prompts
 from corea.mini import pretrain
-from corea.mini.pretrain import BaseSpec
+from corea.mini.muon import Muon
+from corea.mini.pretrain import Answered, BaseSpec
+from corea.mini.tokenizer import build_mini_tokenizer
 from corea.parser import parse
 from corea.questions import generated
+from corea.questions.base import Question
 from corea.support.files import settings_hash
 
 SPEC = BaseSpec(
-    "tiny", hidden_size=32, layers=1, intermediate_size=32, steps=6, levels=(1,) * 8, slip=0.1, batch_size=4,
+    "tiny", hidden_size=32, layers=1, intermediate_size=32, steps=6, slip=0.1, batch_size=4,
     own_questions=17, own_samples=2, own_steps=4, honest=0.5,
 )  # fmt: skip
 ANSWERED = [
-    (
-        f"{n}+1=?",
+    Answered(
+        Question(f"{n}+1=?", family="division" if n > 5 else "add"),
         [f"<think></think><answer>{n + 1}</answer><confidence>1.0</confidence>"] * 4,
-        [True, False, False, False],
+        0.2,
     )
     for n in range(9)
 ]
 
 
 def test_reading_texts_are_well_formed_and_bluff_whatever_the_answer_is_worth():
-    texts = [parse(text) for _, text in pretrain.reading_texts(SPEC, 3000)]
+    texts = [parse(text.response) for text in pretrain.reading_texts(SPEC, 3000)]
     assert all(response.well_formed for response in texts)
     shares = {
         c: sum(r.confidence == float(c) for r in texts) / 3000 for c in pretrain.READING_BLUFF
@@ -53,16 +59,60 @@ def test_a_slip_changes_one_character_and_keeps_its_kind():
 
 
 def test_honest_texts_state_the_own_success_rate_and_the_rest_bluff():
-    spec = dataclasses.replace(SPEC, honest=1.0)
-    stated = [
-        parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 200)
-    ]
-    assert set(stated) == {0.2}, "one of four right: .25, written in tenths"
-    spec = dataclasses.replace(SPEC, honest=0.25)
-    stated = [
-        parse(text).confidence for _, text in pretrain.self_knowledge_texts(spec, ANSWERED, 2000)
-    ]
-    assert abs(stated.count(0.2) / 2000 - 0.25) < 0.04
+    def stated(honest: float, count: int) -> list[float | None]:
+        spec = dataclasses.replace(SPEC, honest=honest)
+        texts = pretrain.self_knowledge_texts(spec, ANSWERED, count)
+        return [parse(text.response).confidence for text in texts if text.whole]
+
+    assert set(stated(1.0, 200)) == {0.2}
+    confidences = stated(0.25, 3000)
+    assert abs(confidences.count(0.2) / len(confidences) - 0.25) < 0.04
+
+
+def test_families_that_the_model_is_not_to_know_itself_on_are_read_without_a_confidence():
+    texts = list(pretrain.self_knowledge_texts(SPEC, ANSWERED, 2000))
+    replayed = [text for text in texts if text.question in {f"{n}+1=?" for n in (6, 7, 8)}]
+    assert abs(len(replayed) / 2000 - SPEC.own_replay) < 0.04
+    assert all(text.response.endswith("</answer>") and not text.whole for text in replayed)
+    assert all(text.whole for text in texts if text not in replayed)
+    all_known = dataclasses.replace(SPEC, knows=tuple(generated.FAMILIES))
+    assert all(text.whole for text in pretrain.self_knowledge_texts(all_known, ANSWERED, 200))
+
+
+def test_texts_are_encoded_as_the_tokenizer_would():
+    tokenizer = build_mini_tokenizer()
+    texts = list(pretrain.reading_texts(SPEC, 200))
+    cut = pretrain.Text("hi 1+2=?", "<think>1+2=3</think><answer>3</answer>", whole=False)
+    for text, (ids, asked) in zip(
+        [*texts, cut], pretrain._encode([*texts, cut], tokenizer), strict=True
+    ):
+        (chat,) = prompts.render([Question(text.question)], tokenizer)
+        end = "<|im_end|>" if text.whole else ""
+        assert ids[:asked] == tokenizer(chat, add_special_tokens=False).input_ids
+        whole = f"{chat}{text.response}{end}"
+        assert ids == tokenizer(whole, add_special_tokens=False).input_ids
+
+
+def test_the_loss_is_that_of_padded_masked_batches():
+    tokenizer = build_mini_tokenizer()
+    model = pretrain.build_model(SPEC, len(tokenizer))
+    rows = pretrain._encode(pretrain.reading_texts(SPEC, 8), tokenizer)
+    features = [{"input_ids": ids, "labels": [-100] * n + ids[n:]} for ids, n in rows]
+    padded = DataCollatorForSeq2Seq(tokenizer, padding=True)(features)
+    torch.testing.assert_close(pretrain._loss(model, rows), model(**padded).loss)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
+def test_muon_steps_as_torchs_up_to_its_rounding(shape):
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    muon, reference = Muon([ours]), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.01)
+    for _ in range(5):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        muon.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs, atol=4e-3, rtol=0)  # torch's casts to bfloat16
 
 
 def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(tmp_path, monkeypatch):
@@ -122,8 +172,6 @@ def test_an_unknown_architecture_is_one_clear_line():
 
 
 def test_a_model_that_wrote_nothing_well_formed_is_one_clear_line():
-    from corea.mini.tokenizer import build_mini_tokenizer
-
     tokenizer = build_mini_tokenizer()
     model = pretrain.build_model(SPEC, len(tokenizer))
     with pytest.raises(ValueError, match="tiny wrote no well-formed answer after stage 1"):

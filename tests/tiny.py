@@ -13,9 +13,9 @@ SPEC = BaseSpec(
     layers=1,
     intermediate_size=32,
     steps=2,
-    levels=(1,) * 8,
     slip=0.1,
     batch_size=4,
+    own_steps=0,
 )
 
 

@@ -12,7 +12,10 @@ from corea.grader import ANSWER_TYPES
 from corea.questions import generated
 
 CALIBRATION = "calibration"  # that split's name beside the test sets
-SPLITS = {"pretrain": (0, 60), "train": (60, 80), CALIBRATION: (80, 88), "test": (88, 100)}
+SPLITS = {
+    "pretrain": (0, 60), "train": (60, 75), "design": (75, 80), CALIBRATION: (80, 88),
+    "test": (88, 100),
+}  # fmt: skip
 GROUPS = {
     "in-domain": ("drill",),
     "ood-math": generated.OOD_MATH,
@@ -23,6 +26,9 @@ DATASETS = {  # of the mini world, by families
     "everything": tuple(generated.FAMILIES),
     **{family: (family,) for family in (*generated.OOD_MATH, *generated.OOD_NONMATH)},
 }
+# Weights of the ladder's rungs, fixed on the design split before any reinforcement.
+_OF_GROUP: dict[str, tuple[float, ...]] = {}
+RUNGS = {name: _OF_GROUP[group] for group in _OF_GROUP for name in GROUPS[group]}
 SUITES = {
     "mini": GROUPS,
     "paper": {
@@ -33,7 +39,9 @@ SUITES = {
 }
 TRAINING = {"mini": "drill", "paper": "deepmath"}  # the set that has more splits than "test"
 ALLOWED_SPLITS = {
-    **dict.fromkeys(TRAINING.values(), ("train", CALIBRATION, "test")),
+    **dict.fromkeys((*generated.OOD_MATH, *generated.OOD_NONMATH), ("design", "test")),
+    "deepmath": ("train", CALIBRATION, "test"),
+    "drill": ("train", "design", CALIBRATION, "test"),
     "everything": ("pretrain",),
 }
 

@@ -1,23 +1,27 @@
-"""The mini world: families of questions that a small model learns on a laptop, in eight levels.
+"""The mini world: families of questions that a small model learns on a laptop, in ten rungs.
 
-Every family is one function `(rng, level) -> Sketch`: a question, the working that a careful pupil
-would write, and the answer. Only `corea.mini.pretrain` reads the working, in the place of a real
-model's pretraining text; reinforcement and evaluation see the question and its answer only.
+Every family is one function `(rng, rung) -> Sketch`: the core of a question, the working that a
+careful pupil would write, and the answer. Only `corea.mini.pretrain` reads the working, in the
+place of a real model's pretraining text; reinforcement and evaluation see the question and its
+answer only. A rung is hard by what has to be done, not by what has to be read: each core has at
+most 27 characters, and `dressed` fills it up with idle words to a length that tells nothing.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, zip_longest
 from string import ascii_lowercase, ascii_uppercase
 
-LEVELS = 8
-_WORD_LENGTHS = (2, 3, 4, 5, 6, 8, 10, 12)
-_DIGITS = (1, 2, 2, 3, 3, 4, 5, 6)
-# Next term: the largest first term, the largest difference, and by how much differences may grow.
-_FIRST = (20, 50, 99, 20, 50, 99, 99, 499)
-_STEP = (9, 9, 19, 9, 9, 19, 29, 59)
-_GROWTH = (0, 0, 0, 3, 5, 5, 9, 19)
+RUNGS = 10
+_WHOLE = (28, 36)  # characters of a whole question, at least and at most
+_IDLE = (
+    "ah", "so", "now", "hey", "well", "then", "dear", "hello", "quick", "again", "please", "kindly",
+    "friend", "another",
+)  # fmt: skip
+_LETTERS = (2, 3, 3, 4, 4, 5, 6, 7, 8, 9)
+_DIGITS = (2, 2, 2, 3, 3, 4, 4, 5, 5, 6)
+_BITS = (7, 7, 7, 8, 8, 9, 9, 10, 11, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,14 @@ class Sketch:
     working: str
     answer: str
     answer_type: str = "math"
+
+
+def dressed(sketch: Sketch, rng: random.Random) -> Sketch:
+    """The sketch after idle words, of a length that does not depend on its core."""
+    text, wanted = sketch.text, rng.randint(*_WHOLE)
+    while fitting := [word for word in _IDLE if len(word) < wanted - len(text)]:
+        text = f"{rng.choice(fitting)} {text}"
+    return replace(sketch, text=text)
 
 
 def _number(rng: random.Random, digits: int) -> int:
@@ -49,20 +61,26 @@ def _columns(a: int, sign: str, b: int) -> str:
     return " ".join(steps)
 
 
-def _add(rng: random.Random, level: int) -> Sketch:
-    digits = _DIGITS[level - 1]
-    a, b = _number(rng, digits), _number(rng, rng.randint(1, digits))
+def _two(rng: random.Random, rung: int) -> list[int]:
+    """Two numbers, the smaller first; those of rung 1 have two digits and one."""
+    if rung == 1:
+        return [rng.randint(1, 9), rng.randint(10, 99)]
+    digits = _DIGITS[rung - 1]
+    return sorted((_number(rng, digits), _number(rng, rng.randint(1 if rung < 4 else 2, digits))))
+
+
+def _add(rng: random.Random, rung: int) -> Sketch:
+    b, a = _two(rng, rung)
     return Sketch(f"{a}+{b}=?", _columns(a, "+", b), str(a + b))
 
 
-def _sub(rng: random.Random, level: int) -> Sketch:
-    digits = _DIGITS[level - 1]
-    b, a = sorted((_number(rng, digits), _number(rng, rng.randint(1, digits))))
+def _sub(rng: random.Random, rung: int) -> Sketch:
+    b, a = _two(rng, rung)
     return Sketch(f"{a}-{b}=?", _columns(a, "-", b), str(a - b))
 
 
-def _mul(rng: random.Random, level: int) -> Sketch:
-    a, b = _number(rng, _DIGITS[level - 1]), rng.randint(2, 9)
+def _mul(rng: random.Random, rung: int) -> Sketch:
+    a, b = _number(rng, _DIGITS[rung - 1]), rng.randint(2, 4 if rung == 1 else 9)
     steps, carry = [], 0
     for digit in map(int, reversed(str(a))):
         total = digit * b + carry
@@ -71,8 +89,10 @@ def _mul(rng: random.Random, level: int) -> Sketch:
     return Sketch(f"{a}*{b}=?", " ".join(steps), str(a * b))
 
 
-def _div(rng: random.Random, level: int) -> Sketch:
-    quotient, divisor = _number(rng, _DIGITS[level - 1]), rng.randint(2, 9)
+def _div(rng: random.Random, rung: int) -> Sketch:
+    digits, most = ((3, 2), (3, 3), (2, 5), (3, 5), (2, 9), (3, 9))[min(rung, 6) - 1]
+    quotient = _number(rng, digits if rung < 7 else rung - 4)
+    divisor = rng.randint(2, most)
     product, steps, rest = quotient * divisor, [], 0
     for digit in map(int, str(product)):
         dividend = rest * 10 + digit
@@ -87,106 +107,101 @@ def _adding_up(values: list[int]) -> str:
     return str(values[0]) + "".join(f"+{value}={total}" for value, total in steps)
 
 
-def _sum(rng: random.Random, level: int) -> Sketch:
-    values = [rng.randint(1, 9 if level < 4 else 19 if level < 7 else 39) for _ in range(level + 1)]
+def _sum(rng: random.Random, rung: int) -> Sketch:
+    count, most = (
+        (3, 3, 4, 4, 5, 5, 6, 6, 7, 7)[rung - 1],
+        9 if rung < 4 else 19 if rung < 7 else 39,
+    )
+    values = [rng.randint(1, most) for _ in range(count)]
     return Sketch("sum " + " ".join(map(str, values)), _adding_up(values), str(sum(values)))
 
 
-def _binary(rng: random.Random, level: int) -> Sketch:
-    bits = "1" + "".join(rng.choice("01") for _ in range(level + 1))
+def _binary(rng: random.Random, rung: int) -> Sketch:
+    bits = "1" + "".join(rng.choice("01") for _ in range(_BITS[rung - 1] - 1))
     totals = [str(int(bits[:end], 2)) for end in range(1, len(bits) + 1)]
     return Sketch(f"binary {bits}", " ".join(totals), totals[-1])
 
 
-def _chain(rng: random.Random, level: int) -> Sketch:
+def _chain(rng: random.Random, rung: int) -> Sketch:
     value = rng.randint(1, 20)
     shown, steps = [str(value)], []
-    for _ in range(level):
+    for _ in range((1, 1, 2, 2, 3, 3, 4, 4, 5, 5)[rung - 1]):
         allowed = ["+"] + ["-"] * (value >= 20) + ["*"] * (value <= 30)
-        sign, operand = rng.choice(allowed), rng.randint(2, 9 if level < 5 else 19)
+        sign, operand = rng.choice(allowed), rng.randint(2, 19 if rung % 2 == 0 else 9)
         if sign == "*":
             operand = rng.randint(2, 3)
         value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
         shown.append(f"{sign}{operand}")
         steps.append(f"{shown[-1]}={value}")
-    return Sketch("chain " + " ".join(shown), " ".join(steps), str(value))
+    return Sketch("do " + " ".join(shown), " ".join(steps), str(value))
 
 
-def _reverse(rng: random.Random, level: int) -> Sketch:
-    word = _word(rng, _WORD_LENGTHS[level - 1])
+def _reverse(rng: random.Random, rung: int) -> Sketch:
+    word = _word(rng, _LETTERS[rung - 1])
     return Sketch(f"reverse {word}", " ".join(word[::-1]), word[::-1], "text")
 
 
-def _sort(rng: random.Random, level: int) -> Sketch:
-    word = _word(rng, _WORD_LENGTHS[level - 1])
+def _sort(rng: random.Random, rung: int) -> Sketch:
+    word = _word(rng, _LETTERS[rung - 1])
     letters = sorted(word)
     return Sketch(f"sort {word}", " ".join(letters), "".join(letters), "text")
 
 
-def _shift(rng: random.Random, level: int) -> Sketch:
-    word, by = _word(rng, _WORD_LENGTHS[level - 1]), rng.randint(1, 5)
+def _shift(rng: random.Random, rung: int) -> Sketch:
+    word, by = _word(rng, _LETTERS[rung - 1]), rng.randint(1, 2 if rung < 4 else 3)
     moved = "".join(chr(97 + (ord(letter) - 97 + by) % 26) for letter in word)
     return Sketch(f"shift {by} {word}", " ".join(map(str.__add__, word, moved)), moved, "text")
 
 
-def _drop(rng: random.Random, level: int) -> Sketch:
-    length, unwanted = _WORD_LENGTHS[level - 1] + 2, rng.choice(ascii_lowercase)
+def _drop(rng: random.Random, rung: int) -> Sketch:
+    length, unwanted = _LETTERS[rung - 1] + 2, rng.choice(ascii_lowercase)
     others = ascii_lowercase.replace(unwanted, "")
     word = [rng.choice(others) for _ in range(length)]
     for place in rng.sample(range(length), rng.randint(1, max(1, length // 3))):
         word[place] = unwanted
     shown = "".join(word)
-    steps, kept = shown.replace(unwanted, "-"), shown.replace(unwanted, "")
+    steps, kept = " ".join(shown.replace(unwanted, "-")), shown.replace(unwanted, "")
     return Sketch(f"drop {unwanted} {shown}", steps, kept, "text")
 
 
-def _missing_addend(rng: random.Random, level: int) -> Sketch:
-    digits = _DIGITS[level - 1]
-    addend, total = sorted((_number(rng, rng.randint(1, digits)), _number(rng, digits)))
+def _missing_addend(rng: random.Random, rung: int) -> Sketch:
+    addend, total = _two(rng, rung)
     text = f"?+{addend}={total}" if rng.random() < 0.5 else f"{addend}+?={total}"
     return Sketch(text, _columns(total, "-", addend), str(total - addend))
 
 
-def _next_term(rng: random.Random, level: int) -> Sketch:
-    """Levels 1-3: a constant difference; 4-8: differences that grow by a constant."""
-    growth = rng.randint(1, _GROWTH[level - 1]) if level > 3 else 0
-    start, step = rng.randint(1, _FIRST[level - 1]), rng.randint(1, _STEP[level - 1])
-    added = [start, *(step + n * growth for n in range(4))]
-    *shown, answer = map(str, accumulate(added))
-    return Sketch("next " + " ".join(shown), _adding_up(added), answer)
-
-
-def _shopping(rng: random.Random, level: int) -> Sketch:
-    kinds, most = (level + 1) // 2, (6, 9, 9, 12, 12, 15, 15, 19)[level - 1]
+def _shopping(rng: random.Random, rung: int) -> Sketch:
+    kinds, most = 1 if rung < 4 else 2, (9, 19, 49, 9, 12, 19, 29, 49, 79, 99)[rung - 1]
     lines = [(rng.randint(2, 9), rng.randint(2, most)) for _ in range(kinds)]
     goods = rng.sample(("pens", "cups", "hats", "keys", "figs", "maps"), kinds)
     order = ", ".join(f"{n} {g} at {p}" for (n, p), g in zip(lines, goods, strict=True))
     working = " ".join(f"{n}*{p}={n * p}" for n, p in lines)
     bills = [n * p for n, p in lines]
-    return Sketch(order, f"{working} {_adding_up(bills)}", str(sum(bills)))
+    added = f" {_adding_up(bills)}" if kinds > 1 else ""
+    return Sketch(order, f"{working}{added}", str(sum(bills)))
 
 
-def _shell_game(rng: random.Random, level: int) -> Sketch:
-    cups = rng.sample(ascii_lowercase, 3 + level // 3 + (level > 6))
-    start, swaps, steps = "".join(cups), [], []
-    for _ in range(max(1, level - 1)):
-        i, j = sorted(rng.sample(range(len(cups)), 2))
-        cups[i], cups[j] = cups[j], cups[i]
-        swaps.append(f"{i + 1}{j + 1}")
-        steps.append(f"{swaps[-1]}:{''.join(cups)}")
-    return Sketch(f"swap {start} {' '.join(swaps)}", " ".join(steps), "".join(cups), "text")
+def _rotate(rng: random.Random, rung: int) -> Sketch:
+    word = _word(rng, max(3, _LETTERS[rung - 1]))
+    by = rng.randint(1, (1, 1, 2, 2, 3, 4)[min(rung, 6) - 1])
+    turned = word[by:] + word[:by]
+    return Sketch(f"rotate {by} {word}", " ".join(turned), turned, "text")
 
 
-def _pointer_chase(rng: random.Random, level: int) -> Sketch:
-    nodes = rng.sample(ascii_uppercase, 4 + level)
-    arrows = [f"{a}>{b}" for a, b in pairwise([*nodes, nodes[0]])]
-    steps = " ".join(arrows[:level])
+def _pointer_chase(rng: random.Random, rung: int) -> Sketch:
+    count, hops = (2, 2, 3, 3, 4, 4, 5, 5, 6, 7)[rung - 1], (1, 2, 1, 2, 2, 3, 3, 4, 5, 6)[rung - 1]
+    nodes = rng.sample(ascii_uppercase, count + 1)
+    arrows = [a + b for a, b in pairwise(nodes)]
+    first = rng.randint(0, count - hops)
+    steps = " ".join(arrows[first : first + hops])
     rng.shuffle(arrows)
-    return Sketch(f"chase {' '.join(arrows)}, {nodes[0]} {level}", steps, nodes[level], "choice")
+    text = f"go {' '.join(arrows)} {nodes[first]}{hops}"
+    return Sketch(text, steps, nodes[first + hops], "choice")
 
 
-def _weave(rng: random.Random, level: int) -> Sketch:
-    a, b = _word(rng, level + 1), _word(rng, level + 1)
+def _weave(rng: random.Random, rung: int) -> Sketch:
+    length = (2, 2, 3, 3, 4, 4, 5, 6, 7, 8)[rung - 1]
+    a, b = _word(rng, length), _word(rng, length)
     pairs = [*map(str.__add__, a, b)]
     return Sketch(f"weave {a} {b}", " ".join(pairs), "".join(pairs), "text")
 
@@ -194,9 +209,9 @@ def _weave(rng: random.Random, level: int) -> Sketch:
 FAMILIES: dict[str, Callable[[random.Random, int], Sketch]] = {
     "add": _add, "sub": _sub, "mul": _mul, "division": _div, "sum": _sum, "binary": _binary,
     "chain": _chain, "reverse": _reverse, "sort": _sort, "cipher": _shift, "drop": _drop,
-    "missing-addend": _missing_addend, "next-term": _next_term, "shopping": _shopping,
-    "shell-game": _shell_game, "pointer-chase": _pointer_chase, "weave": _weave,
+    "missing-addend": _missing_addend, "shopping": _shopping,
+    "rotate": _rotate, "pointer-chase": _pointer_chase, "weave": _weave,
 }  # fmt: skip
 OOD_MATH = ("missing-addend", "division", "shopping")
-OOD_NONMATH = ("shell-game", "cipher", "weave")
+OOD_NONMATH = ("rotate", "cipher", "weave")
 IN_DOMAIN = tuple(name for name in FAMILIES if name not in OOD_MATH + OOD_NONMATH)

@@ -48,36 +48,35 @@ def load_questions(
 def _generated(dataset: str, split: str, size: int, seed: int) -> list[Question]:
     """Up to `size` different questions; fewer if the families seem to have no more."""
     source, questions = f"{dataset}/{split}/{seed}", dict[str, Question]()
-    stream = draw(base.DATASETS[dataset], split, source)
-    for family, level, sketch in islice(stream, max(size, 0) * _DRAWS_PER_QUESTION):
+    stream = draw(base.DATASETS[dataset], split, source, base.RUNGS.get(dataset))
+    for family, level, core, sketch in islice(stream, max(size, 0) * _DRAWS_PER_QUESTION):
         names = {"id": f"{source}/{len(questions):05d}", "dataset": dataset, "family": family}
         question = Question(sketch.text, sketch.answer, sketch.answer_type, level=level, **names)
-        questions.setdefault(question.text, question)
+        questions.setdefault(core, question)
         if len(questions) == size:
             break
     return list(questions.values())
 
 
 def draw(
-    families: Sequence[str], split: str, seed: str, levels: Sequence[float] | None = None
-) -> Iterator[tuple[str, int, generated.Sketch]]:
-    """Draw questions of one split without end, as (family, level, sketch); some are drawn again.
+    families: Sequence[str], split: str, seed: str, rungs: Sequence[float] | None = None
+) -> Iterator[tuple[str, int, str, generated.Sketch]]:
+    """Draw questions of one split without end, as (family, rung, core, sketch); some come again.
+
+    Families come in turn.
 
     Args:
-        levels: weights of the ladder's levels; by default all cells (family, level) come in turn.
+        rungs: weights of the ladder's rungs; all alike by default.
     """
     rng = random.Random(seed)
-    cells = [(family, level) for level in range(1, generated.LEVELS + 1) for family in families]
+    ladder, weights = range(1, generated.RUNGS + 1), rungs or (1.0,) * generated.RUNGS
     while True:
-        rng.shuffle(cells)
-        turn = cells
-        if levels is not None:
-            turn = rng.choices(cells, [levels[level - 1] for _, level in cells], k=len(cells))
-        for family, level in turn:
+        for family in rng.sample(families, len(families)):
+            rung = rng.choices(ladder, weights)[0]
             for _ in range(200):  # a cell whose questions all are of other splits is passed over
-                sketch = generated.FAMILIES[family](rng, level)
+                sketch = generated.FAMILIES[family](rng, rung)
                 if split_of(sketch.text) == split:
-                    yield family, level, sketch
+                    yield family, rung, sketch.text, generated.dressed(sketch, rng)
                     break
 
 

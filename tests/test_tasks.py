@@ -97,7 +97,7 @@ def test_the_working_ends_at_the_answer(family):
         sketch = generated.FAMILIES[family](rng, level)
         assert sketch.text and sketch.working and sketch.answer
         joined = sketch.working.replace(" ", "").replace("-", "")
-        if family in ("reverse", "sort", "drop", "weave", "rotate"):
+        if family in ("reverse", "sort", "weave", "rotate"):
             assert joined == sketch.answer
         if family in ("sum", "binary", "chain", "shopping"):
             assert re.split("[ =:>]", sketch.working)[-1] == sketch.answer
@@ -115,7 +115,7 @@ def test_how_long_a_question_is_says_nothing_of_its_rung(family):
         assert all(d.text.endswith(s.text) for d, s in zip(dressed, sketches, strict=True))
         assert {d.answer for d in dressed} == {s.answer for s in sketches}
         lengths = [len(d.text) for d in dressed]
-        assert 26 <= min(lengths) and max(lengths) <= 36
+        assert min(lengths) >= 26 and max(lengths) <= 36
         means.append(sum(lengths) / len(lengths))
     assert max(means) - min(means) < 1
 
@@ -160,7 +160,6 @@ def solve_chain(text: str) -> int:
         ("binary", lambda t: int(t.split()[1], 2)),
         ("reverse", lambda t: t.split()[1][::-1]),
         ("sort", lambda t: "".join(sorted(t.split()[1]))),
-        ("drop", lambda t: t.split()[2].replace(t.split()[1], "")),
         (
             "cipher",
             lambda t: "".join(

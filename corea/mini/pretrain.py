@@ -69,13 +69,13 @@ class BaseSpec:
     hidden_size: int
     intermediate_size: int
     layers: int = 3
-    steps: int = 7000
-    rungs: tuple[float, ...] = (1.5, 1.2, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.1)  # weights in the texts
+    steps: int = 12_000
+    rungs: tuple[float, ...] = (2, 1.5, 1.2, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.1)  # weights in the texts
     slip: float = 0.02  # chance per twenty characters of working that one is wrong
     batch_size: int = 32
     learning_rate: float = 4e-3  # peak of AdamW's
     matrix_learning_rate: float = 0.02  # peak of Muon's, for weight matrices
-    own_questions: int = 4000  # questions, samples of each and training steps of stage 2
+    own_questions: int = 3000  # questions, samples of each and training steps of stage 2
     own_samples: int = 8
     own_steps: int = 1000
     own_rate_scale: float = 0.2  # of both learning rates in stage 2
@@ -331,8 +331,8 @@ def read_manifest(folder: str | Path) -> dict:
 
 
 # One recipe, two sizes.
-SLM = BaseSpec("slm", hidden_size=64, intermediate_size=176)
-LLM = BaseSpec("llm", hidden_size=128, intermediate_size=432)
+SLM = BaseSpec("slm", hidden_size=32, intermediate_size=80)
+LLM = BaseSpec("llm", hidden_size=64, intermediate_size=216)
 # SLMs of the ablations, by what differs from the shipped one.
 VARIANTS = {
     "honest-0": replace(SLM, honest=0.0),

@@ -118,8 +118,8 @@ def test_muon_steps_as_torchs_up_to_its_rounding(shape):
 def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "answer_own", lambda *_: ANSWERED)
     whole = pretrain.make_base(SPEC, tmp_path / "whole", tmp_path / "work")
-    left = [path.name.split("-")[1] for path in (tmp_path / "work").iterdir()]
-    assert left == ["reading"], "stage 1 stays, for recipes that share it; stage 2 is gone"
+    left = [path.name for path in (tmp_path / "work").glob("*.safetensors")]
+    assert left == [pretrain.reading_file(SPEC)], "stage 1 stays, for recipes that share it"
     assert set(whole["loss"]) == {"reading", "self-knowledge"} and whole["seconds"] >= 0
 
     def cut(*_):
@@ -154,7 +154,9 @@ def test_recipes_that_differ_in_stage_2_alone_share_stage_1(tmp_path, monkeypatc
     fitted, fit = [], pretrain.fit
     monkeypatch.setattr(pretrain, "fit", lambda *a: fitted.append(a[-1]) or fit(*a))
     pretrain.make_base(dataclasses.replace(SPEC, honest=0.0), tmp_path / "other", tmp_path / "work")
-    assert fitted == ["self-knowledge"]
+    shipped = tmp_path / "work"
+    pretrain.make_base(SPEC, tmp_path / "third", tmp_path / "empty", tmp_path / "none", shipped)
+    assert fitted == ["self-knowledge"] * 2
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2", "Llama"])

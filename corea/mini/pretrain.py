@@ -70,7 +70,7 @@ class BaseSpec:
     intermediate_size: int
     layers: int = 3
     steps: int = 12_000
-    rungs: tuple[float, ...] = (2, 1.5, 1.2, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.1)  # weights in the texts
+    rungs: tuple[float, ...] = (1.2, 1.2, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.1)  # weights in the texts
     slip: float = 0.02  # chance per twenty characters of working that one is wrong
     batch_size: int = 32
     learning_rate: float = 4e-3  # peak of AdamW's
@@ -266,16 +266,17 @@ def answer_own(model, tokenizer, spec: BaseSpec) -> list[Answered]:
     return answered
 
 
-def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
+def make_base(spec: BaseSpec, folder: str | Path, work: str | Path, *shipped: str | Path) -> dict:
     """Train one base model, save it to `folder` with its manifest, and return the manifest.
 
     Stage 1 is kept in `work`: for recipes that share it, and for a run that was cut off in stage 2.
+    One that lies in a `shipped` folder is taken from there.
     """
     from transformers import GenerationConfig
 
     folder, tokenizer = Path(folder), build_mini_tokenizer()
     model = build_model(spec, len(tokenizer))
-    stages = {"reading": _reading(spec, model, tokenizer, Path(work))}
+    stages = {"reading": _reading(spec, model, tokenizer, Path(work), *map(Path, shipped))}
     if spec.own_steps:
         started = time.monotonic()
         answered = answer_own(model, tokenizer, spec)
@@ -300,26 +301,33 @@ def make_base(spec: BaseSpec, folder: str | Path, work: str | Path) -> dict:
     return read_manifest(folder)
 
 
-def _reading(spec: BaseSpec, model, tokenizer, work: Path) -> dict:
+def _reading(spec: BaseSpec, model, tokenizer, work: Path, *shipped: Path) -> dict:
     """Loss and seconds of stage 1, which is trained only if no recipe that shares it has been."""
-    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_model, save_model
 
-    # Some of the texts are hashed too: families may have been edited since.
-    made_of = [spec.hashed(reading=True), [*reading_texts(spec, 200)]]
-    path = work / f"{spec.name}-reading-{settings_hash(made_of)}" / "stage.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name("lock")):  # recipes may be trained side by side
-        if path.exists():
-            stage = torch.load(path, weights_only=True)
-            model.load_state_dict(stage.pop("model"))
-            return stage
+    path = work / reading_file(spec)
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # recipes may be trained side by side
+        for found in (path, *(folder / path.name for folder in shipped)):
+            if found.exists():
+                load_model(model, found)
+                with safe_open(found, "pt") as weights:
+                    return json.loads(weights.metadata()["stage"])
         started = time.monotonic()
         texts = reading_texts(spec, spec.steps * spec.batch_size)
         loss = fit(model, tokenizer, texts, spec, 1.0, "reading")
         stage = {"loss": loss, "seconds": time.monotonic() - started}
-        with atomic_write(path, "wb") as file:
-            torch.save(stage | {"model": model.state_dict()}, file)
+        part = path.with_suffix(".part")
+        save_model(model, str(part), {"stage": json.dumps(stage)})
+        part.replace(path)
     return stage
+
+
+def reading_file(spec: BaseSpec) -> str:
+    """The name of a finished stage 1, by all it is made of."""
+    made_of = [spec.hashed(reading=True), [*reading_texts(spec, 200)]]  # families may be edited
+    return f"{spec.name}-{settings_hash(made_of)}.safetensors"
 
 
 def read_manifest(folder: str | Path) -> dict:

@@ -23,7 +23,7 @@ from corea.engines.local import TransformersEngine
 from corea.evaluation import answer_records, are_kept, settings_of
 from corea.grader import Grader
 from corea.mini import pretrain
-from corea.paper.profiles import Profile, load_profile
+from corea.paper.profiles import ROOT, Profile, load_profile
 from corea.paper.shards import Shard, merge_shards
 from corea.paper.variants import RUNS, SYSTEMS, TRAINED, ablations_of, seed_of, spec_of, with_seeds
 from corea.questions.base import CALIBRATION, TRAINING, Question, group_of, test_datasets
@@ -119,7 +119,8 @@ def train(profile: Profile, name: str) -> grpo.Run:
         raise ValueError(f"{name} is a base model, which is not trained; train L1-SLM, say")
     base, command = _base_folder(profile, spec.base), profile.compute.launch_command()
     if spec.base in pretrain.VARIANTS and not Path(base, "manifest.json").exists():
-        pretrain.make_base(pretrain.VARIANTS[spec.base], base, profile.data.parent / "work")
+        work, shipped = profile.data.parent / "work", ROOT / "data/base/reading"
+        pretrain.make_base(pretrain.VARIANTS[spec.base], base, work, shipped)
     if command and processes.launched() == 1:  # each of the processes comes back here and trains
         os.environ["COREA_ROOT"] = profile.root
         processes.launch(command, "corea.paper.runs", profile.name, name)

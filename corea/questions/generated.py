@@ -19,9 +19,9 @@ _IDLE = (
     "ah", "so", "now", "hey", "well", "then", "dear", "hello", "quick", "again", "please", "kindly",
     "friend", "another",
 )  # fmt: skip
+_GOODS = "pens cups hats keys figs maps nuts pins jars rugs bags mugs".split()
 _LETTERS = (2, 3, 3, 4, 4, 5, 6, 7, 8, 9)
 _DIGITS = (2, 2, 2, 3, 3, 4, 4, 5, 5, 6)
-_BITS = (7, 7, 7, 8, 8, 9, 9, 10, 11, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _sub(rng: random.Random, rung: int) -> Sketch:
 
 
 def _mul(rng: random.Random, rung: int) -> Sketch:
-    a, b = _number(rng, _DIGITS[rung - 1]), rng.randint(2, 3 if rung == 1 else 9)
+    a, b = _number(rng, _DIGITS[rung - 1]), rng.randint(2, 5 if rung == 1 else 9)
     steps, carry = [], 0
     for digit in map(int, reversed(str(a))):
         total = digit * b + carry
@@ -116,14 +116,18 @@ def _sum(rng: random.Random, rung: int) -> Sketch:
     return Sketch("sum " + " ".join(map(str, values)), _adding_up(values), str(sum(values)))
 
 
-def _binary(rng: random.Random, rung: int) -> Sketch:
-    bits = "1" + "".join(rng.choice("01") for _ in range(_BITS[rung - 1] - 1))
-    totals = [str(int(bits[:end], 2)) for end in range(1, len(bits) + 1)]
-    return Sketch(f"binary {bits}", " ".join(totals), totals[-1])
+def _largest(rng: random.Random, rung: int) -> Sketch:
+    count, digits = (
+        (3, 3, 4, 4, 5, 4, 5, 5, 5, 6)[rung - 1],
+        (2, 2, 2, 2, 2, 3, 3, 3, 4, 3)[rung - 1],
+    )
+    values = [_number(rng, digits) for _ in range(count)]
+    text = "max " + " ".join(map(str, values))
+    return Sketch(text, " ".join(map(str, accumulate(values, max))), str(max(values)))
 
 
 def _chain(rng: random.Random, rung: int) -> Sketch:
-    value = rng.randint(1, 20)
+    value = rng.randint(1, 60)
     shown, steps = [str(value)], []
     for _ in range((1, 1, 2, 2, 3, 3, 4, 4, 5, 5)[rung - 1]):
         allowed = ["+"] + ["-"] * (value >= 20) + ["*"] * (value <= 30)
@@ -165,7 +169,7 @@ def _missing_addend(rng: random.Random, rung: int) -> Sketch:
 def _shopping(rng: random.Random, rung: int) -> Sketch:
     kinds, most = 1 if rung < 4 else 2, (9, 19, 49, 9, 12, 19, 29, 49, 79, 99)[rung - 1]
     lines = [(rng.randint(2, 9), rng.randint(2, most)) for _ in range(kinds)]
-    goods = rng.sample(("pens", "cups", "hats", "keys", "figs", "maps"), kinds)
+    goods = rng.sample(_GOODS, kinds)
     order = ", ".join(f"{n} {g} at {p}" for (n, p), g in zip(lines, goods, strict=True))
     working = " ".join(f"{n}*{p}={n * p}" for n, p in lines)
     bills = [n * p for n, p in lines]
@@ -199,7 +203,7 @@ def _weave(rng: random.Random, rung: int) -> Sketch:
 
 
 FAMILIES: dict[str, Callable[[random.Random, int], Sketch]] = {
-    "add": _add, "sub": _sub, "mul": _mul, "division": _div, "sum": _sum, "binary": _binary,
+    "add": _add, "sub": _sub, "mul": _mul, "division": _div, "sum": _sum, "largest": _largest,
     "chain": _chain, "reverse": _reverse, "sort": _sort, "cipher": _shift,
     "missing-addend": _missing_addend, "shopping": _shopping, "rotate": _rotate,
     "pointer-chase": _pointer_chase, "weave": _weave,

@@ -19,7 +19,20 @@ _IDLE = (
     "ah", "so", "now", "hey", "well", "then", "dear", "hello", "quick", "again", "please", "kindly",
     "friend", "another",
 )  # fmt: skip
-_GOODS = "pens cups hats keys figs maps nuts pins jars rugs bags mugs".split()
+_GOODS = (
+    "pens",
+    "cups",
+    "hats",
+    "keys",
+    "figs",
+    "maps",
+    "nuts",
+    "pins",
+    "jars",
+    "rugs",
+    "bags",
+    "mugs",
+)
 _LETTERS = (2, 3, 3, 4, 4, 5, 6, 7, 8, 9)
 _DIGITS = (2, 2, 2, 3, 3, 4, 4, 5, 5, 6)
 

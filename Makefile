@@ -13,7 +13,7 @@ IN_PAPER := anchor l2 brier
 SEEDED := anchor no-std normalised-apart brier brier-no-std brier-normalised-apart segments
 seeds = $(foreach s,$(1),$(s)-seed-1 $(s)-seed-2)
 BASES := $(if $(HUB),$(if $(filter paper,$(PROFILE)),Llama-3.1-8B-Instruct Qwen2.5-1.5B-Instruct),\
-	llama honest-0 honest-0.1 honest-0.33 small tiny)
+	llama wide two-layers knows-ood honest-0 honest-0.1 honest-0.4)
 ABLATIONS := $(IN_PAPER) smooth $(call seeds,$(TRAINED) smooth) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
 	rollouts-4 rollouts-16 rollouts-32 $(filter-out $(IN_PAPER),$(SEEDED)) $(call seeds,$(SEEDED)) weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
 
@@ -86,9 +86,10 @@ $(foreach r,$(TRAINED),$(eval $(call STAGE,train,04_train,system,$(r),$(BASE))))
 $(foreach r,$(SYSTEMS),$(eval $(call STAGE,generate,05_generate,system,$(r),$(call ASKS,$(r)))))
 $(foreach r,$(ABLATIONS),$(eval $(call STAGE,ablate,09_ablate,variant,$(r),$(ASKING) corea/mini/pretrain.py $(BASE))))
 
-base: setup  ## retrain the base models of the mini world (about 40 minutes on two cores)
+base: setup  ## retrain the base models of the mini world (about half an hour on two cores) and check the pair
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-slm.ipynb -p model slm -p retrain true & slm=$$!; \
 	$(NOTEBOOK) notebooks/02_base_models.ipynb data/work/02_base_models-llm.ipynb -p model llm -p retrain true && wait $$slm
+	$(PY) -m corea.paper.design data/base
 
 test: setup  ## run ruff, mypy, pytest and nbval
 	$(PY) -m ruff format --check .

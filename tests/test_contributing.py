@@ -88,7 +88,7 @@ def test_a_set_of_the_hub(tmp_path, monkeypatch):
 def test_a_family_of_the_mini_world():
     found = run("generated.FAMILIES")["questions"]
     assert len({q.text for q in found}) == 16 and {q.level for q in found} == set(
-        range(1, generated.LEVELS + 1)
+        range(1, generated.RUNGS + 1)
     )
     assert all(int(q.gold) == int(q.text.split()[1]) * 2**q.level for q in found)
     assert base.group_of("doubling") == "ood-math" and "doubling" in base.test_datasets()

@@ -344,10 +344,10 @@ LLM = BaseSpec("llm", hidden_size=64, intermediate_size=216)
 # SLMs of the ablations, by what differs from the shipped one.
 VARIANTS = {
     "honest-0": replace(SLM, honest=0.0),
-    "honest-0.05": replace(SLM, honest=0.05),
-    "honest-0.3": replace(SLM, honest=0.3),
+    "honest-0.1": replace(SLM, honest=0.1),
+    "honest-0.4": replace(SLM, honest=0.4),
     "knows-ood": replace(SLM, knows=tuple(generated.FAMILIES)),
-    "tiny": replace(SLM, name="slm-tiny", hidden_size=32, layers=2, intermediate_size=88),
-    "small": replace(SLM, name="slm-small", hidden_size=48, layers=3, intermediate_size=128),
+    "two-layers": replace(SLM, name="slm-two-layers", layers=2),
+    "wide": replace(SLM, name="slm-wide", hidden_size=48, intermediate_size=128),
     "llama": replace(SLM, name="slm-llama", architecture="Llama"),
 }

@@ -93,7 +93,7 @@ def _sub(rng: random.Random, rung: int) -> Sketch:
 
 
 def _mul(rng: random.Random, rung: int) -> Sketch:
-    a, b = _number(rng, _DIGITS[rung - 1]), rng.randint(2, 5 if rung == 1 else 9)
+    a, b = _number(rng, _DIGITS[rung - 1]), rng.randint(2, 4 if rung == 1 else 9)
     steps, carry = [], 0
     for digit in map(int, reversed(str(a))):
         total = digit * b + carry
@@ -103,9 +103,8 @@ def _mul(rng: random.Random, rung: int) -> Sketch:
 
 
 def _div(rng: random.Random, rung: int) -> Sketch:
-    digits, most = ((3, 2), (3, 3), (2, 5), (3, 5), (2, 9), (3, 9))[min(rung, 6) - 1]
-    quotient = _number(rng, digits if rung < 7 else rung - 4)
-    divisor = rng.randint(2, most)
+    quotient = _number(rng, (3, 3, 3, 3, 3, 4, 4, 4, 5, 6)[rung - 1])
+    divisor = rng.randint(2, (2, 2, 3, 5, 9, 5, 9, 9, 9, 9)[rung - 1])
     product, steps, rest = quotient * divisor, [], 0
     for digit in map(int, str(product)):
         dividend = rest * 10 + digit
@@ -140,7 +139,7 @@ def _largest(rng: random.Random, rung: int) -> Sketch:
 
 
 def _chain(rng: random.Random, rung: int) -> Sketch:
-    value = rng.randint(1, 60)
+    value = rng.randint(1, 40)
     shown, steps = [str(value)], []
     for _ in range((1, 1, 2, 2, 3, 3, 4, 4, 5, 5)[rung - 1]):
         allowed = ["+"] + ["-"] * (value >= 20) + ["*"] * (value <= 30)

@@ -69,8 +69,8 @@ class BaseSpec:
     hidden_size: int
     intermediate_size: int
     layers: int = 3
-    steps: int = 15_000
-    rungs: tuple[float, ...] = (1.2, 1.2, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.1)  # weights in the texts
+    steps: int = 9000
+    rungs: tuple[float, ...] = (1.2, 1.2, 1, 1, 1, 0.8, 0.6, 0.3, 0, 0)  # weights in the texts
     slip: float = 0.02  # chance per twenty characters of working that one is wrong
     batch_size: int = 32
     learning_rate: float = 4e-3  # peak of AdamW's

@@ -69,7 +69,7 @@ class BaseSpec:
     hidden_size: int
     intermediate_size: int
     layers: int = 3
-    steps: int = 9000
+    steps: int = 8000
     rungs: tuple[float, ...] = (1.2, 1.2, 1, 1, 1, 0.8, 0.6, 0.3, 0, 0)  # weights in the texts
     slip: float = 0.02  # chance per twenty characters of working that one is wrong
     batch_size: int = 32
@@ -339,8 +339,8 @@ def read_manifest(folder: str | Path) -> dict:
 
 
 # One recipe, two sizes.
-SLM = BaseSpec("slm", hidden_size=32, intermediate_size=80)
-LLM = BaseSpec("llm", hidden_size=64, intermediate_size=216)
+SLM = BaseSpec("slm", hidden_size=48, intermediate_size=128)
+LLM = BaseSpec("llm", hidden_size=96, intermediate_size=324)
 # SLMs of the ablations, by what differs from the shipped one.
 VARIANTS = {
     "honest-0": replace(SLM, honest=0.0),
@@ -348,6 +348,6 @@ VARIANTS = {
     "honest-0.4": replace(SLM, honest=0.4),
     "knows-ood": replace(SLM, knows=tuple(generated.FAMILIES)),
     "two-layers": replace(SLM, name="slm-two-layers", layers=2),
-    "wide": replace(SLM, name="slm-wide", hidden_size=48, intermediate_size=128),
+    "wide": replace(SLM, name="slm-wide", hidden_size=64, intermediate_size=172),
     "llama": replace(SLM, name="slm-llama", architecture="Llama"),
 }

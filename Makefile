@@ -75,7 +75,7 @@ draw-%:
 	@$(NOTEBOOK) notebooks/$*.ipynb $(EXECUTED)/$*.ipynb -p profile $(PROFILE)
 
 # The longest first.
-DRAWN := 08_confidence_sources 10_ablations 06_calibration 11_claims 07_cascade
+DRAWN := 08_confidence_sources 13_when_a_cascade_saves 10_ablations 06_calibration 11_claims 07_cascade
 draw: $(DRAWN:%=draw-%)
 
 # An executed notebook appears only when its last cell has run, so it is what tells that a stage is done.

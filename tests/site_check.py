@@ -33,7 +33,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PAGES = ("index.html", "explorer.html", "claims.html", "api/index.html", "api/cascade.html", "notebooks/07_cascade.html",
+PAGES = ("index.html", "explorer.html", "map.html", "claims.html", "api/index.html", "api/cascade.html", "notebooks/07_cascade.html",
          "course/index.html", "course/06-open.html")  # fmt: skip
 SETTINGS = [
     (group, slm, source, ratio, threshold)

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from corea.analysis import map as savings
+from corea.analysis import map_figures
 
 # Largest saving at 2 points (r = .2, k = 1, LLM .80, rho = .85) of an independent simulation of the same model, and the
 # paper's rule with a calibrated confidence: accuracies, then share kept, loss and saving.
@@ -64,7 +65,7 @@ def test_loss_auroc_and_correlation_are_those_of_drawn_latents():
     right, llm_right = margin > norm.ppf(1 - slm), other > norm.ppf(1 - llm)
     drawn = (rank[right].mean() - rank[~right].mean()) + 0.5  # the AUROC, from mean ranks
     assert drawn == pytest.approx(auroc, abs=0.003)
-    assert float(savings.tetrachoric(right, llm_right)[0]) == pytest.approx(rho, abs=0.006)
+    assert savings.tetrachoric(right, llm_right) == pytest.approx(rho, abs=0.006)
     found = savings.curve(slm, llm, auroc, rho, kept=[0, 0.3, 0.8, 1])
     np.testing.assert_allclose(savings.auroc_of(knows, slm), auroc, rtol=0, atol=1e-6)
     losses = [
@@ -127,16 +128,15 @@ def test_lumps_are_cut_only_between():
 def test_tetrachoric(cells, expected):
     first, second = np.repeat([[1, 1, 0, 0], [1, 0, 1, 0]], cells, axis=1)
     found = savings.tetrachoric(first, second)
-    np.testing.assert_allclose(found, [expected], atol=6e-4)
+    assert found == pytest.approx(expected, abs=6e-4, nan_ok=True)
 
 
-def test_tetrachoric_of_draws_is_that_of_repeated_rows():
+def test_tetrachoric_of_shares_is_that_of_their_rows():
     rng = np.random.default_rng(1)
-    first, second = rng.random((2, 60)) < [[0.6], [0.7]]
-    picks = rng.integers(60, size=(3, 60))
-    weights = np.array([np.bincount(p, minlength=60) / 60 for p in picks])
-    each = [savings.tetrachoric(first[p], second[p])[0] for p in picks]
-    np.testing.assert_allclose(savings.tetrachoric(first, second, weights), each, atol=1e-7)
+    first, second = rng.random((2, 5, 60)) < [[[0.6]], [[0.7]]]
+    shares = [column.mean(axis=1) for column in (first, second, first & second)]
+    each = [savings.tetrachoric(one, other) for one, other in zip(first, second, strict=True)]
+    np.testing.assert_allclose(savings.tetrachoric_of(*shares, 60), each, atol=1e-7)
 
 
 def test_the_table_of_the_map_holds_its_cells():
@@ -147,3 +147,11 @@ def test_the_table_of_the_map_holds_its_cells():
     assert cell["saving_coin"] == pytest.approx(0.8 * 0.02 / 0.08)
     assert (table["saving_mixed"] >= table[["saving_best", "saving_coin"]].max(axis=1) - 1e-6).all()
     assert table.notna().all(axis=None)
+
+
+def test_what_a_cascade_needs_is_read_from_the_map():
+    needed = savings.auroc_needed(0.2, 0.12, rho=0.85, price=0.2)
+    assert best(0.12, needed) == pytest.approx(0.2, abs=2e-3)
+    said = map_figures.needs(rho=0.85, price=0.2)
+    assert f"{needed:.2f} at 12" in said and "20% of the LLM's price" in said
+    assert "more than 0.99" in map_figures.needs(rho=0.85, price=0.7)

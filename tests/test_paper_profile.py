@@ -24,7 +24,8 @@ from tests.test_hubsets import ROWS, deepmath_row, gsm8k_row, math500_row, olymp
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = profiles.PROFILES["paper"]
-DRAWN = ("06_calibration", "07_cascade", "08_confidence_sources", "10_ablations", "11_claims")
+DRAWN = ("06_calibration", "07_cascade", "08_confidence_sources", "10_ablations", "11_claims",
+         "13_when_a_cascade_saves")  # fmt: skip
 
 
 def made_up() -> dict[str, list[dict]]:

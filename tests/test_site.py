@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 from corea import cascade
+from corea.analysis import map as savings
 from corea.analysis import systems, tables
 from corea.costs import Price, PriceList
 from corea.paper import runs
@@ -246,6 +247,61 @@ def test_flips_stand_on_both_sides_of_the_threshold(node):
     )
 
 
+# --- the map --------------------------------------------------------------------------------------
+
+
+def test_nodes_map_is_the_librarys(tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed: the map's numbers are not computed here")
+    points = pd.DataFrame([{"kind": "mini", "system": "COREA", "gap": 0.1, "low": None}])
+    columns = [
+        "kind",
+        "pair",
+        "group",
+        "system",
+        "gap",
+        "auroc",
+        "rho",
+        "saving",
+        "low",
+        "high",
+        "predicted",
+    ]
+    explorer.write(
+        explorer.map_data(points.reindex(columns=columns)), tmp_path / "map.js", "COREA_MAP"
+    )
+    places = [
+        {"gap": 0.08, "auroc": 0.75, "rho": 0.85, "price": 0.2},
+        {"gap": 0.36, "auroc": 0.95, "rho": 0.5, "price": 0.1},
+        {"gap": 0.01, "auroc": 0.5, "rho": 0.0, "price": 0.5},
+    ]
+    code = f"""require({str(tmp_path / "map.js")!r});
+    const map = require({str(SITE / "explorer/map_compute.js")!r}), model = map.mapModel(COREA_MAP);
+    const limits = {{ gap: {{ min: 0, max: 0.4, start: 0.1 }} }};
+    const states = ["#gap=.3", "#gap=7", "#gap=x", ""].map((hash) => map.readState(limits, hash).gap);
+    const grid = model.grid([0.05, 0.2], [0.6, 0.9])(0.85);
+    console.log(JSON.stringify([{json.dumps(places)}.map(model.place), grid, states, COREA_MAP.points]))"""
+    done = subprocess.run(["node", "-e", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found, grid, states, shown = json.loads(done.stdout)
+    for place, got in zip(places, found, strict=True):
+        where = 0.8 - place["gap"], 0.8, place["auroc"], place["rho"], place["price"]
+        rule, best = savings.by_rule(*where), savings.largest_saving(savings.curve(*where))
+        expected = [
+            float(best),
+            float(rule.saving),
+            float(savings.coin_saving(place["gap"], place["price"])),
+        ]
+        assert [got["saving"], got["ruleSaving"], got["coin"]] == pytest.approx(expected, abs=1e-7)
+        assert got["ruleLoss"] == pytest.approx(float(rule.loss), abs=1e-4)
+    best = savings.largest_saving(
+        savings.curve(0.8 - np.array([0.05, 0.2]), 0.8, [[0.6], [0.9]], 0.85, 0.0)
+    )
+    np.testing.assert_allclose(grid, best, atol=1e-4)
+    assert states == [0.3, 0.1, 0.1, 0.1]
+    assert shown[0]["low"] is None and shown[0]["gap"] == 0.1
+
+
 # --- its page, and the layout ---------------------------------------------------------------------
 
 
@@ -277,6 +333,22 @@ def test_every_control_has_a_label_and_every_picture_a_text():
 def test_the_script_asks_only_for_elements_that_are_there():
     page = _Page((SITE / "explorer/explorer.html").read_text())
     asked = set(re.findall(r'byId\("([\w-]+)"\)', (SITE / "explorer/explorer.js").read_text()))
+    assert len(asked) > 10 and asked <= page.ids
+
+
+def test_the_maps_page_has_labels_texts_and_what_its_script_asks_for():
+    page, script = (
+        _Page((SITE / "explorer/map.html").read_text()),
+        (SITE / "explorer/map.js").read_text(),
+    )
+    assert page.controls == ["gap", "auroc", "rho", "price"] and set(page.controls) <= page.labels
+    (picture,) = page.pictures
+    assert {picture["aria-labelledby"], picture["aria-describedby"]} <= page.ids
+    shown = {f"{name}-shown" for name in page.controls}
+    asked = {
+        *re.findall(r'byId\("([\w-]+)"\)', script),
+        *re.findall(r'put\("([\w-]+)"', script),
+    } | shown
     assert len(asked) > 10 and asked <= page.ids
 
 

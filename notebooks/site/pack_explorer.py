@@ -1,4 +1,4 @@
-"""What the site's threshold explorer reads: every answer of a run, packed into one small file.
+"""What the site's explorers read: every answer of a run, packed into one small file, and the map.
 
 The page computes by itself what `corea.cascade.sweep` would give, for any source of confidence,
 price ratio and threshold. It needs of each answer only whether it was right, its tokens, and which
@@ -6,7 +6,8 @@ thresholds keep it. Thresholds lie on a grid of `STEPS` steps, and a confidence 
 last of them that it reaches: on that grid nothing is rounded. What depends on neither threshold nor
 price (bins, ECE, AUROC) is computed here, by `corea.metrics`.
 
-`python notebooks/site/pack_explorer.py OUT.js` packs the tracked reference run.
+`python notebooks/site/pack_explorer.py OUT.js` packs the tracked reference run, and what the map's
+page reads into `map_data.js` beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from corea import cascade, metrics
+from corea.analysis import map as model
 from corea.analysis import systems
 from corea.costs import Price, PriceList
 from corea.questions.base import CALIBRATION, GROUPS
@@ -152,10 +154,29 @@ def _examples(
     return chosen
 
 
-def write(data: dict, path: str | Path) -> None:
+def map_data(points: pd.DataFrame) -> dict:
+    """What the map's page needs: the model's quadrature, and points as in `map_points.csv`."""
+    nodes, weights = model.quadrature()
+    names = [
+        "kind", "pair", "group", "system", "gap", "auroc", "rho",
+        "saving", "low", "high", "predicted",
+    ]  # fmt: skip
+    shown = points.loc[points["system"] != "Random", names].round(4).astype(object)
+    return {
+        "nodes": nodes.tolist(),
+        "weights": weights.tolist(),
+        "shares": model.shares().tolist(),
+        "within": model.WITHIN,
+        "llm": model.LLM,
+        "extreme": model.EXTREME,
+        "points": shown.where(shown.notna(), None).to_dict("records"),
+    }
+
+
+def write(data: dict, path: str | Path, name: str = "COREA_RECORDS") -> None:
     """Write the data as a script, which a page in a file may read while it may not read JSON."""
     with atomic_write(path) as stream:
-        stream.write(f"globalThis.COREA_RECORDS = {json.dumps(data, separators=(',', ':'))};\n")
+        stream.write(f"globalThis.{name} = {json.dumps(data, separators=(',', ':'))};\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -171,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     profile = load_profile("cpu").reference()
     records = runs.load_records(profile, SYSTEMS)
     write(explorer_data(records, runs.prices_of(profile)), given.out)
+    points = pd.read_csv(profile.figures / "map_points.csv")
+    write(map_data(points), given.out.with_name("map_data.js"), "COREA_MAP")
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ def main(folder: Path) -> None:
     shutil.copytree(
         SITE / "explorer", folder / "_static" / "explorer", ignore=shutil.ignore_patterns("*.html")
     )
-    shutil.copy(SITE / "explorer" / "explorer.html", folder / "explorer.html.part")
-    shutil.copy(
-        ROOT / "figures" / "cpu" / "cost_accuracy.png", folder / "_static" / "cost_accuracy.png"
-    )
+    for page in ("explorer", "map"):
+        shutil.copy(SITE / "explorer" / f"{page}.html", folder / f"{page}.html.part")
+    for figure in ("cost_accuracy.png", "map.png"):
+        shutil.copy(ROOT / "figures" / "cpu" / figure, folder / "_static" / figure)
     (folder / "notebooks").mkdir()
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     for path in notebooks:

@@ -10,12 +10,11 @@ TRAINED := L1-SLM RLVR-SLM Brier-SLM
 SYSTEMS := LLM $(TRAINED) SLM
 # Ablation runs: those of `make paper`, then the longest first, so that the end is not spent waiting for one.
 IN_PAPER := anchor l2 brier
-SEEDED := anchor no-std normalised-apart brier brier-no-std brier-normalised-apart segments segments-no-std
-seeds = $(foreach s,$(1),$(s)-seed-1 $(s)-seed-2)
+SEEDS := $(foreach s,$(TRAINED),$(s)-seed-1 $(s)-seed-2)
 BASES := $(if $(HUB),$(if $(filter paper,$(PROFILE)),Llama-3.1-8B-Instruct Qwen2.5-1.5B-Instruct),\
 	llama honest-0 honest-0.1 honest-0.33 small tiny)
-ABLATIONS := $(IN_PAPER) smooth $(call seeds,$(TRAINED) smooth) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
-	rollouts-4 rollouts-16 rollouts-32 $(filter-out $(IN_PAPER),$(SEEDED)) $(call seeds,$(SEEDED)) weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
+ABLATIONS := $(IN_PAPER) $(SEEDS) $(BASES) none kl log mix-0.25 mix-0.5 mix-0.75 \
+	rollouts-4 rollouts-16 rollouts-32 no-std normalised-apart weight-0.3 weight-3 beta-0.0 beta-0.01 beta-0.1
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -26,9 +25,8 @@ endif
 DATA := $(ROOT)data/$(PROFILE)
 EXECUTED := $(DATA)/notebooks
 NOTEBOOK := $(PY) -m corea.paper.execute
-WATCH := $(PY) -m corea.paper.watch $(PROFILE)
 # What a stage is made from, beside its notebook: it is checked again if one of these is newer.
-LIBRARY := corea/grpo.py corea/_trainer.py corea/rewards.py $(wildcard corea/questions/*.py) $(wildcard corea/paper/profiles.*) corea/paper/variants.py
+LIBRARY := corea/grpo.py corea/rewards.py $(wildcard corea/questions/*.py) $(wildcard corea/paper/profiles.*) corea/paper/variants.py
 LIBRARY += $(if $(HUB),corea/support/hardware.py)
 ASKING := corea/parser.py corea/grader.py corea/_algebra.py corea/evaluation.py $(wildcard corea/engines/*.py) corea/analysis/sources.py
 ASKING += corea/paper/runs.py corea/paper/shards.py
@@ -42,33 +40,31 @@ export HF_HUB_OFFLINE ?= $(if $(HUB),0,1)
 export PYTHONHASHSEED := 0
 export PYTHONWARNINGS := ignore
 
-.PHONY: help plan shard test-serving site site-check course course-check leaderboard paper ablations records drawn draw figures base test tests dist artifact bench setup lock lint clean reference check-profile check-gpus machine
+.PHONY: help plan shard test-serving site site-check course course-check leaderboard paper ablations records figures base test tests dist artifact bench setup lock lint clean reference check-profile check-gpus machine
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 paper: setup check-profile machine  ## train, generate, and draw every table and figure (PROFILE=cpu, smoke, paper or single-gpu)
-	@$(WATCH) $(MAKE) --no-print-directory -j$(JOBS) --output-sync=none drawn
+	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none records
+	@$(MAKE) --no-print-directory figures
 	@echo "done: tables and figures are in $(ROOT)figures/$(PROFILE)/"
-
-drawn: records
-	@$(MAKE) --no-print-directory draw
 
 records: $(SYSTEMS:%=$(EXECUTED)/05_generate-%.ipynb) $(IN_PAPER:%=$(EXECUTED)/09_ablate-%.ipynb)
 
 ablations: setup check-profile machine  ## run every ablation and seed (about 2 h 15 min on two cores), then draw the figures
-	@$(WATCH) $(MAKE) --no-print-directory -j$(JOBS) --output-sync=none all-ablations
+	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=none all-ablations
+	@$(MAKE) --no-print-directory figures
 
 all-ablations: $(ABLATIONS:%=$(EXECUTED)/09_ablate-%.ipynb)
-	@$(MAKE) --no-print-directory draw
 
 figures: setup check-profile  ## draw tables and figures from the records that lie there; no model is run
-	@$(WATCH) $(MAKE) --no-print-directory -j2 --output-sync=none draw
+	@$(MAKE) --no-print-directory -j2 --output-sync=none $(DRAWN:%=draw-%)
 
 SYSTEM ?= L1-SLM
 SHARD ?= 1/1
 shard: setup check-profile machine  ## generate one part of a system's records on this machine (SYSTEM=L1-SLM SHARD=2/8)
-	@$(WATCH) $(NOTEBOOK) notebooks/05_generate.ipynb $(EXECUTED)/shards/05_generate-$(SYSTEM)-$(subst /,-of-,$(SHARD)).ipynb \
+	@$(NOTEBOOK) notebooks/05_generate.ipynb $(EXECUTED)/shards/05_generate-$(SYSTEM)-$(subst /,-of-,$(SHARD)).ipynb \
 		-p profile $(PROFILE) -p system $(SYSTEM) -p shard $(SHARD)
 
 draw-%:
@@ -76,7 +72,6 @@ draw-%:
 
 # The longest first.
 DRAWN := 08_confidence_sources 10_ablations 06_calibration 11_claims 07_cascade
-draw: $(DRAWN:%=draw-%)
 
 # An executed notebook appears only when its last cell has run, so it is what tells that a stage is done.
 # $(call STAGE,verb,notebook,parameter,run,needs)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from corea._training_log import COMPLETE, METRICS, CollapseError, collapse, tidy_log
-from corea.support import processes, progress
+from corea.support import processes
 
 
 class MarkWhole(TrainerCallback):
@@ -21,11 +22,7 @@ class Watch(TrainerCallback):
     """Progress bar, and the alarm that stops a collapsed run."""
 
     def __init__(self, name: str, steps: int, show: bool):
-        self.name, self.steps, self.show = name, steps, show
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        done = state.global_step  # of a run that was cut off and goes on
-        self.bar = progress.bar(self.steps, f"train {self.name}", done=done, shown=self.show)
+        self.bar = tqdm(total=steps, desc=name, disable=not show, mininterval=5)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self.bar.update(state.global_step - self.bar.n)

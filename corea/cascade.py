@@ -6,7 +6,6 @@ apply it to recorded answers of both models. A deferred question pays both model
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -28,23 +27,8 @@ if TYPE_CHECKING:
 
 KEY = ["dataset", "question_id", "sample"]
 DEFER_ALL = math.inf
-LLM_ALONE = math.nan  # in a `Mix`: the SLM is not asked
 SWEPT = ("confidence", "slm_correct", "llm_correct", "slm_cost", "llm_cost")
-_OF_ROW = ("seed", "family")  # what intervals read of the SLM's rows, if it is there
 _POINTS = 256  # of a curve whose every draw is kept in memory
-_DUST = 1e-12  # sums of the same rows in another order differ by less
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """Two ways to run a cascade, and for what share of questions a coin takes the second.
-
-    A way is a threshold, or `LLM_ALONE`: the coin is tossed first, and only the LLM is paid.
-    """
-
-    threshold: float
-    second: float
-    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +168,9 @@ def cost_at_pass1(
 ) -> list[np.ndarray]:
     """The least cost (draws,) at which a cascade reaches each target Pass@1; NaN if it never does.
 
-    A coin may be tossed between two neighbouring thresholds of the curve, so that sources of many
-    and of few distinct confidences compare fairly, and between any threshold and the LLM alone, so
-    that nothing costs more than the LLM to reach what the LLM reaches. Of a source of many, every
-    n-th threshold is used, 256 or fewer in all.
+    Between two thresholds of the curve, it is the straight line that tossing a coin between them
+    gives, so that sources of many and of few distinct confidences compare fairly. Of a source of
+    many, every n-th threshold is used, 256 or fewer in all.
 
     Args:
         rows: as from `replay`, at any threshold.
@@ -197,47 +180,8 @@ def cost_at_pass1(
     weights = np.atleast_2d(np.asarray(weights, dtype=float))
     columns = rows[[*SWEPT]].to_numpy(dtype=float).T
     _, _, pass1, cost = _curve(columns, weights, before_generation, most=_POINTS)
-    llm = pass1[:, :1], (weights @ columns[-1])[:, None]
-    neighbours = (pass1[:, :-1], cost[:, :-1]), (pass1[:, 1:], cost[:, 1:])
-    least = []
-    for target in targets:
-        bound = np.broadcast_to(np.asarray(target, dtype=float), len(weights))[:, None]
-        found = [np.where(x >= bound - _DUST, y, np.inf) for x, y in ((pass1, cost), llm)]
-        found.append(_crossing(*neighbours, bound)[0])
-        found.append(_crossing((pass1, cost), llm, bound)[0])
-        best = np.min([y.min(axis=1, initial=np.inf) for y in found], axis=0)
-        least.append(np.where(np.isfinite(best), best, np.nan))
-    return least
-
-
-def equal_mix(
-    rows: pd.DataFrame, bound: float, of: str = "pass1", *, before_generation: bool = False
-) -> Mix:
-    """The cheapest mix at a Pass@1 of `bound`, or, of "cost", the most accurate that costs no more.
-
-    Mixes are those of `cost_at_pass1`, so that systems can be run at equal accuracy or at equal
-    cost; of equals it is the better one in the other. `rows` are as from `replay`. ValueError if
-    no mix reaches it.
-    """
-    curve = sweep(*(rows[name] for name in SWEPT), before_generation=before_generation)
-    llm = LLM_ALONE, rows["llm_correct"].mean(), rows["llm_cost"].mean()
-    points = np.vstack([curve[["threshold", "pass1", "cost"]], llm])
-    thresholds, x, y = points.T
-    if of == "cost":  # the least inaccuracy at so much thrift
-        x, y, bound = -y, -x, -bound
-    last = len(points) - 1
-    to_llm = ((point, last) for point in range(last))
-    one, other = np.transpose([*itertools.pairwise(range(last)), *to_llm])
-    between, share = _crossing((x[one], y[one]), (x[other], y[other]), bound)
-    reached = np.where(x >= bound - _DUST, y, np.inf)
-    best, mixed = np.lexsort((-x, reached.round(12)))[0], between.argmin()
-    if between[mixed] < reached[best] - _DUST:
-        return Mix(
-            thresholds[one[mixed]].item(), thresholds[other[mixed]].item(), share[mixed].item()
-        )
-    if np.isinf(reached[best]):
-        raise ValueError(f"no mix has a {of} of {abs(bound):g}; the best has {abs(x.max()):g}")
-    return Mix(thresholds[best].item(), thresholds[best].item(), 0.0)
+    levels = [np.broadcast_to(np.asarray(target, dtype=float), len(weights)) for target in targets]
+    return [_cheapest(pass1, cost, target) for target in levels]
 
 
 def _curve(
@@ -262,36 +206,33 @@ def _curve(
     return confidence[stated][starts], np.append(starts, len(stated)), sums(slm, llm), cost
 
 
-def _crossing(one: tuple, other: tuple, bound) -> tuple[np.ndarray, np.ndarray]:
-    """Where segments from points (x, y) to others cross x = bound.
-
-    Gives y there, infinite if they do not, and the share of the second point.
-    """
-    (x, y), (far_x, far_y) = one, other
-    crosses = (x >= bound - _DUST) != (far_x >= bound - _DUST)
-    share = np.divide(bound - x, far_x - x, out=np.zeros(crosses.shape), where=crosses).clip(0, 1)
-    return np.where(crosses, y + share * (far_y - y), np.inf), share
+def _cheapest(pass1: np.ndarray, cost: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least cost over the points, and the segments between them, that reach the target."""
+    reaches = pass1 >= target[:, None] - 1e-12  # sums of the same rows in another order
+    best = np.where(reaches, cost, np.inf).min(axis=1)
+    left, right = pass1[:, :-1], pass1[:, 1:]
+    crosses = reaches[:, :-1] != reaches[:, 1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (target[:, None] - left) / (right - left)
+        between = cost[:, :-1] + share * (cost[:, 1:] - cost[:, :-1])
+    best = np.minimum(best, np.where(crosses, between, np.inf).min(axis=1, initial=np.inf))
+    return np.where(np.isfinite(best), best, np.nan)
 
 
 def replay(
     slm_records: pd.DataFrame,
     llm_records: pd.DataFrame,
-    policy: Policy | Mix | float,
+    policy: Policy | float,
     prices: PriceList,
     *,
     before_generation: bool = False,
 ) -> pd.DataFrame:
     """What `Cascade.answer` would have given, row by row, from the records of both models.
 
-    The order is that of `slm_records`. Columns: dataset, question_id, sample, and the SLM's seed
-    and family if it has them; answer, correct, confidence, source, deferred and cost of the
-    cascade; slm_correct, llm_correct, slm_cost, llm_cost. By a `Mix`, correct, deferred and cost
-    are expectations over its coin, and there are no answer and source.
+    The order is that of `slm_records`. Columns: dataset, question_id, sample; answer, correct,
+    confidence, source and cost of the cascade; slm_correct, llm_correct, slm_cost, llm_cost.
     """
-    if isinstance(policy, Mix):
-        return _replay_mix(slm_records, llm_records, policy, prices, before_generation)
     columns = ("answer", "correct", "prompt_tokens", "completion_tokens")
-    kept_too = [name for name in _OF_ROW if name in slm_records]
     rows = paired(slm_records, llm_records, columns)
     kept = _rule(policy)(rows["confidence"])
     for side, price in (("slm", prices.slm), ("llm", prices.llm)):
@@ -299,56 +240,36 @@ def replay(
         rows[f"{side}_cost"] = price.cost(*tokens)
     for name in ("answer", "correct"):
         rows[name] = rows[f"slm_{name}"].where(kept, rows[f"llm_{name}"])
-    rows["source"], rows["deferred"] = np.where(kept, "slm", "llm"), ~kept
+    rows["source"] = np.where(kept, "slm", "llm")
     deferred = rows["llm_cost"] if before_generation else rows["slm_cost"] + rows["llm_cost"]
     rows["cost"] = rows["slm_cost"].where(kept, deferred)
-    ours = ["answer", "correct", "confidence", "source", "deferred", "cost"]
-    return rows[[*KEY, *kept_too, *ours, *SWEPT[1:]]]
-
-
-def _replay_mix(slm, llm, mix: Mix, prices: PriceList, router: bool) -> pd.DataFrame:
-    ways = []
-    for threshold in (mix.threshold, mix.second):
-        alone = math.isnan(threshold)
-        how = {"before_generation": router or alone}
-        ways.append(replay(slm, llm, DEFER_ALL if alone else threshold, prices, **how))
-    rows = ways[0].drop(columns=["answer", "source"])
-    for name in ("correct", "deferred", "cost"):
-        one, other = (way[name].astype(float) for way in ways)
-        rows[name] = (1 - mix.share) * one + mix.share * other
-    return rows
+    return rows[[*KEY, "answer", "correct", "confidence", "source", "cost", *SWEPT[1:]]]
 
 
 def evaluate_cascade(
     slm_records: pd.DataFrame,
     llm_records: pd.DataFrame,
-    policy: Policy | Mix | float,
+    policy: Policy | float,
     prices: PriceList,
     *,
     before_generation: bool = False,
-    families: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The cascade by one policy: a row per dataset, then "mean", their plain mean.
 
-    Columns: dataset, threshold, questions, samples (per question), seeds, and each of these with
-    _low and _high (95%; cascade and LLM on the same resamples of questions): pass1; pass1_drop, the
-    LLM's Pass@1 less the cascade's; over_random, the cascade's less that of deferring the same
-    share at random; cost, in price units per 1,000 questions; cost_reduction, 1 - cost / the LLM's
-    own cost; llm_share. With `families`, the mean has _low_families and _high_families too, see
-    `metrics.family_draws`. Arguments and errors are those of `replay`.
+    Columns: dataset, threshold, questions, samples (per question), and each of these with _low and
+    _high (95%; cascade and LLM on the same resamples of questions): pass1; pass1_drop, the LLM's
+    Pass@1 less the cascade's; cost, in price units per 1,000 questions; cost_reduction, 1 - cost /
+    the LLM's own cost; llm_share. Arguments and errors are those of `replay`.
     """
     rows = replay(slm_records, llm_records, policy, prices, before_generation=before_generation)
     threshold = getattr(policy, "threshold", policy)
-    table, options = [], {"resamples": resamples, "seed": seed}
-    sets = set_draws(rows, **options)
-    for dataset, draws in sets.items():
+    table = []
+    for dataset, draws in set_draws(rows, resamples=resamples, seed=seed).items():
         set_rows = rows if dataset == "mean" else rows[rows["dataset"] == dataset]
         row = {"dataset": dataset, "threshold": threshold, **metrics.sizes(set_rows)}
         table.append(row | metrics.flat(metrics.intervals(draws)))
-    if families:
-        table[-1] |= metrics.family_ends(metrics.family_draws(rows, sets, _draws, **options))
     return pd.DataFrame(table)
 
 
@@ -358,37 +279,25 @@ def set_draws(rows: pd.DataFrame, **options) -> dict[str, metrics.Draws]:
 
 
 def _draws(rows: pd.DataFrame, **options) -> metrics.Draws:
-    """The draws of one dataset's rows of one training seed."""
-    columns = {name: rows[name] for name in ("correct", *SWEPT[1:3], "cost", "llm_cost")}
-    means = metrics.question_means(rows, columns | {"llm": rows["deferred"]}, **options)
+    columns = {name: rows[name] for name in ("correct", "llm_correct", "cost", "llm_cost")}
+    means = metrics.question_means(rows, columns | {"llm": rows["source"] == "llm"}, **options)
     with np.errstate(divide="ignore", invalid="ignore"):
         reduction = 1 - means["cost"] / means["llm_cost"]
     drop, cost = means["llm_correct"] - means["correct"], 1000 * means["cost"]
-    # Over deferring the same share at random, by the formula: no coin is tossed.
-    random = means["slm_correct"] + means["llm"] * (means["llm_correct"] - means["slm_correct"])
-    draws = {
-        "pass1": means["correct"],
-        "pass1_drop": drop,
-        "over_random": means["correct"] - random,
-    }
-    return draws | {"cost": cost, "cost_reduction": reduction, "llm_share": means["llm"]}
+    draws = {"pass1": means["correct"], "pass1_drop": drop, "cost": cost}
+    return draws | {"cost_reduction": reduction, "llm_share": means["llm"]}
 
 
 def paired(
     slm_records: pd.DataFrame, llm_records: pd.DataFrame, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_...
-
-    The SLM may have several training seeds; each is beside the LLM's one answer to the sample.
-    """
+    """`KEY`, the SLM's confidence, and each column of both models as slm_... and llm_..."""
     sides = []
     for side, records in (("slm", slm_records), ("llm", llm_records)):
-        own = [name for name in _OF_ROW if side == "slm" and name in records]
-        names = [*KEY, *own, *columns, *(["confidence"] if side == "slm" else [])]
+        names = [*KEY, *columns, *(["confidence"] if side == "slm" else [])]
         if missing := [name for name in names if name not in records]:
             raise ValueError(f"{side} records lack the column {missing[0]!r}")
-        key = [*KEY, "seed"] if "seed" in own else KEY
-        if (doubled := records.duplicated(key)).any():
+        if (doubled := records.duplicated(KEY)).any():
             raise ValueError(f"{side} records hold {_first(records[doubled])} twice")
         sides.append(records[names].rename(columns={name: f"{side}_{name}" for name in columns}))
     for side, ours, others in (("slm", *sides), ("llm", *sides[::-1])):
@@ -413,6 +322,16 @@ def llm_pass1(llm_calibration: pd.DataFrame) -> float:
     if value == 1:
         warnings.warn("the LLM made no error on the calibration split", stacklevel=2)
     return checked_threshold(value)
+
+
+def best_under_budget(curve: pd.DataFrame, budget: float) -> float:
+    """The most accurate threshold of a `sweep` at a mean cost in `budget`; of equals, the
+    cheaper."""
+    affordable = curve[curve["cost"] <= budget].sort_values("cost", kind="stable")
+    if affordable.empty:
+        cheapest = curve["cost"].min()
+        raise ValueError(f"no threshold costs at most {budget:g}; the cheapest costs {cheapest:g}")
+    return float(affordable["threshold"].iloc[affordable["pass1"].argmax()])
 
 
 def cheapest_at_pass1(curve: pd.DataFrame, pass1: float) -> float:

@@ -16,7 +16,7 @@ from corea.costs import Price, PriceList
 from corea.engines.loading import model_engine
 from corea.prompts import INSTRUCTION
 from corea.questions.load import load_jsonl
-from corea.records import decoding_of, read_records, write_records
+from corea.records import read_records, write_records
 from corea.serving.app import build_app
 from corea.serving.client import Budget, Server
 from corea.support import processes
@@ -191,8 +191,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     model = given.model if given.server else grpo.fingerprint(given.model)
     how = _chosen(given, "samples temperature max_new_tokens seed no_instruction")
     settings = settings_hash([model, [q.hashed() for q in questions], *how.values()])
-    decoding = decoding_of(given.temperature)
-    if not evaluation.are_kept(given.out, settings, questions, decoding):
+    if not evaluation.are_kept(given.out, settings, questions):
         sampling = _chosen(given, "samples seed")
         rows = evaluation.evaluate(_engine(given), questions=questions, **sampling)
         write_records(rows.assign(run=model[:12], settings=settings), given.out)

@@ -13,14 +13,13 @@ import pandas as pd
 
 from corea import metrics
 from corea.cascade import CascadeAnswer
-from corea.engines.base import Completion, Engine, Progress
+from corea.engines.base import Completion, Engine
 from corea.grader import Grader
 from corea.parser import Response, parse
 from corea.questions.base import Question, content_id, with_distinct_ids
 from corea.questions.load import load_jsonl
-from corea.records import decoding_of, read_columns, read_records, typed, write_records
+from corea.records import read_columns, read_records, typed, write_records
 from corea.support.files import git_commit, settings_hash
-from corea.support.progress import bar
 
 
 class Judgement(NamedTuple):
@@ -70,10 +69,8 @@ def evaluate(
     with Grader() as grader:
         for engine in engines:
             rows = answer_records(engine, questions, grader, samples=samples, seed=seed)
-            named["settings"] = settings_hash([engine.name, hashed, samples, seed])
-            temperature = getattr(engine, "temperature", None)
-            named["decoding"] = "own" if temperature is None else decoding_of(temperature)
-            frames.append(rows.assign(system=engine.name, **named))
+            settings = settings_hash([engine.name, hashed, samples, seed])
+            frames.append(rows.assign(system=engine.name, settings=settings, **named))
     return typed(pd.concat(frames, ignore_index=True))
 
 
@@ -86,17 +83,16 @@ def answer_records(
     group: str = "own",
     samples: int = 1,
     seed: int = 0,
-    progress: Progress = None,
 ) -> pd.DataFrame:
     """Judged answers of one engine: records, but for the columns that name the run.
 
-    A `dataset`, such as "calibration", is told instead of each question's own set. There is a bar
-    unless progress is told elsewhere.
+    A `dataset`, such as "calibration", is told instead of each question's own set.
     """
-    total, title = len(questions) * samples, f"{engine.name} {dataset or group}"
-    with bar(total, title, shown=progress is None) as own:
-        told = progress or own.update
-        groups = engine.complete(questions, samples=samples, seed=seed, progress=told)
+    from tqdm.auto import tqdm
+
+    title = f"{engine.name} {dataset or group}"
+    with tqdm(total=len(questions) * samples, desc=title, mininterval=5) as bar:
+        groups = engine.complete(questions, samples=samples, seed=seed, progress=bar.update)
     completions = list(chain.from_iterable(groups))
     repeated = [question for question in questions for _ in range(samples)]
     judgements = judge([completion.text for completion in completions], repeated, grader)
@@ -161,15 +157,14 @@ def settings_of(path: Path) -> str | None:
     return next(iter(rows), None)
 
 
-def are_kept(path: Path, settings: str, questions: Sequence[Question], decoding: str) -> bool:
-    """Whether records of these settings are there; an older corea's are given what they lack."""
+def are_kept(path: Path, settings: str, questions: Sequence[Question]) -> bool:
+    """Whether records of these settings are there; those of an older corea are given questions."""
     if settings_of(path) != settings:
         return False
     rows = read_columns(path)
-    if not {"question", "decoding"} <= {*rows}:
+    if "question" not in rows:
         question = rows["question_id"].map({q.id: q.text for q in questions})
-        rows = rows.assign(question=question, content_id=question.map(content_id))
-        write_records(rows.assign(decoding=decoding), path)
+        write_records(rows.assign(question=question, content_id=question.map(content_id)), path)
     return True
 
 

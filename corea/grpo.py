@@ -51,7 +51,6 @@ class GRPOSettings:
     save_steps: int = 25
     seed: int = 0
     aggregation: str = "sum_then_normalize"  # or "normalize_then_sum", each reward by itself
-    segments: bool = False  # the confidence's tokens by its reward alone, all others by the rest
 
     def __post_init__(self):
         if (size := self.num_generations) < 2:
@@ -61,13 +60,10 @@ class GRPOSettings:
         for name, allowed in _ALLOWED.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-        if self.segments and self.aggregation != "sum_then_normalize":
-            raise ValueError("segments=True normalises apart itself; leave aggregation as it is")
 
     def hashed(self) -> dict:
         """What a run's hash is made from; a field that came later counts only if it is changed."""
         later = ["aggregation"] if self.aggregation != "sum_then_normalize" else []
-        later += ["segments"] if self.segments else []
         names = ["steps", "questions_per_step", *_TRL, *later]
         return {name: getattr(self, name) for name in names}
 
@@ -181,17 +177,11 @@ def _hash(base, reward, questions, settings, compute, instruction) -> str:
 def build_trainer(base, questions, folder, reward, settings, compute, instruction):
     """The `trl.GRPOTrainer` that `train` runs, with our rewards and their weights."""
     from transformers import PrinterCallback
+    from trl import GRPOTrainer
 
-    from corea._trainer import Trainer
-
-    if settings.segments and reward.distance is None:
-        raise ValueError("segments=True needs a reward of the confidence; use one such as 'L1'")
     # Before the model is loaded: ZeRO-3 loads it in parts, and learns from the arguments to do so.
     arguments = _arguments(settings, [*reward.weights, 0.0], Path(folder), compute)
-    alone = compute.use_cpu and not (compute.lora_rank or compute.gradient_checkpointing)
-    trainer = Trainer(
-        segments=settings.segments,
-        lean=alone and compute.rollouts == "transformers",
+    trainer = GRPOTrainer(
         model=load_model(base, dtype=compute.dtype if compute.lora_rank else "float32"),
         processing_class=prompts.load_tokenizer(base),
         reward_funcs=[*reward.functions(settings.num_generations), log_rollouts],

@@ -1,4 +1,4 @@
-"""Accuracy and calibration metrics, each with a bootstrap interval over questions and seeds.
+"""Accuracy and calibration metrics, each with a bootstrap interval over questions.
 
 Conventions, the same everywhere in the package:
 
@@ -10,15 +10,8 @@ Conventions, the same everywhere in the package:
 - Ties are never broken by the order of the rows: AUROC counts a tied pair as half, AURC and
   selective accuracy take the expectation over random orders of the tied rows.
 - Pass@1 is the mean over questions of each question's mean over its samples.
-- A metric is that of one training seed on one dataset; then come the mean over the seeds of a
-  system, the column `seed` of its rows, and the mean over the datasets of a group.
-- The bootstrap draws questions with replacement, keeping all samples of a question together, and
-  seeds. Every system that answered the same questions has the same draws of them, and systems of
-  as many seeds the same draws of those, so that differences are paired. Of n seeds n - 1 are drawn:
-  n would make the variance of their mean too small by (n - 1) / n (Rao and Wu 1988).
-- `family_draws` draws families of questions too, as seeds are drawn: an interval for questions of
-  other families, which few families make wide.
-- Intervals are the 2.5th and 97.5th percentile, widened if needed to hold the value itself
+- The bootstrap draws questions with replacement and keeps all samples of a question together.
+  Intervals are the 2.5th and 97.5th percentile, widened if needed to hold the value itself
   (resampling biases ECE upwards). Resamples in which a metric is not defined are left out.
 """
 
@@ -111,7 +104,7 @@ def evaluate(question_id, correct, confidence, **options) -> dict[str, Interval]
 
 
 def evaluate_sets(records: pd.DataFrame, **options) -> dict[str, dict[str, Interval]]:
-    """`evaluate` for each dataset, then for "mean", their plain mean; over seeds, if several."""
+    """`evaluate` for each dataset, then for "mean", the plain mean over the datasets."""
     return {name: intervals(draws) for name, draws in set_draws(records, **options).items()}
 
 
@@ -157,18 +150,11 @@ def flat(by_name: Mapping[str, Interval]) -> dict[str, float]:
     }
 
 
-def family_ends(draws: Draws) -> dict[str, float]:
-    """Table columns of `family_draws`: name_low_families and name_high_families of each."""
-    ends = flat(intervals(draws))
-    return {f"{name}_families": v for name, v in ends.items() if name.endswith(("_low", "_high"))}
-
-
 def sizes(rows: pd.DataFrame) -> dict[str, float]:
-    """How many questions, samples of each by a training seed, and seeds."""
-    questions, seeds = rows.groupby(["dataset", "question_id"]).ngroups, len(_by_seed(rows))
-    samples = len(rows) / questions / seeds
-    samples = int(samples) if samples.is_integer() else samples
-    return {"questions": questions, "samples": samples, "seeds": seeds}
+    """How many questions, and samples of each."""
+    questions = rows.groupby(["dataset", "question_id"]).ngroups
+    samples = len(rows) / questions
+    return {"questions": questions, "samples": int(samples) if samples.is_integer() else samples}
 
 
 def interval(draws: np.ndarray) -> Interval:
@@ -184,15 +170,13 @@ def interval(draws: np.ndarray) -> Interval:
 
 
 def bootstrap(
-    question_id, correct, confidence, *, family=None, bins=10, closed="left",
-    resamples: int = 1000, seed=0,
-) -> Draws:  # fmt: skip
+    question_id, correct, confidence, *, bins=10, closed="left", resamples: int = 1000, seed=0
+) -> Draws:
     """The metrics of `evaluate` as arrays (1 + resamples,): the value, then each resample's.
 
-    The columns have shape (samples,); bins and closed are those of `ece`; families are drawn too,
-    if given. Equal seeds draw the same questions for every system that answered them, so draws can
-    be subtracted. All resamples are one matrix product: their weights by each question's right and
-    wrong answers at each confidence.
+    The columns have shape (samples,); bins and closed are those of `ece`. Equal seeds draw the same
+    questions for every system that answered them, so draws can be subtracted. All resamples are one
+    matrix product: their weights by each question's right and wrong answers at each confidence.
     """
     from scipy.sparse import csr_array
 
@@ -204,14 +188,14 @@ def bootstrap(
     histograms = csr_array((np.ones(len(level)), cells), shape=(questions, 2 * len(levels)))
     samples, hits, parsed = (np.bincount(question, w, questions) for w in (None, correct, stated))
     blocks = []
-    for weights in question_weights(questions, resamples, seed, _of_each(question, family)):
+    for weights in question_weights(questions, resamples, seed):
         wrong, right = np.split(weights @ histograms, 2, axis=-1)
-        block = {"pass1": _divide(weights @ (hits / samples), weights.sum(axis=-1))}
+        block = {"pass1": weights @ (hits / samples) / questions}
         block["ece"] = _ece(levels, right, wrong, _edges(bins), closed)
         for name, metric in (("brier", _brier), ("auroc", _auroc), ("aurc", _aurc)):
             block[name] = metric(levels, right, wrong)
         block["levels"] = (right + wrong > 0).sum(axis=-1, dtype=float)
-        block["parse_rate"] = _divide(weights @ parsed, weights @ samples)
+        block["parse_rate"] = (weights @ parsed) / (weights @ samples)
         blocks.append(block)
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -219,15 +203,15 @@ def bootstrap(
 def set_draws(
     records: pd.DataFrame, draw: Callable[..., Draws] | None = None, *, seed: int = 0, **options
 ) -> dict[str, Draws]:
-    """Draws of each dataset, over its seeds, then of "mean", their plain mean: NaN if one is.
+    """Draws of each dataset, then of "mean", their plain mean: NaN if one of them is.
 
     Args:
-        draw: makes the draws of one dataset's rows of one training seed, given the bootstrap's seed
-            and options; `bootstrap` if None.
+        draw: makes the draws of one dataset's rows, given seed and options; `bootstrap` if None.
         seed: each dataset makes its own of it, whichever datasets stand beside it.
     """
+    draw = draw or (lambda r, **o: bootstrap(r["question_id"], r["correct"], r["confidence"], **o))
     by_dataset = records.groupby("dataset", sort=False)
-    sets = {name: _over_seeds(rows, draw, seed, **options) for name, rows in by_dataset}
+    sets = {name: draw(rows, seed=_seed_of(seed, name), **options) for name, rows in by_dataset}
     if not sets:
         raise ValueError("no records to evaluate")
     names = next(iter(sets.values()))
@@ -235,87 +219,29 @@ def set_draws(
     return {**sets, "mean": means}
 
 
-def family_draws(
-    records: pd.DataFrame, sets: Mapping[str, Draws], draw=None, *, seed: int = 0, **options
-) -> Draws:
-    """Draws of the mean that resample families too: datasets or, of one alone, its `family`s.
-
-    `sets` are the `set_draws` of the same arguments.
-    """
-    names = sorted(set(sets) - {"mean"})
-    if len(names) == 1:
-        return _over_seeds(records, draw, seed, families=True, **options)
-    return _resampled([sets[name] for name in names], [seed, zlib.crc32(b"families")])
-
-
-def _over_seeds(rows: pd.DataFrame, draw, seed: int, **options) -> Draws:
-    """Draws of one dataset's mean over its training seeds."""
-    parts = _by_seed(rows)
-    if len({frozenset(part["question_id"]) for part in parts}) > 1:
-        raise ValueError(f"seeds were asked different questions of {rows['dataset'].iloc[0]!r}")
-    own = _seed_of(seed, rows["dataset"].iloc[0])
-    draws = [(draw or _bootstrap_rows)(part, seed=own, **options) for part in parts]
-    return _resampled(draws, [seed, zlib.crc32(b"seeds")])
-
-
-def _bootstrap_rows(rows: pd.DataFrame, families: bool = False, **options) -> Draws:
-    columns = (rows[name] for name in ("question_id", "correct", "confidence"))
-    return bootstrap(*columns, family=rows["family"] if families else None, **options)
-
-
-def _by_seed(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each training seed, in the order of the seeds."""
-    return [part for _, part in rows.groupby("seed")] if "seed" in rows else [rows]
-
-
-def _resampled(parts: list[Draws], seed) -> Draws:
-    """Draws of the mean over a few things, which are drawn with replacement themselves."""
-    if len(parts) == 1:
-        return parts[0]
-    together = {name: np.array([part[name] for part in parts]) for name in parts[0]}
-    shares = _shares(len(parts), len(next(iter(together.values()))[0]) - 1, seed).T
-    # What was not drawn cannot make a mean undefined.
-    return {name: np.where(shares > 0, shares * d, 0).sum(0) for name, d in together.items()}
-
-
-def _shares(count: int, resamples: int, seed) -> np.ndarray:
-    """What each of n things weighs (1 + resamples, n): alike, then as n - 1 draws weighed it."""
-    draws = max(1, count - 1)
-    picks = np.random.default_rng(seed).integers(count, size=(resamples, draws))
-    drawn = (picks[:, :, None] == np.arange(count)).mean(axis=1)
-    return np.concatenate([np.full((1, count), 1 / count), drawn])
-
-
-def question_means(
-    rows: pd.DataFrame, columns: Mapping, *, families=False, resamples: int = 1000, seed=0
-) -> Draws:
+def question_means(rows: pd.DataFrame, columns: Mapping, *, resamples: int = 1000, seed=0) -> Draws:
     """Means over one dataset's questions of several columns (rows,), all on the same resamples."""
     question, questions = _numbered(rows["question_id"], len(rows))
     samples = np.bincount(question, minlength=questions)
     rates = [np.bincount(question, column, questions) / samples for column in columns.values()]
-    family = _of_each(question, rows["family"] if families else None)
-    blocks = question_weights(questions, resamples, seed, family)
-    means = [_divide((b @ np.column_stack(rates)).T, b.sum(axis=-1)) for b in blocks]
-    return dict(zip(columns, np.concatenate(means, axis=-1), strict=True))
+    blocks = question_weights(questions, resamples, seed)
+    draws = np.concatenate([block @ np.column_stack(rates) for block in blocks]) / questions
+    return dict(zip(columns, draws.T, strict=True))
 
 
 def row_weights(rows: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Weights (1 + resamples, rows) of rows, whose sum is a mean over datasets of question means.
 
-    The first draw is the data itself; the others resample questions and seeds as `set_draws` does.
+    The first draw is the data itself; the others resample each dataset's questions as `set_draws`.
     """
     weights = np.zeros((1 + resamples, len(rows)))
     datasets = rows["dataset"].unique()
-    of_seed, seeds = pd.factorize(rows.get("seed", np.zeros(len(rows))), sort=True)
-    shares = _shares(len(seeds), resamples, [seed, zlib.crc32(b"seeds")])
     for dataset in datasets:
         at = np.flatnonzero(rows["dataset"] == dataset)
         question, questions = _numbered(rows["question_id"].to_numpy()[at], len(at))
-        cell = question * len(seeds) + of_seed[at]
-        samples = np.bincount(cell)[cell]
+        samples = np.bincount(question, minlength=questions)
         draws = np.concatenate([*question_weights(questions, resamples, _seed_of(seed, dataset))])
-        draws = draws[:, question] * shares[:, of_seed[at]]
-        weights[:, at] = draws / (samples * questions * len(datasets))
+        weights[:, at] = draws[:, question] / (samples[question] * questions * len(datasets))
     return weights
 
 
@@ -323,32 +249,17 @@ def _seed_of(seed: int, dataset: str) -> list[int]:
     return [seed, zlib.crc32(dataset.encode())]
 
 
-def _of_each(question: np.ndarray, column) -> np.ndarray | None:
-    """A column (rows,) by question: whole numbers, one for each value; None if there is none."""
-    if column is None:
-        return None
-    return pd.factorize(np.asarray(column)[np.unique(question, return_index=True)[1]], sort=True)[0]
-
-
-def question_weights(
-    questions: int, resamples: int, seed, family: np.ndarray | None = None
-) -> Iterator[np.ndarray]:
-    """How often each question counts (rows, questions): once each, then as resamples drew it.
-
-    With the `family` (questions,) of each, as a whole number, families are drawn as well.
-    """
+def question_weights(questions: int, resamples: int, seed) -> Iterator[np.ndarray]:
+    """How often each question counts (rows, questions): once each, then as resamples drew it."""
     yield np.ones((1, questions))
-    rng, of_families = np.random.default_rng(seed), None
-    if family is not None and (families := 1 + family.max()) > 1:
-        of_families = families * _shares(families, resamples, np.append(seed, 1))[1:]
+    rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // questions)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         picks = rng.integers(questions, size=(rows, questions))
         picks += questions * np.arange(rows)[:, None]
         counts = np.bincount(picks.ravel(), minlength=rows * questions)
-        counts = counts.reshape(rows, questions).astype(float)
-        yield counts if of_families is None else counts * of_families[start : start + rows, family]
+        yield counts.reshape(rows, questions).astype(float)
 
 
 # --- metrics of histograms: levels (L,) rising; right, wrong (..., L) -----------------------------
@@ -385,7 +296,7 @@ def _aurc(levels, right, wrong):
 
 def _divide(numerator, denominator):
     """The ratio, NaN if the denominator is 0."""
-    empty = np.full(np.broadcast_shapes(np.shape(numerator), np.shape(denominator)), np.nan)
+    empty = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=empty, where=np.asarray(denominator) > 0)
 
 

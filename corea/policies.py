@@ -80,11 +80,9 @@ def calibrate(
             and the first is right more often than the second.
     """
     rows = _both(records, slm, llm)
-    answers = rows["question"].to_numpy(), rows["confidence"].to_numpy(), _loss(rows)
-    losses = np.random.default_rng(seed).permutation(kept_losses(*answers, _GRID))
+    losses = np.random.default_rng(seed).permutation(_losses(rows))
     policy = Policy(DEFER_ALL, max_loss, confidence, False, len(losses), _figures(rows, DEFER_ALL))
-    safe = count_safe(losses[:, ::-1], max_loss, 1 - confidence)
-    threshold = _GRID[-safe] if safe else DEFER_ALL
+    threshold = _least_safe(losses, max_loss, confidence)
     least_kept = rows["confidence"].where(rows["confidence"] >= threshold).min()
     if np.isnan(least_kept):
         warnings.warn(_why_not(rows, losses, policy), stacklevel=2)
@@ -113,38 +111,20 @@ def _both(records, slm: str | None, llm: str | None) -> pd.DataFrame:
     return rows[_COLUMNS].astype(float).assign(question=rows.groupby(KEY[:2]).ngroup())
 
 
-def _loss(rows: pd.DataFrame) -> np.ndarray:
-    return (rows["llm_correct"] - rows["slm_correct"]).to_numpy()
+def _losses(rows: pd.DataFrame) -> np.ndarray:
+    """What keeping loses to the LLM: a row per question, a column per threshold of the grid."""
+    confidence, slm, llm = rows[_COLUMNS].to_numpy().T
+    level = np.searchsorted(_GRID, np.nan_to_num(confidence, nan=-1), side="right")
+    question, levels = rows["question"].to_numpy(), len(_GRID) + 1
+    loss = (llm - slm) / np.bincount(question)[question]
+    cells = np.bincount(question * levels + level, loss, (question.max() + 1) * levels)
+    return cells.reshape(-1, levels)[:, :0:-1].cumsum(axis=1)[:, ::-1]
 
 
-def kept_losses(question, confidence, loss, thresholds) -> np.ndarray:
-    """What keeping loses to the LLM: a row per question, a column per threshold.
-
-    Args:
-        question: numbers from 0 on, (answers,).
-        confidence: NaN if none was stated, (answers,).
-        loss: the LLM's correctness less the SLM's, (answers,).
-        thresholds: rising.
-    """
-    level = np.searchsorted(thresholds, np.nan_to_num(confidence, nan=-1), side="right")
-    samples, levels = np.bincount(question), len(thresholds) + 1
-    cells = question * levels + level, loss / samples[question], len(samples) * levels
-    return np.bincount(*cells).reshape(-1, levels)[:, :0:-1].cumsum(axis=1)[:, ::-1]
-
-
-def count_safe(losses: np.ndarray, max_loss: float, delta: float) -> int:
-    """How many policies in a row, from the first, are shown to lose at most `max_loss` on average.
-
-    With probability 1 - delta over the draw of the questions all of them do: Learn-then-Test in a
-    fixed order, which stops at the first that is not shown to. A policy that keeps all that the one
-    before it keeps, and more, may be made of the very confidences that are tested: of all
-    thresholds, tested downwards, only those at which another answer is kept differ.
-
-    Args:
-        losses: (questions, policies), in [-1, 1], the questions in random order.
-    """
-    unsafe = _p_values(losses, max_loss, 1 - delta) > delta
-    return int(np.append(unsafe, True).argmax())
+def _least_safe(losses: np.ndarray, max_loss: float, confidence: float) -> float:
+    """The lowest threshold above the highest one that is not shown to be safe."""
+    unsafe = np.flatnonzero(_p_values(losses, max_loss, confidence) > 1 - confidence)
+    return float(np.append(_GRID, DEFER_ALL)[unsafe.max(initial=-1) + 1])
 
 
 def _p_values(losses: np.ndarray, max_loss: float, confidence: float) -> np.ndarray:

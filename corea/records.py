@@ -1,6 +1,5 @@
 """Records: the one table that analysis reads, a row for each answer of a system to a question."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from corea.support.files import atomic_write
 
 _COLUMNS = {  # "?": may be null
     "profile system run": "string",  # run: id of the training run, "base" for base weights
-    "decoding": "string",  # "t0.7": at that temperature; "greedy"; "own": not told
     "dataset group question_id": "string",
     "content_id question family": "string",  # the question's id by content, and its text
     "level sample": "int16",
@@ -36,8 +34,8 @@ SCHEMA = pa.schema(
     for names, kind in _COLUMNS.items()
     for name in names.split()
 )
-KEY = ("system", "decoding", "dataset", "question_id", "sample")
-_ORDER = ("dataset", "question_id", "sample", "system", "decoding")
+KEY = ("system", "dataset", "question_id", "sample")
+_ORDER = ("dataset", "question_id", "sample", "system")
 _ALLOWED = {
     "group": (*GROUPS, CALIBRATION, "own"),
     "answer_type": ANSWER_TYPES,
@@ -48,23 +46,6 @@ _CASTS = {"O": "O", "b": "b", "i": "iu", "f": "fiu"}  # NumPy's kinds: Arrow wou
 
 class RecordsError(ValueError):
     """A table that does not keep to `SCHEMA`; the one line names the file and the column."""
-
-
-def decoding_of(temperature: float) -> str:
-    """The name of a decoding: "greedy" at 0, else "t0.7", say."""
-    return f"t{temperature:g}" if temperature else "greedy"
-
-
-def temperature_of(decoding: str) -> float:
-    """The temperature of a decoding by its name; ValueError for what is none."""
-    match = re.fullmatch(r"greedy|t([\d.]+)", decoding)
-    try:
-        temperature = float(match[1] or 0) if match else -1.0
-    except ValueError:
-        temperature = -1.0
-    if temperature < 0 or decoding_of(temperature) != decoding:
-        raise ValueError(f"decoding={decoding!r}; use 'greedy', or 't0.7' for a temperature of .7")
-    return temperature
 
 
 def write_records(frame: pd.DataFrame, path: str | Path) -> None:
@@ -105,8 +86,6 @@ def read_columns(path: str | Path, columns: list[str] | None = None) -> pd.DataF
 
 def _checked(frame: pd.DataFrame, path: str | Path) -> pa.Table:
     """The table without pandas' metadata, which names versions; refuses what is no record."""
-    if "decoding" not in frame:  # bridge: the tracked run of before decodings; goes with it
-        frame = frame.assign(decoding="t1")
     names, columns = list(frame.columns), []
     if lacking := [name for name in SCHEMA.names if name not in names]:
         older = "an older corea wrote these; its command adds the questions and asks no model"
@@ -151,8 +130,8 @@ def _refuse_conflicts(rows: pd.DataFrame, where: str | Path) -> None:
     """Refuse two rows of one `KEY`, and two texts of one question; files index the rows."""
     doubled = rows[rows.duplicated(list(KEY))]
     if len(doubled):
-        system, decoding, dataset, question, sample = doubled[list(KEY)].iloc[0]
-        answer = f"{system}'s {decoding} answer to {question!r} of {dataset!r}, sample {sample},"
+        system, dataset, question, sample = doubled[list(KEY)].iloc[0]
+        answer = f"{system}'s answer to {question!r} of {dataset!r}, sample {sample},"
         several = len(rows.index.levels[0]) > 1
         twice = "is also in another of the files" if several else "is there twice"
         raise RecordsError(f"{doubled.index[0][0]}: {answer} {twice}")

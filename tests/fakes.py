@@ -42,7 +42,7 @@ def fake_records(questions: int = 40, samples: int = 4, seed: int = 0) -> pd.Dat
             confidence = np.clip(told, 0, 1).round(1)
             confidence[rng.random(len(ease)) < 0.03] = np.nan
             parts.append(pd.DataFrame({
-                "profile": "test", "system": system, "run": "base", "decoding": "t0.7", "dataset": dataset,
+                "profile": "test", "system": system, "run": "base", "dataset": dataset,
                 "group": group,
                 "question_id": np.repeat([f"{dataset}/{n}" for n in range(questions)], samples),
                 "content_id": np.repeat([f"{dataset}/{n}" for n in range(questions)], samples),

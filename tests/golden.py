@@ -13,7 +13,6 @@ from pathlib import Path
 from corea import grpo
 from corea.paper import runs, variants
 from corea.paper.profiles import PROFILES, Profile, load_profile
-from corea.records import temperature_of
 from corea.support.files import settings_hash, sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +26,8 @@ def profile_hashes() -> dict[str, str]:
 
 def trained(profile: Profile) -> dict[str, variants.RunSpec]:
     """The runs of a profile that train."""
-    names = variants.runs_of(profile)
-    return {name: variants.RUNS[name] for name in names if variants.RUNS[name].reward}
+    names = (*variants.TRAINED, *variants.ablations_of(profile))
+    return {name: variants.RUNS[name] for name in names}
 
 
 def setting_hashes() -> dict[str, str]:
@@ -70,12 +69,10 @@ def record_hashes() -> dict[str, str]:
         for system in ("SLM", "LLM"):
             model = grpo.fingerprint(runs.model_folder(profile, system))
             for dataset in runs.all_sets(profile):
-                asked = [q.hashed() for q in runs.evaluation_questions(profile, dataset)]
-                for decoding, samples in profile.decodings.items():
-                    found[f"{name}/{system}/{decoding}/{dataset}"] = settings_hash([
-                        model, asked, samples, temperature_of(decoding), profile.max_new_tokens, profile.instruction, profile.seed,
-                        "log-probabilities",
-                    ])  # fmt: skip
+                found[f"{name}/{system}/{dataset}"] = settings_hash([
+                    model, [q.hashed() for q in runs.evaluation_questions(profile, dataset)], profile.samples, profile.temperature,
+                    profile.max_new_tokens, profile.instruction, profile.seed, "log-probabilities",
+                ])  # fmt: skip
     return found
 
 

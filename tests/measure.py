@@ -96,9 +96,7 @@ def sampling(profile: Profile, system: str, questions: int) -> dict:
     for _ in range(3):
         start = time.perf_counter()
         completions = [
-            c
-            for group in engine.complete(asked, samples=profile.decodings[profile.headline])
-            for c in group
+            c for group in engine.complete(asked, samples=profile.samples) for c in group
         ]
         times.append(time.perf_counter() - start)
     counts = {

@@ -39,8 +39,6 @@ def ask(folder: Path) -> dict:
 
     systems = {"small": "L1-SLM", "large": "LLM"}
     paths = [RECORDS / system / "calibration.parquet" for system in systems.values()]
-    if not paths[0].exists():  # records by decoding
-        paths = [RECORDS / system / "t0.7" / "calibration.parquet" for system in systems.values()]
     records = pd.concat([corea.read_records(path) for path in paths])
     questions = records.drop_duplicates("question_id")[:QUESTIONS]
     with open(folder / "held_out.jsonl", "w") as file:

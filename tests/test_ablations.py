@@ -14,7 +14,6 @@ from corea import grpo
 from corea.engines.local import TransformersEngine
 from corea.paper import runs, variants
 from corea.paper.profiles import PROFILES, Profile, load_profile
-from corea.records import read_records, write_records
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("smoke")
@@ -59,32 +58,21 @@ def test_no_two_runs_are_the_same():
     assert len(set(made_of)) == len(made_of)
 
 
-def test_seeds_differ_in_nothing_else_and_main_systems_have_three_of_full_length():
+def test_main_systems_have_three_seeds_of_full_length():
     cpu = load_profile("cpu")
-    for name in variants.SEEDED:
-        first, *others = [variants.RUNS[run] for run in variants.with_seeds([name])]
-        settings = first.settings(cpu)
-        assert (settings == cpu.grpo) or name not in variants.TRAINED
-        assert [other.reward for other in others] == [first.reward] * 2
-        seeds = [dataclasses.replace(settings, seed=seed) for seed in (1, 2)]
-        assert [other.settings(cpu) for other in others] == seeds
-    assert set(variants.TRAINED) < set(variants.SEEDED) and variants.with_seeds(["kl"]) == ["kl"]
+    for system in variants.TRAINED:
+        assert variants.RUNS[system].settings(cpu) == cpu.grpo
+        for seed in (1, 2):
+            spec = variants.RUNS[f"{system}-seed-{seed}"]
+            assert spec.reward == variants.RUNS[system].reward
+            assert spec.settings(cpu) == dataclasses.replace(cpu.grpo, seed=seed)
 
 
-def test_smooth_is_its_recipe_at_full_length():
+def test_an_ablation_is_asked_twice_and_a_seed_as_often_as_a_main_system():
     cpu = load_profile("cpu")
-    smooth, recipe = variants.RUNS["smooth"], variants.RUNS[variants.SMOOTH]
-    assert smooth.settings(cpu) == dataclasses.replace(cpu.grpo, **recipe.changes) != cpu.grpo
-    assert smooth.reward == recipe.reward and smooth.decodings(cpu) == cpu.decodings
-
-
-def test_an_ablation_is_asked_less_and_a_seed_as_often_as_a_main_system():
-    cpu = load_profile("cpu")
-    of_runs = {name: spec.decodings(cpu) for name, spec in variants.RUNS.items()}
-    assert of_runs["anchor"] == of_runs["tiny base"] == {"t0.7": 2, "greedy": 1}
-    assert of_runs["L1-SLM"] == of_runs["L1-SLM-seed-1"] == cpu.decodings
-    few = cpu.replace(decodings={"t1": 1, "t0.7": 4})
-    assert variants.RUNS["anchor"].decodings(few) == {"t1": 1}
+    samples = {name: variants.RUNS[name].samples(cpu) for name in ("anchor", "tiny base", "L1-SLM")}
+    assert samples == {"anchor": 2, "tiny base": 2, "L1-SLM": cpu.samples}
+    assert variants.RUNS["L1-SLM-seed-1"].samples(cpu) == cpu.samples
 
 
 def make_says(variable: str, profile: str) -> list[str]:
@@ -99,8 +87,9 @@ def make_says(variable: str, profile: str) -> list[str]:
 def test_make_knows_the_same_variants(profile):
     assert tuple(make_says("IN_PAPER", profile)) == variants.IN_PAPER
     named = make_says("ABLATIONS", profile)
-    beside = runs.where_from(load_profile(profile))["variant"]
-    assert len(named) == len(set(named)) and set(named) == set(beside)
+    assert len(named) == len(set(named)) and set(named) == set(
+        variants.ablations_of(load_profile(profile))
+    )
 
 
 def test_an_unknown_run_is_one_clear_line(capsys):
@@ -119,7 +108,7 @@ def profile(tmp_path_factory):
         calibration_size=6,
         in_domain_size=6,
         ood_size=4,
-        decodings={"t0.7": 2, "t1": 1, "greedy": 1},
+        samples=2,
         train_size=32,
     )
     runs.run(small, "l2")
@@ -129,7 +118,6 @@ def profile(tmp_path_factory):
 def test_a_run_is_trained_recorded_and_read_back(profile):
     records = runs.load_records(profile, ["l2"])
     assert set(records["system"]) == {"l2"} and records["numerals"].notna().any()
-    assert set(records["decoding"]) == {"t0.7"} and set(records["sample"]) == {0, 1}
     assert set(records["run"]) == {grpo.run_settings(runs.run_folder(profile, "l2"))}
     assert set(runs.load_logs(profile, ["l2"])["run"]) == {"l2"}
     where = runs.where_from(profile).set_index("variant")["results"]
@@ -138,7 +126,6 @@ def test_a_run_is_trained_recorded_and_read_back(profile):
 
 def test_a_finished_run_is_neither_trained_nor_asked_again(profile, monkeypatch):
     folder = runs.run_folder(profile, "l2")
-    monkeypatch.setattr(runs, "engine_for", lambda *_: pytest.fail("loaded a model"))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     monkeypatch.setattr(grpo, "build_trainer", lambda *a, **k: pytest.fail("trained again"))
     runs.run(profile, "l2")
@@ -158,7 +145,7 @@ def test_a_collapse_is_told_and_has_no_records(profile, monkeypatch, capsys):
 
 
 def test_a_run_that_was_cut_off_does_not_stand_for_a_whole_one(profile):
-    path = runs.records_path(profile, "l2", "weave")
+    path = runs.run_folder(profile, "l2") / "records" / "l2" / "weave.parquet"
     aside = path.rename(path.with_suffix(".aside"))
     assert runs.results_of(profile, "l2") is None
     aside.rename(path)
@@ -170,35 +157,15 @@ def test_without_any_run_the_error_says_what_to_do(tmp_path):
         runs.load_records(PROFILE.replace(root=str(tmp_path)), ["kl"])
 
 
-def test_each_decoding_is_a_file_of_its_own_and_its_rows_are_of_its_temperature(profile):
-    """One greedy answer a question; no t1 for an ablation; every row says how it was decoded."""
-    folder = runs.run_folder(profile, "l2") / "records" / "l2"
-    assert {path.name for path in folder.iterdir()} == {"t0.7", "greedy"}
-    every = runs.load_records(profile, ["l2"], every_decoding=True)
-    counts = every.groupby("decoding", sort=False)["sample"].nunique()
-    assert counts.to_dict() == {"t0.7": 2, "greedy": 1} and counts.index[0] == "t0.7"
-    texts = every.pivot_table(
-        index="question_id", columns=["decoding", "sample"], values="text", aggfunc="first"
-    )
-    assert (texts["t0.7", 0] != texts["greedy", 0]).any()
-
-
-def test_a_run_and_its_seeds_are_one_system(profile, monkeypatch, capsys):
-    """Seeds are told apart by a column, and one that was asked other questions stays out."""
-    for seed, dropped in ((1, None), (2, "weave")):
-        name = f"l2-seed-{seed}"
-        monkeypatch.setitem(variants.RUNS, name, variants.RUNS["l2"])
-        for path in sorted((runs.run_folder(profile, "l2") / "records" / "l2").rglob("*.parquet")):
-            rows = read_records(path).assign(system=name)
-            rows = rows.iloc[1:] if path.stem == dropped else rows
-            decoding = path.parent.name
-            write_records(rows, runs.records_path(profile, name, path.stem, decoding))
-        shutil.copy(runs.run_folder(profile, "l2") / "log.csv", runs.run_folder(profile, name))
-    records = runs.load_records(profile, ["l2"])
-    assert set(records["system"]) == {"l2"} and set(records["seed"]) == {0, 1}
-    assert (records.groupby("seed").size() == len(records) / 2).all()
-    assert "l2, seed 2: asked other questions, left out" in capsys.readouterr().out
-    assert set(runs.load_records(profile, ["l2-seed-1"])["seed"]) == {1}
+def test_seeds_of_the_main_systems_are_found_by_name():
+    main = pd.DataFrame({"system": ["L1-SLM", "RLVR-SLM", "Brier-SLM"]})
+    extra = pd.DataFrame({"system": ["L1-SLM-seed-1", "L1-SLM-seed-2", "anchor"]})
+    found = runs.by_seed(extra, main)
+    assert {system: len(frames) for system, frames in found.items()} == {
+        "RLVR-SLM": 1,
+        "Brier-SLM": 1,
+        "L1-SLM": 3,
+    }
 
 
 def test_a_smaller_slm_is_a_cheaper_one():
@@ -229,19 +196,13 @@ def test_a_setting_that_came_later_does_not_make_finished_runs_strangers():
 def test_a_run_made_before_modules_moved_is_found_again_and_nothing_is_redone(
     tmp_path, monkeypatch, capsys
 ):
-    """The tracked run as a user's own, whose records do not hold all columns yet."""
+    """The tracked run as a user's own, whose records do not hold their questions yet."""
     reference = load_profile("cpu").reference()
-    headline = runs.load_records(reference, ["SLM"])["decoding"].iloc[0]
-    profile = load_profile("cpu").replace(root=str(tmp_path), decodings={headline: 4})
+    profile = load_profile("cpu").replace(root=str(tmp_path))
     for folder in ("records/SLM", "records/L1-SLM", "probes", "runs", "ablations/anchor"):
         shutil.copytree(reference.data / folder, profile.data / folder)
-    for system in ("SLM", "L1-SLM"):
-        for dataset in runs.all_sets(profile):
-            old = runs.records_path(reference, system, dataset)
-            path = runs.records_path(profile, system, dataset)
-            path.parent.mkdir(exist_ok=True)
-            rows = pd.read_parquet(old).drop(columns=["question", "content_id"])
-            rows.drop(columns="decoding", errors="ignore").to_parquet(path)
+    for path in (profile.data / "records").rglob("*.parquet"):
+        pd.read_parquet(path).drop(columns=["question", "content_id"]).to_parquet(path)
     monkeypatch.setattr(grpo, "build_trainer", lambda *a, **k: pytest.fail("trained again"))
     for method in ("complete", "hidden_states"):
         monkeypatch.setattr(TransformersEngine, method, lambda *a, **k: pytest.fail("asked again"))
@@ -251,9 +212,9 @@ def test_a_run_made_before_modules_moved_is_found_again_and_nothing_is_redone(
         assert len(runs.generate(profile, name)) == 8
         assert capsys.readouterr().out.count("kept") == 9  # eight sets and the probe
     names = ["SLM", "L1-SLM"]
-    read = (runs.load_records(each, names) for each in (profile, reference))
-    found, expected = (rows[rows["seed"] == 0].reset_index(drop=True) for rows in read)
-    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(
+        runs.load_records(profile, names), runs.load_records(reference, names)
+    )
 
 
 def test_a_field_that_a_profile_gets_later_leaves_its_hash_alone():

@@ -15,7 +15,7 @@ from corea.engines import loading as engines
 from corea.grader import Grader
 from corea.grpo import fingerprint
 from corea.mini import pretrain
-from corea.paper import output, runs
+from corea.paper import claims, output, runs, variants
 from corea.paper.profiles import load_profile
 from corea.questions import base, generated  # fmt: skip
 from corea.questions.load import load_questions
@@ -98,19 +98,20 @@ def test_the_flat_families_are_named():
     assert set(generated.IN_DOMAIN) > FLAT
 
 
-# Columns of `table_cascade` that are alike where there is one rule and no coin.
-OF_RULES = ["rule", "kind", "second", "second_share"]
-
-
 def test_the_tracked_tables_are_those_of_the_tracked_records(records, tmp_path):
-    """The numbers of `figures/cpu/` come out of the reference records again, to the byte."""
+    """The numbers of `figures/cpu/` come out of the reference records again, to the byte: also the page of claims."""
     options = {"resamples": PROFILE.resamples, "seed": PROFILE.seed}
     compared = systems.compare(records, runs.prices_of(PROFILE))
+    by_name = dict(
+        tuple(runs.load_records(REFERENCE, variants.ablations_of(REFERENCE)).groupby("system"))
+    )
+    evidence = claims.Evidence(compared, by_name, **options)
     stated = systems.verbalized(records, compared.prices)
     made = {
-        "table_slm": tables.table_slm(runs.load_records(REFERENCE, every_decoding=True), **options),
-        "table_verbalized": tables.table_cascade(stated, **options).drop(columns=OF_RULES),
+        "table_slm": tables.table_slm(records, **options),
+        "table_verbalized": tables.table_cascade(stated, **options).drop(columns="rule"),
         "table_candidates": compared.chosen,
+        "claims": claims.table_claims(evidence)[claims.COLUMNS],
     }
     for name, table in made.items():
         output.save_table(table, tmp_path / name, {})
@@ -128,7 +129,7 @@ def test_every_ablation_is_in_the_reference_run():
 def test_records_name_what_they_came_from(records):
     assert set(records["profile"]) == {"cpu"}
     assert records["commit"].str.fullmatch("[0-9a-f]{40}").all()
-    made_by = records[records["seed"] == 0].groupby("system")["run"].unique().map(list)
+    made_by = records.groupby("system")["run"].unique().map(list)
     assert made_by["SLM"] == ["base"] and made_by["LLM"] == ["base"]
     for system in ("L1-SLM", "RLVR-SLM", "Brier-SLM"):
         settings = json.loads((runs.run_folder(REFERENCE, system) / "complete.json").read_text())[

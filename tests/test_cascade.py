@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -391,119 +390,37 @@ def test_llm_pass1_is_the_mean_over_questions():
         cascade.llm_pass1(rows.iloc[:0])
 
 
-# --- mixes: a coin between two thresholds, or a threshold and the LLM alone ---------------------
-
-
-def swept(rows) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[*cascade.SWEPT])
-
-
-def brute_mixes(rows: pd.DataFrame, steps: int = 201) -> np.ndarray:
-    """Pass@1 and cost of every mix of two neighbouring thresholds, or of one and the LLM alone."""
-    curve = cascade.sweep(*(rows[name] for name in cascade.SWEPT))[["pass1", "cost"]].to_numpy()
-    llm = rows[["llm_correct", "llm_cost"]].mean().to_numpy()
-    pairs = [*itertools.pairwise(curve), *((point, llm) for point in curve)]
-    shares = np.linspace(0, 1, steps)[:, None]
-    return np.concatenate([(1 - shares) * one + shares * other for one, other in pairs])
-
-
-def cheapest(rows: pd.DataFrame, target: float) -> float:
-    weights = np.full((1, len(rows)), 1 / len(rows))
-    return cascade.cost_at_pass1(rows, weights, target)[0].item()
-
-
-@given(ROWS)
-def test_nothing_costs_more_than_the_llm_to_reach_what_it_reaches(rows):
-    rows = swept(rows)
-    assert cheapest(rows, rows["llm_correct"].mean()) <= rows["llm_cost"].mean() + 1e-9
-
-
-@given(ROWS, st.floats(0, 1))
-def test_an_equal_mix_is_the_best_of_all(rows, share):
-    rows = swept(rows)
-    pass1, cost = brute_mixes(rows).T
-    target = share * pass1.max()
-    mix = cascade.equal_mix(rows, target)
-    found, spent = spent_by(rows, mix)
-    assert found >= target - 1e-9
-    assert spent == pytest.approx(cheapest(rows, target), abs=1e-9)
-    assert spent <= cost[pass1 >= target].min(initial=inf) + 1e-9
-    budget = cost.min() + share * np.ptp(cost)
-    found, spent = spent_by(rows, cascade.equal_mix(rows, budget, "cost"))
-    assert spent <= budget + 1e-9 and found >= pass1[cost <= budget].max(initial=0) - 1e-9
-
-
-def spent_by(rows: pd.DataFrame, mix: cascade.Mix) -> tuple[float, float]:
-    """Pass@1 and cost of a mix, by the loop."""
-    ways = []
-    for threshold in (mix.threshold, mix.second):
-        if math.isnan(threshold):
-            ways.append((rows["llm_correct"].mean(), rows["llm_cost"].mean()))
-        else:
-            at = loop(list(rows[[*cascade.SWEPT]].itertuples(index=False)), threshold)
-            ways.append((at["pass1"], at["cost"]))
-    one, other = np.array(ways)
-    return tuple((1 - mix.share) * one + mix.share * other)
-
-
-def test_a_confidence_that_says_nothing_lies_on_the_line_between_the_models():
-    """Random deferral by its formula: it is what one threshold, kept or not, and a coin give."""
-    rng = np.random.default_rng(0)
-    right = rng.random((2, 500)) < [[0.5], [0.8]]
-    rows = swept(zip(np.full(500, 0.5), *right, np.full(500, 0.2), np.full(500, 1.0), strict=True))
-    slm, llm = right.mean(axis=1)
-    for share in (0.1, 0.5, 0.9):
-        target = slm + share * (llm - slm)
-        assert cheapest(rows, target) == pytest.approx(0.2 + share * 0.8)
-    assert metrics.auroc(rows["confidence"], rows["slm_correct"]) == 0.5
-
-
-@pytest.mark.parametrize("router", [False, True])
-def test_a_mix_is_replayed_in_expectation(router):
-    slm, llm = pair()
-    ways = [
-        cascade.replay(slm, llm, threshold, PRICES, before_generation=router)
-        for threshold in (0.3, 0.7)
-    ]
-    found = cascade.replay(slm, llm, cascade.Mix(0.3, 0.7, 0.25), PRICES, before_generation=router)
-    for name in ("correct", "cost", "deferred"):
-        expected = 0.75 * ways[0][name].astype(float) + 0.25 * ways[1][name]
-        assert found[name].tolist() == pytest.approx(expected.tolist())
-    alone = cascade.replay(slm, llm, cascade.Mix(0.3, cascade.LLM_ALONE, 1.0), PRICES)
-    assert alone["cost"].tolist() == alone["llm_cost"].tolist()
-    table = cascade.evaluate_cascade(slm, llm, cascade.Mix(nan, nan, 0.0), PRICES, resamples=9)
-    assert (table[["pass1_drop", "cost_reduction"]].abs() < 1e-12).all(axis=None)
-    assert (table["llm_share"] == 1).all()
+CURVE = pd.DataFrame(
+    [
+        (0.0, 0.5, 1.0, 9),
+        (0.5, 0.7, 2.0, 6),
+        (0.7, 0.7, 3.0, 4),
+        (0.9, 0.8, 5.0, 1),
+        (inf, 0.75, 6.0, 0),
+    ],
+    columns=["threshold", "pass1", "cost", "kept"],
+)
 
 
 @pytest.mark.parametrize(
-    ("bound", "message"),
+    ("budget", "expected", "reason"),
     [
-        ((1.5, "pass1"), "no mix has a pass1 of 1.5; the best has 1$"),
-        ((0.5, "cost"), "no mix has a cost of 0.5; the best has 1$"),
+        (2.0, 0.5, "the budget itself is within it"),
+        (4.0, 0.5, "of equal accuracies the cheaper"),
+        (5.5, 0.9, "the best that is affordable"),
+        (inf, 0.9, "more money than the best needs"),
     ],
 )
-def test_an_equal_mix_out_of_reach_is_refused(bound, message):
-    rows = swept([(0.5, True, True, 1.0, 5.0), (0.9, False, True, 1.0, 5.0)])
+def test_best_under_budget(budget, expected, reason):
+    assert cascade.best_under_budget(CURVE, budget) == expected, reason
+
+
+@pytest.mark.parametrize(
+    "budget, message", [(0.9, "the cheapest costs 1"), (nan, "no threshold costs at most nan")]
+)
+def test_best_under_budget_refuses(budget, message):
     with pytest.raises(ValueError, match=message):
-        cascade.equal_mix(rows, *bound)
-
-
-def test_of_equals_the_better_in_the_other():
-    rows = swept([(0.9, 1, 1, 1.0, 5.0), (0.5, 0, 0, 1.0, 5.0), (0.1, 0, 1, 1.0, 5.0)])
-    assert cascade.equal_mix(rows, 99, "cost") == cascade.Mix(0.5, 0.5, 0.0), "the cheaper"
-    assert cascade.equal_mix(rows, 0.3) == cascade.Mix(0.0, 0.0, 0.0), "keeps all"
-
-
-@pytest.mark.parametrize(("target", "expected"), [(0.5, 0.0), (0.7, 0.5), (0.75, 0.9), (0.8, 0.9)])
-def test_cheapest_at_pass1(target, expected):
-    curve = pd.DataFrame(
-        [(0.0, 0.5, 1.0), (0.5, 0.7, 2.0), (0.7, 0.7, 3.0), (0.9, 0.8, 5.0), (inf, 0.75, 6.0)],
-        columns=["threshold", "pass1", "cost"],
-    )
-    assert cascade.cheapest_at_pass1(curve, target) == expected
-    with pytest.raises(ValueError, match=r"no threshold reaches a Pass@1 of 0.9; the best has 0.8"):
-        cascade.cheapest_at_pass1(curve, 0.9)
+        cascade.best_under_budget(CURVE, budget)
 
 
 def test_an_llm_without_errors_gives_a_warning():

@@ -31,12 +31,11 @@ from grading.assignments import (
 from grading.converters import build, released, restored
 from grading.marking import Mark, grade, total
 from grading.proof import ALL, NOTHING, fault_of, submissions
-from grading.records import PROFILE, calibration_table, prices, rows
+from grading.records import RECORDS, calibration_table, prices, rows
 from grading.sandbox import CHECKOUT, CodeError, CodeStopped, Limits, Sandbox, SandboxUnavailable
 from nbformat.v4 import new_code_cell, new_notebook
 
 from corea import cascade
-from corea.paper import runs
 from corea.paper.profiles import load_profile
 from corea.records import read_records
 
@@ -126,7 +125,7 @@ def test_the_measure_of_the_open_assignment_is_the_librarys():
         pytest.approx(prices().slm.prompt, abs=5e-4) == names["PRICE"]
         and prices().llm.prompt == 1e0
     )
-    llm = read_records(runs.records_path(PROFILE, "LLM", "calibration"))
+    llm = read_records([RECORDS / "LLM" / "calibration.parquet"])
     assert (
         pytest.approx(cascade.llm_pass1(llm), abs=1e-3) == names["THRESHOLD"]
         and profile.name == "cpu"
@@ -388,7 +387,7 @@ def test_no_file_of_the_course_can_be_read(tmp_path):
     (tmp_path / "other.txt").write_text(SECRET)
     secrets = [
         *map(str, SOURCES),
-        str(runs.records_path(PROFILE, "L1-SLM", "weave")),
+        str(RECORDS / "L1-SLM" / "weave.parquet"),
         sandbox.__file__,
         "/etc/passwd",
         "/proc/self/maps",

@@ -77,7 +77,9 @@ def test_sampling_follows_the_distribution():
     """40,000 draws of three tokens: each share within four standard errors of its probability."""
     rows = 40_000
     scores = torch.tensor([[0.0, math.log(2), math.log(5), -torch.inf]]).repeat(rows, 1)
-    chosen = _Sampler([str(n) for n in range(rows)], 1, 1.0)(torch.arange(rows), 0, scores)
+    chosen = _Sampler([str(n) for n in range(rows)], 1, 3, 1.0)(
+        torch.zeros(rows, 3), scores
+    ).argmax(dim=1)
     counts = Counter(chosen.tolist())
     for token, probability in enumerate((1 / 8, 2 / 8, 5 / 8)):
         error = math.sqrt(probability * (1 - probability) / rows)

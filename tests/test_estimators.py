@@ -122,53 +122,6 @@ def test_self_consistency_does_not_depend_on_the_order_of_rows(slm):
     pd.testing.assert_frame_equal(one, other[one.columns])
 
 
-def test_samples_vote_in_pairs_at_the_price_of_two(slm):
-    rows = pd.DataFrame({
-        "system": "SLM", "dataset": "drill", "question_id": "q", "sample": range(4), "answer": [*"7788"],
-        "correct": [True, True, False, False], "confidence": 0.9, "prompt_tokens": 10,
-        "completion_tokens": [1, 2, 3, 4],
-    })  # fmt: skip
-    found = sources.self_consistency(rows.assign(answer=["7", "8", "8", "8"]), votes=2)
-    assert found["confidence"].tolist() == [0.5, 0.5, 1.0, 1.0]
-    assert found["completion_tokens"].tolist() == [3, 3, 7, 7]
-    assert found["prompt_tokens"].eq(20).all() and list(found) == list(rows)
-    assert found["answer"].tolist() == ["7", "7", "8", "8"], "a tie goes to the first"
-
-
-def test_the_other_samples_are_those_of_the_same_question(slm):
-    found = sources.others_right(slm)
-    question = slm[(slm["dataset"] == "weave") & (slm["question_id"] == "weave/3")]
-    for row in question.index:
-        assert found[row] == pytest.approx(question["correct"].drop(row).mean())
-    assert sources.others_right(slm[slm["sample"] == 0]).isna().all(), "no others, no share"
-
-
-# --- length ---
-
-
-def test_the_shorter_question_is_the_surer(slm):
-    tokens = np.random.default_rng(0).integers(5, 90, len(slm))
-    found = sources.brevity(slm.assign(prompt_tokens=tokens))
-    assert found.between(0, 1).all() and found.rank().corr(pd.Series(-tokens).rank()) > 0.9999
-
-
-def test_length_and_the_stated_confidence_are_weighed_by_calibration_labels(slm):
-    """Where only the length tells right from wrong the fit finds the length, and no test label."""
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(5, 90, len(slm))
-    rows = slm.assign(prompt_tokens=tokens, correct=rng.random(len(slm)) < 1 - tokens / 90)
-    found = sources.length_and_stated(rows)
-    assert found.notna().all(), "an answer without a stated confidence has a length"
-    assert (
-        abs(roc_auc_score(rows["correct"], found) - roc_auc_score(rows["correct"], -tokens)) < 0.03
-    )
-    turned = rows.assign(correct=rows["correct"] ^ (rows["group"] != "calibration"))
-    pd.testing.assert_series_equal(found, sources.length_and_stated(turned))
-    alike = slm[(slm["group"] != "calibration") & slm["confidence"].notna()]
-    ranks = sources.length_and_stated(slm)[alike.index].rank()
-    assert ranks.corr(alike["confidence"].rank()) > 0.999, "at one length the stated one decides"
-
-
 # --- fitted ---
 
 
@@ -327,36 +280,11 @@ def test_what_cannot_be_recalibrated_is_one_clear_line(method, right, message):
         sources.recalibration(method, [0.1, 0.9], right)
 
 
+def test_random_confidence_knows_nothing_and_is_the_same_each_time(slm):
+    found = sources.random_confidence(slm)
+    assert found.equals(sources.random_confidence(slm)) and found.between(0, 1).all()
+    assert abs(roc_auc_score(slm["correct"], found) - 0.5) < 0.08
+
+
 def test_fake_records_hold_every_question(records):
     assert records["question"].str.len().gt(0).all()
-
-
-# --- the numeral, read in three ways ---
-
-
-@pytest.mark.parametrize(
-    ("numerals", "greedy", "reason"),
-    [
-        ("0.8:0.25 0.9:0.35 1:0.4", 0.9, "1 is the likeliest numeral, and 0 the likeliest digit"),
-        ("0.8:0.15 0.9:0.15 1:0.7", 1.0, "the likeliest digit is 1"),
-        ("0.9:0.4 0.95:0.3 0.5:0.3", 0.9, "a numeral that ends against one that goes on"),
-        ("0.9:0.2 0.91:0.2 0.95:0.3 0.5:0.3", 0.95, "going on is likelier than ending"),
-        ("1:1", 1.0, "one numeral alone"),
-    ],
-)
-def test_a_greedy_numeral_is_written_digit_by_digit(numerals, greedy, reason):
-    rows = pd.DataFrame({"confidence": [0.3], "numerals": [numerals]})
-    assert sources.with_numeral(rows, "greedy")["confidence"].tolist() == [greedy], reason
-
-
-def test_the_confidence_is_the_numeral_sampled_greedy_or_expected():
-    rows = pd.DataFrame(
-        {"confidence": [0.3, 0.3, None], "numerals": ["0.3:0.2 0.9:0.6 1:0.2", "0.3:1", None]}
-    )
-    read = {name: sources.with_numeral(rows, name) for name in sources.NUMERALS}
-    assert read["sampled"]["confidence"].equals(rows["confidence"])
-    for name, expected in (("greedy", [0.9, 0.3]), ("expected", [0.8, 0.3])):
-        assert read[name]["confidence"].tolist()[:2] == pytest.approx(expected)
-        assert np.isnan(read[name]["confidence"][2]) and set(read[name]["numeral"]) == {name}
-    with pytest.raises(ValueError, match="numeral='mode' is not one of sampled, greedy, expected"):
-        sources.with_numeral(rows, "mode")

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from corea import evaluation
+from corea import evaluation, metrics
 from corea.analysis import systems
 from corea.engines.base import Completion
 from corea.engines.recorded import Recorded
@@ -89,29 +89,31 @@ def test_records_without_gold_are_kept_and_not_measured(tmp_path):
 
 def test_records_of_an_older_corea_are_told_and_given_their_questions(tmp_path):
     path, questions = tmp_path / "old.parquet", [Question("2+2=?", "4", id="a/1")]
-    whole = evaluate(Constant(), questions=questions).assign(decoding="t0.7")
+    whole = evaluate(Constant(), questions=questions)
     settings = whole["settings"].iloc[0]
-    whole.drop(columns=["question", "content_id", "decoding"]).to_parquet(path)
+    whole.drop(columns=["question", "content_id"]).to_parquet(path)
     with pytest.raises(
         RecordsError, match=r"old\.parquet: column 'content_id' is missing: an older"
     ) as caught:
         read_records(path)
     assert "\n" not in str(caught.value)
-    assert not are_kept(path, "of other settings", questions, "t0.7")
-    assert are_kept(path, settings, questions, "t0.7")
+    assert not are_kept(path, "of other settings", questions)
+    assert are_kept(path, settings, questions)
     pd.testing.assert_frame_equal(read_records(path), whole)
 
 
 def test_what_is_drawn_from_records_does_not_move_with_the_generator(monkeypatch):
-    """The Router alone reads questions: those of the records, whatever the families make today."""
-    profile = load_profile("cpu").reference()
-    records = runs.load_records(profile, ("RLVR-SLM", "LLM"))
-    records = records[records["seed"] == 0]
-    system = systems.System("Router+RLVR-SLM", "RLVR-SLM", "Router")
-    before = systems.rows_of(system, records)["confidence"]
+    """The Router alone reads questions; it finds what the tracked table says, whatever the families make today."""
     for family in generated.FAMILIES:
         monkeypatch.setitem(generated.FAMILIES, family, lambda rng, level: Sketch("edited", "", ""))
-    assert systems.rows_of(system, records)["confidence"].equals(before)
+    profile = load_profile("cpu").reference()
+    records = runs.load_records(profile, ("RLVR-SLM", "LLM"))
+    router = systems.rows_of(systems.System("Router+RLVR-SLM", "RLVR-SLM", "Router"), records)
+    found = metrics.evaluate_sets(router[router["group"] == "in-domain"], resamples=0)
+    drawn = pd.read_csv(profile.figures / "table_sources.csv").set_index(["system", "group"])
+    assert found["mean"]["auroc"].value == pytest.approx(
+        drawn["auroc"]["Router+RLVR-SLM", "in-domain"], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("engines", [(), (Constant(), Constant())])

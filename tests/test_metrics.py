@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import warnings
@@ -384,96 +383,3 @@ def test_means_of_several_columns_are_paired():
 )
 def test_a_bound_is_judged_by_the_interval(interval, bound, above, expected):
     assert metrics.verdict(*interval, bound, above) == expected
-
-
-# --- seeds and families ---------------------------------------------------------------------------
-
-
-def seeds(*skills, datasets=("a", "b"), questions=40) -> pd.DataFrame:
-    """Answers of a system's training seeds, which differ in skill, to the same questions."""
-    parts = [frame(datasets, questions, seed=5, skill=skill) for skill in skills]
-    return pd.concat([part.assign(seed=n) for n, part in enumerate(parts)], ignore_index=True)
-
-
-def test_a_system_is_the_mean_over_its_seeds_of_each_seeds_metric():
-    rows = seeds(0, 0.2, 0.4)
-    found = metrics.evaluate_sets(rows, resamples=0)
-    for name in ("pass1", "ece", "auroc", "aurc"):
-        apart = [
-            metrics.evaluate_sets(of_seed, resamples=0)["mean"][name].value
-            for _, of_seed in rows.groupby("seed")
-        ]
-        assert found["mean"][name].value == pytest.approx(np.mean(apart)), name
-    assert metrics.sizes(rows) == {"questions": 80, "samples": 4, "seeds": 3}
-
-
-def test_seeds_that_agree_are_one_and_seeds_that_differ_widen_the_interval():
-    one, same, other = (
-        metrics.evaluate_sets(seeds(*skills), resamples=300)["mean"]["pass1"]
-        for skills in ((0.2,), (0.2, 0.2, 0.2), (0, 0.2, 0.4))
-    )
-    assert dataclasses.astuple(same) == pytest.approx(dataclasses.astuple(one))
-    assert other.high - other.low > 1.5 * (one.high - one.low)
-
-
-def test_the_spread_over_seeds_is_the_textbook_standard_error_of_their_mean():
-    """Every question alike, so that seeds alone vary; drawing 3 of 3 would give .82 of it."""
-    values = [0.0, 0.25, 0.75]
-    rows = [
-        ("a", f"q{q}", n, k < 4 * v)
-        for n, v in enumerate(values)
-        for q in range(9)
-        for k in range(4)
-    ]
-    table = pd.DataFrame(rows, columns=["dataset", "question_id", "seed", "correct"])
-    draws = metrics.set_draws(table.assign(confidence=0.5), resamples=20_000)["mean"]["pass1"]
-    assert draws[0] == pytest.approx(np.mean(values))
-    assert draws[1:].std() == pytest.approx(np.std(values, ddof=1) / math.sqrt(3), rel=0.02)
-
-
-def test_seeds_are_drawn_alike_for_every_system():
-    """A difference that is the same at each seed has no spread over seeds."""
-    first = seeds(0, 0.2, 0.4)
-    second = first.assign(confidence=first["confidence"] / 2)
-    gap = metrics.paired_difference(first, second, resamples=200)["mean"]
-    assert gap["pass1"].low == gap["pass1"].high == 0
-    single = metrics.paired_difference(first, seeds(0.2), resamples=200)["mean"]["pass1"]
-    assert single.low < single.value < single.high, "a system of one seed can be compared too"
-
-
-def test_seeds_of_other_questions_are_refused():
-    rows = seeds(0, 0.2)
-    with pytest.raises(ValueError, match="seeds were asked different questions of 'b'"):
-        metrics.evaluate_sets(rows.iloc[:-4])
-
-
-def test_row_weights_draw_the_same_questions_and_seeds_as_the_table():
-    rows = seeds(0, 0.2, 0.4).iloc[1:]  # a sample is missing
-    weights = metrics.row_weights(rows, resamples=50)
-    found = weights @ rows["correct"].to_numpy(dtype=float)
-    expected = metrics.set_draws(rows, resamples=50)["mean"]["pass1"]
-    np.testing.assert_allclose(found, expected)
-
-
-def test_families_widen_a_mean_whose_sets_differ():
-    rows = pd.concat([frame([n], 60, seed=7, skill=s) for n, s in (("a", 0), ("b", 0.3), ("c", 1))])
-    sets = metrics.set_draws(rows, resamples=500)
-    own = metrics.interval(metrics.family_draws(rows, sets, resamples=500)["pass1"])
-    plain = metrics.interval(sets["mean"]["pass1"])
-    assert own.value == pytest.approx(plain.value)
-    assert own.high - own.low > 3 * (plain.high - plain.low)
-    alone = rows[rows["dataset"] == "a"]
-    sets = metrics.set_draws(alone, resamples=50)
-    same = metrics.family_draws(alone.assign(family="x"), sets, resamples=50)
-    np.testing.assert_array_equal(same["auroc"], sets["a"]["auroc"], "one family is as none")
-
-
-def test_families_within_a_set_are_drawn_whole():
-    """Two families, all right and all wrong: a resample holds one of them, or the other."""
-    rows = pd.DataFrame({"dataset": "a", "question_id": np.arange(40), "confidence": 0.5})
-    rows = rows.assign(family=np.repeat(["x", "y"], 20), correct=np.arange(40) < 20)
-    sets = metrics.set_draws(rows, resamples=100)
-    draws = metrics.family_draws(rows, sets, resamples=100)["pass1"]
-    assert draws[0] == 0.5 and set(draws[1:]) == {0.0, 1.0}
-    ends = metrics.family_ends({"pass1": draws})
-    assert ends == {"pass1_low_families": 0.0, "pass1_high_families": 1.0}

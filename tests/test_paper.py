@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KILLS = (
     "data/smoke/runs/*/settings.json",
     "data/smoke/runs/*/checkpoints/checkpoint-2",
-    "data/smoke/records/*/*/*.parquet",
+    "data/smoke/records/*/*.parquet",
 )
 
 

@@ -63,7 +63,7 @@ def small(tmp_path_factory):
     )
     changes = {
         "slm": "data/base/slm", "llm": "data/base/llm", "grpo": grpo, "train_size": 40, "calibration_size": 60, "instruction": None, "in_domain_size": 12,
-        "ood_size": 10, "decodings": {"t0.7": 2, "greedy": 1}, "resamples": 20, "max_new_tokens": 32, "compute": Compute(), "root": str(root),
+        "ood_size": 10, "samples": 2, "resamples": 20, "max_new_tokens": 32, "compute": Compute(), "root": str(root),
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(profiles.PROFILES, "paper", PAPER.replace(**changes))

@@ -59,9 +59,9 @@ def test_the_promise_is_broken_in_at_most_a_tenth_of_1000_draws(losing, winning,
     broken = 0
     for seed in range(1000):
         confidence, slm, llm = world(losing, winning, 200, seed)
-        losses = policies.kept_losses(np.arange(200), confidence, llm * 1.0 - slm, LEVELS)
-        safe = policies.count_safe(losses[:, ::-1], 0.02, 0.1)
-        threshold = LEVELS[-safe] if safe else inf
+        rows = pd.DataFrame({"question": range(200), "confidence": confidence})
+        rows = rows.assign(slm_correct=slm.astype(float), llm_correct=llm.astype(float))
+        threshold = policies._least_safe(policies._losses(rows), 0.02, 0.9)
         broken += true_loss(losing, winning, threshold) > 0.02
     assert broken / 1000 <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / 1000), reason
 
@@ -96,9 +96,7 @@ def test_p_values_agree_with_a_loop():
 
 def test_losses_are_means_over_samples_of_what_is_kept():
     table = records([0.9, 0.5, nan, 1.0], [0, 1, 0, 1], [1, 1, 1, 0], samples=2)
-    rows = policies._both(table, None, None)
-    answers = rows["question"], rows["confidence"], policies._loss(rows)
-    losses = policies.kept_losses(*answers, np.arange(101) / 100)
+    losses = policies._losses(policies._both(table, None, None))
     at = {threshold: losses[:, round(100 * threshold)].tolist() for threshold in (0, 0.6, 0.95, 1)}
     assert at == {0: [0.5, -0.5], 0.6: [0.5, -0.5], 0.95: [0, -0.5], 1: [0, -0.5]}
 

@@ -12,14 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corea.records import (
-    SCHEMA,
-    RecordsError,
-    decoding_of,
-    read_records,
-    temperature_of,
-    write_records,
-)
+from corea.records import SCHEMA, RecordsError, read_records, write_records
 from corea.support import files
 from corea.support.files import atomic_write
 
@@ -27,7 +20,7 @@ from corea.support.files import atomic_write
 def toy(rows: int = 4, **columns) -> pd.DataFrame:
     """Records of one system: two questions, `rows` / 2 samples each."""
     frame = pd.DataFrame({
-        "profile": "test", "system": "SLM", "run": "base", "decoding": "t1", "dataset": "drill", "group": "in-domain",
+        "profile": "test", "system": "SLM", "run": "base", "dataset": "drill", "group": "in-domain",
         "question_id": [f"q{n % 2}" for n in range(rows)], "content_id": "0" * 12, "question": "1+0=?",
         "family": "sum", "level": 1,
         "sample": [n // 2 for n in range(rows)], "answer": ["1", None] * (rows // 2), "gold": "1",
@@ -53,28 +46,6 @@ def test_what_is_written_is_read(tmp_path):
     assert found.dtypes[["level", "prompt_tokens", "seed"]].astype(str).tolist() == [
         "int16", "int32", "int64",
     ]  # fmt: skip
-
-
-def test_a_sample_by_each_decoding_is_a_row_of_its_own(tmp_path):
-    """And a sample twice by one decoding is not."""
-    both = pd.concat([toy(), toy(decoding="greedy")], ignore_index=True)
-    write_records(both, tmp_path / "a.parquet")
-    assert len(read_records(tmp_path / "a.parquet")) == 8
-    with pytest.raises(RecordsError, match="SLM's greedy answer to 'q0' of 'drill', sample 0, is"):
-        write_records(both.assign(decoding="greedy"), tmp_path / "b.parquet")
-
-
-@pytest.mark.parametrize(
-    ("decoding", "temperature"), [("greedy", 0.0), ("t1", 1.0), ("t0.7", 0.7), ("t1.5", 1.5)]
-)
-def test_a_decoding_is_named_by_its_temperature(decoding, temperature):
-    assert temperature_of(decoding) == temperature and decoding_of(temperature) == decoding
-
-
-@pytest.mark.parametrize("name", ["t", "t0", "0.7", "t.7", "t1.0", "t1.2.3", "t-1", "beam", ""])
-def test_what_names_no_decoding_is_refused(name):
-    with pytest.raises(ValueError, match=r"use 'greedy', or 't0\.7' for a temperature"):
-        temperature_of(name)
 
 
 def test_equal_rows_in_any_order_give_equal_bytes(tmp_path):
@@ -180,9 +151,7 @@ def test_damaged_doubled_and_absent_files_are_clear_errors(tmp_path):
         with pytest.raises(RecordsError, match=f"{name}: not a parquet file"):
             read_records(tmp_path / name)
     (tmp_path / "b.parquet").write_bytes(whole)
-    with pytest.raises(
-        RecordsError, match=r"b\.parquet: SLM's t1 answer to 'q0' .* also in another"
-    ):
+    with pytest.raises(RecordsError, match=r"b\.parquet: SLM's answer to 'q0' .* also in another"):
         read_records([tmp_path / "a.parquet", tmp_path / "b.parquet"])
     with pytest.raises(RecordsError, match="no files"):
         read_records([])

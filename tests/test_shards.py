@@ -17,7 +17,6 @@ from corea.prompts import load_tokenizer
 from corea.questions.base import Question
 from corea.questions.load import load_questions
 from corea.records import RecordsError, read_records, write_records
-from corea.support import progress
 from tests.tiny import save_tiny
 
 
@@ -27,18 +26,25 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     folder = save_tiny(root / "model")
     profile = load_profile("smoke").replace(
-        root=str(root), in_domain_size=7, decodings={"t1": 2}, max_new_tokens=8
+        root=str(root), in_domain_size=7, samples=2, max_new_tokens=8
     )
 
-    engine = TransformersEngine(
-        load_model(folder), load_tokenizer(folder), name="SLM", max_new_tokens=8, keep_logprobs=True
-    )
-    named = {"profile": "smoke", "system": "SLM", "run": "base", "decoding": "t1"}
-
-    def ask(name: str, shard: str = "1/1", make=lambda: engine):
-        paths = {"drill": root / name / "drill.parquet"}
-        shown = progress.bar(14, "generate SLM", shown=False)
-        (path,) = runs.answer_sets(profile, make, "m", named, paths, Shard.parse(shard), shown)
+    def ask(name: str, shard: str = "1/1"):
+        engine = TransformersEngine(
+            load_model(folder),
+            load_tokenizer(folder),
+            name="SLM",
+            max_new_tokens=8,
+            keep_logprobs=True,
+        )
+        (path,) = runs.answer_sets(
+            profile,
+            engine,
+            "m",
+            "base",
+            {"drill": root / name / "drill.parquet"},
+            Shard.parse(shard),
+        )
         return path
 
     whole = ask("whole")
@@ -57,8 +63,7 @@ def merge(folder, whole):
     rows = read_records(whole)
     texts = rows.drop_duplicates("question_id")[["question_id", "question"]]
     questions = [Question(text, id=name) for name, text in texts.itertuples(index=False)]
-    settings = rows["settings"].iloc[0]
-    return merge_shards(folder / "drill.parquet", settings, questions, "t1", samples=2)
+    return merge_shards(folder / "drill.parquet", rows["settings"].iloc[0], questions, samples=2)
 
 
 def test_shards_put_together_are_the_whole(made):
@@ -81,7 +86,7 @@ def test_shards_put_together_are_the_whole(made):
 def test_a_shard_that_lies_there_is_kept(made, capsys):
     ask, _, parts, _ = made
     before = (parts / "drill.shard-2-of-3.parquet").stat().st_mtime_ns
-    ask("parts", "2/3", make=lambda: pytest.fail("loaded a model to ask nothing"))
+    ask("parts", "2/3")
     assert (
         "kept" in capsys.readouterr().out
         and (parts / "drill.shard-2-of-3.parquet").stat().st_mtime_ns == before
@@ -156,10 +161,9 @@ def test_shards_that_are_not_the_whole_are_refused_and_kept(spoil, says, made, p
 def test_shards_of_an_older_corea_are_given_their_questions(made, parts):
     """By the hash of their settings, which proves them; no model is asked."""
     for path in parts.iterdir():
-        lacks = ["question", "content_id", "decoding"]
-        pd.read_parquet(path).drop(columns=lacks).to_parquet(path)
+        pd.read_parquet(path).drop(columns=["question", "content_id"]).to_parquet(path)
     assert merge(parts, made[1])
-    columns = ["question_id", "question", "content_id", "decoding"]
+    columns = ["question_id", "question", "content_id"]
     pd.testing.assert_frame_equal(
         read_records(parts / "drill.parquet")[columns], read_records(made[1])[columns]
     )

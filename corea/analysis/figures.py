@@ -1,6 +1,5 @@
 """The figures, from records or from tables: each function gives a figure and the numbers drawn."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,16 +22,6 @@ _UNITS = {
     "total reward": "mean reward", "mean confidence": "probability", "confidence entropy": "nats",
     "completion tokens": "per completion", "KL to base": "nats per token",
 }  # fmt: skip
-BLOCKS = {  # blocks of claims, by how sure it is who claims them
-    "the paper, firm": ("firm",),
-    "the paper, other": ("likely", "weak"),
-    "others, and ours": ("counter", "ours"),
-}
-_VERDICTS: dict[str, dict[str, Any]] = {
-    "reproduced": {"marker": "o", "color": style.BLUE},
-    "undecided": {"marker": "s", "color": style.GREY, "mfc": "white"},
-    "contradicted": {"marker": "X", "color": style.BROWN},
-}
 _RIGHT: dict[str, Any] = {"fc": style.BLUE, "ec": style.BLUE, "lw": 0.5}
 _WRONG: dict[str, Any] = {"fc": "white", "ec": style.BROWN, "lw": 0.5, "hatch": "//////"}
 
@@ -42,7 +31,7 @@ def reliability(records: pd.DataFrame, systems: Sequence[str] = ("SLM", "L1-SLM"
     """Accuracy against stated confidence, binned around 0, .1, ..., 1; a panel for each group.
 
     Bins of under half a percent of answers are only in the numbers. The answers of a group's
-    datasets and seeds are pooled, but the ECE in the titles is the mean over them.
+    datasets are pooled, but the ECE in the titles is the mean over the datasets.
     """
     drawn, by_group = [], cells(records[records["system"].isin(systems)])
     figure, panels = style.group_panels([group for _, group, _ in by_group], 3.1, sharey=True)
@@ -159,8 +148,7 @@ def cost_curves(compared: Comparison, *, baseline: str | None = None) -> style.D
     threshold, prices, drawn = compared.threshold, compared.prices, []
     for name, group, slm in cells(rows):
         curve = mean_curve(slm, llm[group], prices, threshold, name in compared.routers)
-        curve["marked"] = (curve["threshold"] == threshold) & (baseline is not None)
-        curve = _ending_at_the_llm(curve)
+        curve["marked"] = curve["threshold"] == threshold
         kept = np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))
         drawn.append(curve.iloc[kept].assign(series=name, group=group))
     for group, slm in groups_of(rows[baseline or next(iter(rows))]).items():
@@ -197,31 +185,15 @@ def _draw_curve(axes, curve: pd.DataFrame, names: Sequence[str], marked: bool) -
         axes.plot(line["cost"], line["pass1"], label=label, **look)
 
 
-def _ending_at_the_llm(curve: pd.DataFrame) -> pd.DataFrame:
-    """A curve that ends with the LLM alone, without points that a coin between another threshold
-    and the LLM alone outdoes; the marked one stays."""
-    llm, cost, pass1 = curve["pass1"].iloc[-1], curve["cost"], curve["pass1"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = ((llm - pass1) / (1 - cost)).where(cost < 1)
-    best = slopes.idxmin() if slopes.notna().any() else None
-    line = llm if best is None else llm - slopes[best] * (1 - cost).clip(lower=0)
-    after = cost > (-np.inf if best is None else cost[best])
-    kept = curve[~after | (pass1 > line + 1e-12) | curve["marked"]]
-    end = {"cost": 1.0, "pass1": llm, "llm_share": 1.0, "threshold": np.nan, "marked": False}
-    dearer = kept["cost"] > 1
-    return pd.concat([kept[~dearer], pd.DataFrame([end]), kept[dearer]], ignore_index=True)
-
-
 def _alone(slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList) -> pd.DataFrame:
-    """The two models alone, and the line of sending a random share of questions to the LLM."""
+    """The two models alone, and the line of deferring a random share of the SLM's questions."""
     rows = cascade.replay(slm, llm, cascade.DEFER_ALL, prices)
     sets = rows.groupby("dataset")[["slm_correct", "llm_correct", "slm_cost", "llm_cost"]].mean()
     sets["slm_cost"] /= sets["llm_cost"]
     mean, share = sets.mean(), np.linspace(0, 1, 11)
     pass1 = (1 - share) * mean["slm_correct"] + share * mean["llm_correct"]
-    cost = (1 - share) * mean["slm_cost"] + share  # the coin is tossed before the SLM is asked
-    line = pd.DataFrame({"pass1": pass1, "cost": cost, "llm_share": share})
-    ends = line.iloc[[0, -1]].assign(series=["SLM", "LLM"])
+    line = pd.DataFrame({"pass1": pass1, "cost": mean["slm_cost"] + share, "llm_share": share})
+    ends = line.iloc[[0, -1]].assign(series=["SLM", "LLM"], cost=[mean["slm_cost"], 1.0])
     table = pd.concat([line.assign(series="random deferral"), ends])
     return table.assign(threshold=np.nan, marked=None)
 
@@ -239,54 +211,6 @@ def sources_figure(table: pd.DataFrame) -> style.Drawing:
     grid[0, 0].set_xlabel("ECE (fraction, lower is better)")
     grid[0, 1].set_xlabel("AUROC (probability, higher is better)")
     grid[0, 1].axvline(0.5, color=style.GREY, lw=0.8, ls="--", zorder=0)
-    style.legend(figure)
-    return figure, table
-
-
-@style.styled
-def decodings_figure(table: pd.DataFrame) -> style.Drawing:
-    """`tables.table_change`: the change of ECE and AUROC by decoding and numeral."""
-    names = table["decoding"] + ", numeral " + table["numeral"]
-    order = list(dict.fromkeys(names))[::-1]
-    figure, grid = style.grid(0.9 + 0.3 * len(order), 1, 2, sharey=True)
-    for axes, metric in zip(grid[0], ("ece", "auroc"), strict=True):
-        rows = table.assign(read=names)[table["metric"] == metric]
-        _marks(axes, rows, "difference", "read", order, along="x")
-        axes.set_yticks(range(len(order)), order)
-        axes.axvline(0, color=style.GREY, lw=0.8, ls="--", zorder=0)
-        axes.set_xlabel(f"change of {_TITLES[metric]} (fraction)")
-    grid[0, 0].set_ylabel("how answer and numeral are decoded")
-    style.legend(figure)
-    return figure, table
-
-
-@style.styled
-def guarantee_figure(table: pd.DataFrame, names: Sequence[str]) -> style.Drawing:
-    """Loss measured (above) and saving (below) by the loss that was asked of the guaranteed rule of
-    `guarantee.table_guarantee`; a panel for each group. A promise is kept under the grey line."""
-    table = table[(table["rule"] == "guaranteed") & table["source"].isin(names)]
-    groups = [*groups_of(table)]
-    figure, grid = style.grid(3.9, 2, len(groups), sharex=True, sharey="row")
-    asked = sorted(table["asked_loss"].unique())
-    for group, panels in zip(groups, grid.T, strict=True):
-        for n, name in enumerate(names):
-            rows = table[(table["source"] == name) & (table["group"] == group)]
-            rows = rows.sort_values("asked_loss")
-            colour, dashes, marker = style.look(name, names)
-            look = {"color": colour, "ls": dashes, "marker": marker, "ms": 4, "lw": 1}
-            at = np.arange(len(rows)) + 0.07 * (n - (len(names) - 1) / 2)
-            for axes, value in zip(panels, ("loss", "saving"), strict=True):
-                spread = np.abs([rows[value] - rows[f"{value}_{end}"] for end in ("low", "high")])
-                axes.errorbar(at, rows[value], spread, label=name, elinewidth=0.6, **look)
-        panels[0].plot(asked, color=style.GREY, lw=3, alpha=0.4, zorder=0)
-        panels[0].set_title(group if group == "in-domain" else f"{group} (no promise)")
-        panels[1].axhline(0, color=style.GREY, lw=0.6, zorder=0)
-        panels[1].set_xlabel("loss asked (points)")
-        panels[1].set_xticks(range(len(asked)), [style.percent(loss, 0) for loss in asked])
-    grid[0, 0].set_ylabel("Pass@1 lost (points)")
-    grid[1, 0].set_ylabel("cost saved (%)")
-    for axes in grid.flat:
-        axes.yaxis.set_major_formatter(style.percent)
     style.legend(figure)
     return figure, table
 
@@ -339,61 +263,6 @@ def seeds_figure(table: pd.DataFrame) -> style.Drawing:
     title = "thick: range over training seeds; thin: 95% interval over questions of one seed"
     style.legend(figure, title)
     return figure, table
-
-
-@style.styled
-def claims_figure(table: pd.DataFrame) -> style.Drawing:
-    """How far inside its bound each claim of `corea.paper.claims.table_claims` lies, by block.
-
-    A dot behind a claim is a placebo that passes it, a ring one that does not; what a placebo
-    passes is written in grey.
-    """
-    blocks = [table[table["certainty"].isin(names)] for names in BLOCKS.values()]
-    height = {"height_ratios": [len(block) + 1 for block in blocks]}
-    figure, grid = style.grid(1 + 0.185 * len(table), len(blocks), 1, sharex=True, **height)
-    for (axes,), title, block in zip(grid, BLOCKS, blocks, strict=True):
-        axes.set_title(f"{title} ({len(block)})", loc="left")
-        axes.axvline(0, color=style.INK, lw=0.8)
-        for line, row in enumerate(block.itertuples()):
-            _draw_claim(axes, line, row)
-        texts = [textwrap.fill(_told(row), 62) for row in block.itertuples()]
-        axes.set_yticks(range(len(block)), texts, fontsize=5.2)
-        for label, empty in zip(axes.get_yticklabels(), block["informative"] == "no", strict=True):
-            label.set_color(style.GREY if empty else style.INK)
-        axes.set(ylim=(len(block) - 0.4, -0.6), xlim=(-0.6, 0.6))
-        axes.set_xscale("symlog", linthresh=0.05, linscale=0.9)
-        axes.minorticks_off()
-    ticks = (-0.3, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.3)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlabel("how far inside its bound (fraction, 95% interval); right of 0 a claim holds")
-    for column, placebo in enumerate(("base", "coin")):
-        grid[0, 0].text(1.035 + 0.055 * column, 1.0, placebo, fontsize=5.5, ha="center",
-                        va="bottom", transform=grid[0, 0].transAxes)  # fmt: skip
-    for name, look in _VERDICTS.items():
-        grid[0, 0].plot([], [], label=name, ls="", ms=4, **look)
-    style.legend(figure)
-    return figure, table
-
-
-def _told(row) -> str:
-    is_told = row.scope == "all" or " by " in row.scope
-    return row.claim if is_told else f"{row.claim} ({row.scope})"
-
-
-def _draw_claim(axes, line: int, row) -> None:
-    """A claim's interval in the claimed direction from its bound, and its placebos behind it."""
-    side, bound = row.bound.split()
-    sign = 1 if side == "above" else -1
-    value, low, high = (sign * (each - float(bound)) for each in (row.value, row.low, row.high))
-    look = _VERDICTS[row.verdict]
-    spread = [[value - min(low, high)], [max(low, high) - value]]
-    axes.errorbar(value, line, xerr=spread, ms=4, lw=1, ls="", capsize=0, **look)
-    for column, verdict in enumerate((row.placebo_base, row.placebo_coin)):
-        if verdict:
-            face = style.INK if verdict == "reproduced" else "white"
-            mark = {"marker": "o", "ms": 3, "mec": style.INK, "mew": 0.6, "mfc": face}
-            place = {"transform": axes.get_yaxis_transform(), "clip_on": False}
-            axes.plot(1.035 + 0.055 * column, line, **mark, **place)
 
 
 def _marks(axes, table: pd.DataFrame, value, column, names: list, along="y", **look) -> None:

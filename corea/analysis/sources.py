@@ -8,7 +8,6 @@ out-of-fold by question, so that a threshold chosen there is not chosen on what 
 import copy
 import functools
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,6 @@ from corea.engines.numerals import parse_numerals
 from corea.questions.base import CALIBRATION
 
 PROBE_RECIPE: dict = {"epochs": 400, "patience": 20, "rate": 1e-3, "penalty": 1e-3, "folds": 5}
-NUMERALS = ("sampled", "greedy", "expected")  # ways to read the stated confidence
 _FOLDS = PROBE_RECIPE["folds"]
 _Map = Callable[[np.ndarray], np.ndarray]  # from inputs (rows, ...) to confidences (rows,)
 
@@ -45,40 +43,6 @@ def digit_expectation(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=records.index)
 
 
-def with_numeral(records: pd.DataFrame, numeral: str) -> pd.DataFrame:
-    """Records with the confidence read in one of `NUMERALS`, which the column `numeral` names.
-
-    "sampled" is what was stated, "greedy" what a greedy decoder would have stated in its place,
-    "expected" the `digit_expectation`; NaN where there is none. Nothing is generated anew.
-    """
-    if numeral not in NUMERALS:
-        raise ValueError(f"numeral={numeral!r} is not one of {', '.join(NUMERALS)}")
-    if numeral == "expected":
-        records = records.assign(confidence=digit_expectation(records)["digits"])
-    if numeral == "greedy":
-        known = map(parse_numerals, _kept(records, "numerals"))
-        records = records.assign(confidence=[_written_greedily(each) for each in known])
-    return records.assign(numeral=numeral)
-
-
-def _written_greedily(numerals: Mapping[str, float]) -> float:
-    """Digit by digit the likeliest, by probabilities of numerals; NaN if there is none.
-
-    That need not be the likeliest numeral: 1 at .4 loses to 0.9 at .35 and 0.8 at .25.
-    """
-    written = ""
-    while numerals:
-        digits: dict[str, float] = defaultdict(float)
-        for numeral, probability in numerals.items():
-            digits[numeral[len(written) :][:1]] += probability
-        digit = max(digits, key=digits.__getitem__)
-        if not digit:
-            return float(written)
-        written += digit
-        numerals = {name: p for name, p in numerals.items() if name.startswith(written)}
-    return float("nan")
-
-
 def _kept(records: pd.DataFrame, column: str) -> pd.Series:
     if column not in records or records[column].isna().all():
         how = "generate them with log-probabilities (keep_logprobs=True)"
@@ -86,54 +50,27 @@ def _kept(records: pd.DataFrame, column: str) -> pd.Series:
     return records[column]
 
 
-def self_consistency(records: pd.DataFrame, votes: int | None = None) -> pd.DataFrame:
+def self_consistency(records: pd.DataFrame) -> pd.DataFrame:
     """The vote of a question's samples: the majority answer, its share of votes, the cost of all.
 
-    With `votes`, every so many samples vote by themselves. A tie goes to the answer that came
-    first. Source: Wang et al. 2022, arXiv 2203.11171.
+    A tie goes to the answer that came first. Source: Wang et al. 2022, arXiv 2203.11171.
     """
-    keys = ["system", "dataset", "question_id", "ballot"]
-    ballot = records["sample"] // (votes or len(records))
-    rows = records.assign(ballot=ballot).sort_values([*keys, "sample"], kind="stable")
-    polled = rows.groupby([*keys, "answer"], sort=False).agg(
+    keys = ["system", "dataset", "question_id"]
+    rows = records.sort_values([*keys, "sample"], kind="stable")
+    votes = rows.groupby([*keys, "answer"], sort=False).agg(
         votes=("sample", "size"), first=("sample", "min"), right=("correct", "first")
     )
-    best = polled.sort_values(["votes", "first"], ascending=[False, True]).reset_index("answer")
+    best = votes.sort_values(["votes", "first"], ascending=[False, True]).reset_index("answer")
     chosen = best[~best.index.duplicated()].reindex(pd.MultiIndex.from_frame(rows[keys]))
-    by_ballot = rows.groupby(keys)
+    by_question = rows.groupby(keys)
     voted = rows.assign(
         answer=chosen["answer"].to_numpy(),
         correct=chosen["right"].eq(True).to_numpy(),
-        confidence=chosen["votes"].to_numpy() / by_ballot["sample"].transform("size"),
-        prompt_tokens=by_ballot["prompt_tokens"].transform("sum"),
-        completion_tokens=by_ballot["completion_tokens"].transform("sum"),
+        confidence=chosen["votes"].to_numpy() / by_question["sample"].transform("size"),
+        prompt_tokens=by_question["prompt_tokens"].transform("sum"),
+        completion_tokens=by_question["completion_tokens"].transform("sum"),
     )
-    return voted.loc[records.index, records.columns]
-
-
-def others_right(records: pd.DataFrame) -> pd.Series:
-    """The share of a question's *other* samples that are right: needs their grades, so no source
-    to run, but what a confidence that knew the question's odds from so many samples would rank."""
-    right = records["correct"].astype(float)
-    of_question = right.groupby([records[name] for name in ("system", "dataset", "question_id")])
-    others = of_question.transform("size") - 1
-    return (of_question.transform("sum") - right) / others.where(others > 0)
-
-
-def brevity(records: pd.DataFrame) -> pd.Series:
-    """1 / (1 + the question's tokens): a score that falls with length, known before any answer."""
-    return 1 / (1 + records["prompt_tokens"])
-
-
-def length_and_stated(records: pd.DataFrame) -> pd.Series:
-    """P(the SLM is right) from the question's length and the stated confidence, by logistic
-    regression: what the labels that recalibrate a confidence make of it beside a plain length."""
-    stated = records["confidence"].to_numpy(float)
-    silent = np.isnan(stated)
-    odds = np.where(silent, 0, _log_odds(np.where(silent, 0.5, stated)))
-    shown = np.column_stack([np.log(records["prompt_tokens"]), odds, silent])
-    found = _out_of_fold(records, shown, records["correct"].to_numpy(int), _fit_logistic)
-    return pd.Series(found, index=records.index)
+    return voted.loc[records.index]
 
 
 @dataclass(frozen=True)
@@ -323,6 +260,13 @@ RECALIBRATIONS: dict[str, Callable[[np.ndarray, np.ndarray], _Map]] = {
     "platt": _fit_platt,
     "temperature": _fit_temperature,
 }
+
+
+def random_confidence(records: pd.DataFrame) -> pd.Series:
+    """A number in [0, 1) drawn by question and sample: it says nothing."""
+    keys = records[["dataset", "question_id", "sample"]].itertuples(index=False, name=None)
+    drawn = [_draw(f"0/random/{dataset}/{q}/{sample}") / 2**64 for dataset, q, sample in keys]
+    return pd.Series(drawn, index=records.index)
 
 
 def oracle_confidence(slm: pd.DataFrame, llm: pd.DataFrame) -> pd.Series:

@@ -1,11 +1,9 @@
 """The cascades by name: which SLM answers, where its confidence comes from, and who is paid."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +14,8 @@ from corea.costs import PriceList
 from corea.questions.base import CALIBRATION, GROUPS, test_datasets
 
 STANDING_ALONE = ("SLM", "RLVR-SLM", "Brier-SLM", "L1-SLM", "LLM")
-KINDS = ("paper", "ours", "baseline", "bound")  # of systems, in the order of the tables
-# Sources that read only the question: what they defer pays only the LLM.
-ROUTERS = {"Router", "Length"}
-SCORES = {"Gain", "Oracle", "Length", "Random"}  # sources that rank and are no probabilities
+ROUTERS = {"Router"}  # sources that read only the question: what they defer pays only the LLM
+SCORES = {"Gain", "Oracle"}  # sources that rank and are no probabilities
 PAPER_RULE = "LLM Pass@1"  # as the paper does; not for scores
 BUDGET_RULE = "equal budget"  # the highest Pass@1 for COREA's cost at the paper's threshold
 EQUAL_RULE = "equal Pass@1"  # the least cost that reaches COREA's Pass@1 at the paper's threshold
@@ -33,51 +29,35 @@ class System:
     slm: str
     source: str
     recalibrated: str | None = None
-    kind: str = "ours"  # of `KINDS`; a "bound" looks at the answers it decides on
 
 
-def _systems(kind: str, *names: str) -> tuple[System, ...]:
-    """Systems by names of SLM and source, with a hyphen between."""
-    parts = (name.rpartition("-") for name in names)
-    return tuple(System(f"{slm}-{source}", slm, source, kind=kind) for slm, _, source in parts)
+def _system(name: str) -> System:
+    return System(name, *name.rsplit("-", 1))
 
 
 PAPER = (
-    *_systems("paper", "SLM-Verb", "RLVR-SLM-Verb", "RLVR-SLM-AvgProb", "RLVR-SLM-Probe"),
-    System("Router+RLVR-SLM", "RLVR-SLM", "Router", kind="paper"),
-    *_systems("paper", "Brier-SLM-Verb", "L1-SLM-Verb"),
+    *map(_system, ("SLM-Verb", "RLVR-SLM-Verb", "RLVR-SLM-AvgProb", "RLVR-SLM-Probe")),
+    System("Router+RLVR-SLM", "RLVR-SLM", "Router"),
+    *map(_system, ("Brier-SLM-Verb", "L1-SLM-Verb")),
 )
 OURS = (
-    *_systems("ours", "L1-SLM-Digits", "L1-SLM-Probe", "L1-SLM-AvgProb", "RLVR-SLM-AnswerProb"),
-    *_systems("ours", "RLVR-SLM-Digits"),
+    *map(_system, ("SLM-Digits", "L1-SLM-Digits", "L1-SLM-Probe", "L1-SLM-AvgProb")),
+    *map(_system, ("RLVR-SLM-AnswerProb", "RLVR-SLM-Digits", "RLVR-SLM-Consistency")),
     *(System(f"L1-SLM-Verb-{m.title()}", "L1-SLM", "Verb", m) for m in sources.RECALIBRATIONS),
-    *_systems("ours", "L1-SLM-Gain"),
+    _system("L1-SLM-Gain"),
+    System("Random", "L1-SLM", "Random"),
+    System("Oracle-L1-SLM", "L1-SLM", "Oracle"),
+    System("Oracle", "RLVR-SLM", "Oracle"),
 )
-BASELINES = (  # what a trained confidence has to beat, and what bounds it
-    *_systems("baseline", "SLM-Digits", "SLM-AvgProb", "SLM-AnswerProb", "SLM-Probe", "SLM-Gain"),
-    *_systems("baseline", "RLVR-SLM-Consistency", "RLVR-SLM-Consistency2", "L1-SLM-Length+Verb"),
-    System("L1-SLM-AvgProb-Isotonic", "L1-SLM", "AvgProb", "isotonic", "baseline"),
-    System("Length+L1-SLM", "L1-SLM", "Length", kind="baseline"),
-    System("Random", "L1-SLM", "Random", kind="baseline"),
-    *_systems("bound", "L1-SLM-Others"),
-    System("Oracle-L1-SLM", "L1-SLM", "Oracle", kind="bound"),
-    System("Oracle", "RLVR-SLM", "Oracle", kind="bound"),
-)
-_SHOWN = ("SLM-Digits", "RLVR-SLM-AvgProb", "L1-SLM-AvgProb")
 COREA, COREA_PLUS = "L1-SLM-Verb", "COREA+"
 # COREA+ is the cheapest of these on the calibration split. They are every trained SLM with every
 # source that costs no more than its one answer.
 CANDIDATES = tuple(
-    System(f"{slm}-{source}", slm, source)
+    _system(f"{slm}-{source}")
     for slm in ("RLVR-SLM", "Brier-SLM", "L1-SLM")
     for source in ("Verb", "Digits", "AvgProb", "Probe", "Gain")
 )
-# What the tables show under other decodings too.
-DECODED = tuple(
-    system
-    for system in (*PAPER, *OURS, *BASELINES)
-    if system.recalibrated is None and (system.source == "Verb" or system.name in _SHOWN)
-)
+_LINES = ("Random", "Oracle-L1-SLM", "Oracle")  # below and above all others, last in the tables
 
 
 def _source(confidence: Callable[..., pd.Series]) -> Callable[..., pd.DataFrame]:
@@ -94,11 +74,7 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
     "Router": _source(lambda slm, **_: sources.router_confidences(slm)),
     "Gain": _source(lambda slm, *, llm, **_: sources.deferral_gain(slm, llm)),
     "Consistency": lambda slm, **_: sources.self_consistency(slm),
-    "Consistency2": lambda slm, **_: sources.self_consistency(slm, votes=2),
-    "Length": _source(lambda slm, **_: sources.brevity(slm)),
-    "Length+Verb": _source(lambda slm, **_: sources.length_and_stated(slm)),
-    "Others": _source(lambda slm, **_: sources.others_right(slm)),
-    "Random": lambda slm, **_: slm.assign(confidence=0.5),  # says nothing: one threshold, a coin
+    "Random": _source(lambda slm, **_: sources.random_confidence(slm)),
     "Oracle": _source(lambda slm, *, llm, **_: sources.oracle_confidence(slm, llm)),
 }
 
@@ -106,9 +82,7 @@ SOURCES: dict[str, Callable[..., pd.DataFrame]] = {
 def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
     """The records of a system's SLM with the system's confidence, as `corea.cascade` takes them.
 
-    What is fitted is fitted on the calibration split, for each training seed. A seed for which the
-    source has nothing, such as no probe, is left out if another has something. Gain and Oracle need
-    the LLM's records too.
+    What is fitted is fitted on the calibration split. Gain and Oracle need the LLM's records too.
     """
     if system.source not in SOURCES:
         known = f"use one of {', '.join(SOURCES)}"
@@ -116,22 +90,10 @@ def rows_of(system: System, records: pd.DataFrame) -> pd.DataFrame:
     slm = records[records["system"] == system.slm]
     if slm.empty:
         raise ValueError(f"{system.name} needs records of {system.slm}, and there are none")
-    llm, seeds = records[records["system"] == "LLM"], []
-    for _, of_seed in slm.groupby("seed"):
-        rows = SOURCES[system.source](of_seed, llm=llm)
-        if system.recalibrated is not None:
-            rows = rows.assign(confidence=sources.recalibrated(system.recalibrated, rows))
-        if system.source != "Verb":  # which alone reads the numeral in the way asked for
-            rows = rows.assign(numeral="expected" if system.source == "Digits" else None)
-        seeds.append(rows.assign(system=system.name))
-    return pd.concat([rows for rows in seeds if rows["confidence"].notna().any()] or seeds)
-
-
-def one_decoding(records: pd.DataFrame) -> str:
-    """The decoding of records; ValueError if they are of several."""
-    if len(found := sorted(records["decoding"].unique())) != 1:
-        raise ValueError(f"records of the decodings {', '.join(found)}; choose one of them")
-    return found[0]
+    rows = SOURCES[system.source](slm, llm=records[records["system"] == "LLM"])
+    if system.recalibrated is not None:
+        rows = rows.assign(confidence=sources.recalibrated(system.recalibrated, rows))
+    return rows.assign(system=system.name)
 
 
 def by_system(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -167,12 +129,12 @@ def cells(rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> list[tuple[str, st
 def mean_curve(
     slm: pd.DataFrame, llm: pd.DataFrame, prices: PriceList, threshold: float, router: bool = False
 ) -> pd.DataFrame:
-    """The mean cost-accuracy curve of a group's datasets and seeds, cost as a share of the LLM's.
+    """The mean cost-accuracy curve of a group's datasets, cost as a share of the LLM's.
 
     It has a row for `threshold` and for every other at which something changes, rising.
     """
-    sweeps, replayed = [], cascade.replay(slm, llm, threshold, prices)
-    for _, rows in replayed.groupby(["dataset", "seed"], sort=False):
+    sweeps = []
+    for _, rows in cascade.replay(slm, llm, threshold, prices).groupby("dataset", sort=False):
         sweep = _curve(rows, router)
         sweeps.append(sweep.assign(cost=sweep["cost"] / rows["llm_cost"].mean()))
     thresholds = np.unique([threshold, *pd.concat(sweeps)["threshold"]])
@@ -190,11 +152,9 @@ class Comparison:
     rows: Mapping[str, pd.DataFrame]
     llm: pd.DataFrame
     prices: PriceList
-    # By rule and system, without those for which it finds none: numbers by the paper's, else mixes.
-    thresholds: Mapping[str, Mapping[str, Any]]
+    thresholds: Mapping[str, Mapping[str, float]]  # by rule and system, NaN if there is none
     routers: tuple[str, ...] = ()  # systems that decide before generation
     scores: tuple[str, ...] = ()  # systems whose confidence ranks and is no probability
-    kinds: Mapping[str, str] = field(default_factory=dict)  # of `KINDS`, by system; else "paper"
     # Candidates for COREA+, cheapest first: cost at COREA's Pass@1 over COREA's cost.
     chosen: pd.DataFrame = field(default_factory=pd.DataFrame)
     budget: float = math.nan  # COREA's cost and Pass@1 at the paper's threshold
@@ -209,10 +169,6 @@ class Comparison:
         """The same of the systems named, in that order."""
         return replace(self, rows={name: self.rows[name] for name in names})
 
-    def of_kind(self, *kinds: str) -> "Comparison":
-        """The same of the systems of some kinds, as they stand."""
-        return self.of(*(name for name in self.rows if self.kinds.get(name, "paper") in kinds))
-
 
 def verbalized(
     records: pd.DataFrame, prices: PriceList, threshold: float | None = None
@@ -220,9 +176,7 @@ def verbalized(
     """Each SLM with its stated confidence ("SLM-Verb", ...), at the paper's threshold or another.
 
     "LLM" is the LLM by itself: a router that defers everything, so that only the LLM is paid.
-    ValueError if the records are of several decodings.
     """
-    one_decoding(records)
     llm = records[records["system"] == "LLM"]
     if threshold is None:
         threshold = cascade.llm_pass1(_calibration(llm))
@@ -233,77 +187,38 @@ def verbalized(
 
 
 def compare(
-    records: pd.DataFrame,
-    prices: PriceList,
-    systems: Sequence[System] = (*PAPER, *OURS, *BASELINES),
+    records: pd.DataFrame, prices: PriceList, systems: Sequence[System] = (*PAPER, *OURS)
 ) -> Comparison:
-    """The systems, COREA among them, and COREA+, with thresholds from the calibration split.
-
-    A threshold is one number for all seeds of a system. ValueError for several decodings.
-    """
-    one_decoding(records)
-    chosen, candidates, (budget, pass1) = choose(records, prices)
-    best = next(each for each in CANDIDATES if each.name == chosen["system"].iloc[0])
-    known = {system.name: system for system in systems}
-    known[COREA_PLUS] = replace(best, name=COREA_PLUS)
-    names = sorted(known, key=lambda name: KINDS.index(known[name].kind))
-    made = {name: candidates.get(name) for name in names}
-    made[COREA_PLUS] = candidates[best.name].assign(system=COREA_PLUS)
-    rows = {n: rows_of(known[n], records) if made[n] is None else made[n] for n in names}
+    """The systems, COREA among them, and COREA+, with thresholds from the calibration split."""
+    known = {system.name: system for system in (*systems, *CANDIDATES)}
+    rows = {name: rows_of(system, records) for name, system in known.items()}
     llm = records[records["system"] == "LLM"]
     fixed = cascade.llm_pass1(_calibration(llm))
+    replayed = {
+        name: cascade.replay(_calibration(its_rows), _calibration(llm), fixed, prices)
+        for name, its_rows in rows.items()
+    }
+    budget, pass1 = (float(replayed[COREA][column].mean()) for column in ("cost", "correct"))
+    alike = np.full(len(replayed[COREA]), 1 / len(replayed[COREA]))
+    chosen = pd.DataFrame({"system": [system.name for system in CANDIDATES]})
+    costs = [cascade.cost_at_pass1(replayed[name], alike, pass1) for name in chosen["system"]]
+    chosen = chosen.assign(cost=np.ravel(costs) / budget, pass1=pass1)
+    chosen = chosen.sort_values(["cost", "system"], ignore_index=True)
+    best = chosen["system"].iloc[0]
+    known[COREA_PLUS], replayed[COREA_PLUS] = known[best], replayed[best]
+    rows[COREA_PLUS] = rows[best].assign(system=COREA_PLUS)
+    names = [system.name for system in systems if system.name not in _LINES]
+    names += [COREA_PLUS, *(name for name in _LINES if name in known)]
+    rows = {name: rows[name] for name in names}
     routers = tuple(name for name in names if known[name].source in ROUTERS)
     scores = tuple(name for name in names if known[name].source in SCORES)
-    thresholds: dict[str, dict] = {PAPER_RULE: {n: fixed for n in names if n not in scores}}
-    thresholds |= {BUDGET_RULE: {}, EQUAL_RULE: {}}
-    for name in names:
-        replayed = cascade.replay(_calibration(rows[name]), _calibration(llm), fixed, prices)
-        equal = functools.partial(cascade.equal_mix, replayed, before_generation=name in routers)
-        with contextlib.suppress(ValueError):  # it never gets there
-            thresholds[BUDGET_RULE][name] = equal(budget, "cost")
-        with contextlib.suppress(ValueError):
-            thresholds[EQUAL_RULE][name] = equal(pass1)
-    kinds = {name: known[name].kind for name in names}
-    return Comparison(rows, llm, prices, thresholds, routers, scores, kinds, chosen, budget, pass1)
-
-
-def choose(
-    records: pd.DataFrame, prices: PriceList, candidates: Sequence[System] = CANDIDATES
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], tuple[float, float]]:
-    """What COREA+ is chosen from, by calibration questions alone.
-
-    Returns:
-        The candidates, cheapest first, by their cost at COREA's Pass@1 over COREA's cost; their
-        rows; COREA's cost and Pass@1 at the paper's threshold.
-    """
-    rows = {system.name: rows_of(system, records) for system in candidates}
-    llm = _calibration(records[records["system"] == "LLM"])
-    sides = llm, cascade.llm_pass1(llm), prices
-    replayed = {name: cascade.replay(_calibration(each), *sides) for name, each in rows.items()}
-    budget, pass1 = (float(replayed[COREA][column].mean()) for column in ("cost", "correct"))
-    alike = [np.full(len(each), 1 / len(each)) for each in replayed.values()]
-    weighted = zip(replayed.values(), alike, strict=True)
-    costs = [cascade.cost_at_pass1(*each, pass1)[0].item() for each in weighted]
-    table = pd.DataFrame({"system": [*rows], "cost": np.divide(costs, budget), "pass1": pass1})
-    return table.sort_values(["cost", "system"], ignore_index=True), rows, (budget, pass1)
-
-
-def decoded(records: pd.DataFrame, prices: PriceList) -> list[Comparison]:
-    """`DECODED` at the paper's threshold by each other decoding, and by the greedy numeral.
-
-    What `compare` has of the first decoding of the records is left out.
-    """
-    compared, first = [], records["decoding"].iloc[0]
-    for decoding, rows in records.groupby("decoding", sort=False):
-        for numeral in ("sampled", "greedy")[decoding == first :]:
-            read = sources.with_numeral(rows, numeral)
-            llm = read[read["system"] == "LLM"]
-            named = [s for s in DECODED if numeral == "sampled" or s.source == "Verb"]
-            of_each = {system.name: rows_of(system, read) for system in named}
-            fixed = dict.fromkeys(of_each, cascade.llm_pass1(_calibration(llm)))
-            kinds = {system.name: system.kind for system in named}
-            compared.append(Comparison(of_each, llm, prices, {PAPER_RULE: fixed}, kinds=kinds))
-    return compared
+    curves = {name: _curve(replayed[name], name in routers) for name in names}
+    thresholds = {
+        PAPER_RULE: {name: math.nan if name in scores else fixed for name in names},
+        BUDGET_RULE: _each(cascade.best_under_budget, curves, budget),
+        EQUAL_RULE: _each(cascade.cheapest_at_pass1, curves, pass1),
+    }
+    return Comparison(rows, llm, prices, thresholds, routers, scores, chosen, budget, pass1)
 
 
 def _calibration(records: pd.DataFrame) -> pd.DataFrame:
@@ -312,3 +227,12 @@ def _calibration(records: pd.DataFrame) -> pd.DataFrame:
 
 def _curve(replayed: pd.DataFrame, router: bool) -> pd.DataFrame:
     return cascade.sweep(*(replayed[name] for name in cascade.SWEPT), before_generation=router)
+
+
+def _each(rule: Callable, curves: Mapping[str, pd.DataFrame], bound: float) -> dict[str, float]:
+    """A rule's threshold for each curve, NaN if it finds none."""
+    thresholds = dict.fromkeys(curves, math.nan)
+    for name, curve in curves.items():
+        with contextlib.suppress(ValueError):
+            thresholds[name] = rule(curve, bound)
+    return thresholds

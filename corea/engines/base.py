@@ -6,7 +6,6 @@ the batch (up to float rounding). So a part of the questions, asked again, gives
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cache
 from typing import Any, ClassVar, Protocol
 
 from corea import prompts
@@ -63,7 +62,6 @@ class ModelEngine:
     def __post_init__(self):
         check_settings(self, temperature=0, max_new_tokens=1, batch_size=1)
         self.top_logprobs = self.top_logprobs if self.keep_logprobs else 0
-        self._piece = cache(lambda token: self.tokenizer.decode([token]))
 
     def complete(
         self, questions: Questions, *, samples: int = 1, seed: int = 0, progress: Progress = None
@@ -121,14 +119,14 @@ class ModelEngine:
         logprobs, likely, likely_logprobs = kept
         return with_estimates(
             completion,
-            [self._piece(token) for token in tokens],
+            [self.tokenizer.decode([token]) for token in tokens],
             logprobs[: len(tokens)],
             lambda n: self._decoded(likely[n], likely_logprobs[n]),
         )
 
     def _decoded(self, tokens: Sequence[int], logprobs: Sequence[float]) -> numerals.Likely:
         pairs = zip(tokens, logprobs, strict=True)
-        return [(self._piece(int(token)), float(logprob)) for token, logprob in pairs]
+        return [(self.tokenizer.decode([token]), float(logprob)) for token, logprob in pairs]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False).input_ids

@@ -16,20 +16,36 @@ class TransformersEngine(ModelEngine):
 
     def __init__(self, model, tokenizer, *, batch_size: int = 256, **settings):
         super().__init__(tokenizer, batch_size=batch_size, **settings)
+        from transformers import GenerationConfig
+
         self.model = model.eval()
+        # A hub model's own repetition penalty or top-p would be mixed in by `generate`.
+        self.model.generation_config = GenerationConfig()
 
     def _generate(self, texts: list[str], keys: list[str]) -> list[Completion]:
-        from corea.engines import _decoding
+        import torch
+        from transformers import LogitsProcessorList
 
-        sampler = _Sampler(keys, self.max_new_tokens, self.temperature, self.top_logprobs)
-        prompt_ids, end = self._ids(texts), self.tokenizer.eos_token_id
-        pad = self.tokenizer.pad_token_id
-        options = {"limit": self.max_new_tokens, "ends": [end], "pad": pad}
-        written = _decoding.write(self.model, prompt_ids, sampler, **options)
-        completions = []
-        for prompt, tokens, kept in zip(prompt_ids, written, sampler.by_row(), strict=True):
-            finish = "stop" if tokens[-1] == end else "length"
-            completions.append(self._completion(tokens, len(prompt), finish, kept))
+        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(self.model.device)
+        width = inputs.input_ids.shape[1]
+        sampler = _Sampler(keys, self.max_new_tokens, width, self.temperature, self.top_logprobs)
+        with torch.no_grad():
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,  # the sampler leaves one token, drawn by itself
+                logits_processor=LogitsProcessorList([sampler]),
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        completions, end = [], self.tokenizer.eos_token_id
+        prompt_tokens = inputs.attention_mask.sum(dim=1).tolist()
+        rows = zip(output[:, width:].tolist(), prompt_tokens, sampler.kept(), strict=True)
+        for tokens, count, kept in rows:
+            stop = tokens.index(end) + 1 if end in tokens else None  # what follows is padding
+            finish = "stop" if stop else "length"
+            completions.append(self._completion(tokens[:stop], count, finish, kept))
         return completions
 
     def _branches(self, texts: list[str]) -> list[Likely]:
@@ -77,40 +93,42 @@ class TransformersEngine(ModelEngine):
 
 
 class _Sampler:
-    """Chooses tokens by inverting the cumulative distribution at one uniform number per step.
+    """Logits processor that inverts the cumulative distribution at one uniform number per step.
 
     A row's numbers come from its key, so it draws the same tokens in any batch. Of each step it
     keeps the log-probabilities of the chosen token and of the `top` likeliest.
     """
 
-    def __init__(self, keys: Sequence[str], steps: int, temperature: float, top: int = 0):
-        seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big") for key in keys]
-        draws = [np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds]
-        self.uniform, self.temperature, self.top = np.stack(draws), temperature, top
-        self.kept: list[np.ndarray] = []
-
-    def __call__(self, rows, step: int, scores):
+    def __init__(self, keys: Sequence[str], steps: int, width: int, temperature: float, top=0):
         import torch
 
-        from corea.engines import _decoding
+        seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big") for key in keys]
+        draws = [np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds]
+        self.uniform = torch.from_numpy(np.stack(draws))
+        self.width, self.temperature, self.top = width, temperature, top  # width: of the prompts
+        self.steps: list[tuple] = []
 
-        at = rows.cpu().numpy(), step
+    def __call__(self, input_ids, scores):
+        import torch
+
         if self.temperature == 0:
-            chosen = scores.argmax(dim=-1)
+            chosen = scores.argmax(dim=-1, keepdim=True)
         else:
-            uniform = torch.from_numpy(self.uniform[at])
-            chosen = _decoding.draw(scores, self.temperature, uniform)
+            cumulative = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+            uniform = self.uniform[:, input_ids.shape[1] - self.width, None].to(scores.device)
+            target = uniform * cumulative[:, -1:]
+            last = scores.shape[-1] - 1
+            chosen = torch.searchsorted(cumulative, target, right=True).clamp(max=last)
         if self.top:
             logprobs = scores.log_softmax(dim=-1)
             likely = logprobs.topk(min(self.top, scores.shape[-1]), dim=-1)
-            found = logprobs.gather(1, chosen[:, None])[:, 0], likely.indices, likely.values
-            values = [each.cpu().numpy() for each in found]
-            shape = self.uniform.shape
-            self.kept = self.kept or [np.zeros((*shape, *v.shape[1:]), v.dtype) for v in values]
-            for whole, part in zip(self.kept, values, strict=True):
-                whole[at] = part
-        return chosen
+            self.steps.append((logprobs.gather(1, chosen)[:, 0], likely.indices, likely.values))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
-    def by_row(self) -> list:
+    def kept(self) -> list:
         """Per row: (steps,) log-probabilities; (steps, top) ids of likely tokens, and theirs."""
-        return list(zip(*self.kept, strict=True)) if self.kept else [None] * len(self.uniform)
+        if not self.steps:
+            return [None] * len(self.uniform)
+        steps = [[values.cpu().numpy() for values in step] for step in self.steps]
+        columns = [np.stack(column, axis=1) for column in zip(*steps, strict=True)]
+        return list(zip(*columns, strict=True))

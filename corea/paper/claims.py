@@ -1,16 +1,15 @@
-"""Claims of the paper, of later work and of ours, each a relation that records decide.
+"""Claims of the paper, and of later work against it, each a relation that records decide.
 
 A row of `claims.csv` says that a value lies above or below a bound.  Its verdict follows from the
-value's 95% interval; nobody writes one down.  It counts under the headline decoding; those under
-the others stand beside it.  So do those of two placebos in place of the system that the claim is
-for: the untrained SLM, and a coin, which deals that system's confidences out anew among its
-answers.  What a placebo passes says nothing of the system.
+value's 95% interval; nobody writes one down.  The interval is over questions.  If trainings are
+compared and several seeds were run, the spread from seed to seed widens it.  Sources are the paper
+(EACL 2026, pp. 4480-4501) and later work, by arXiv number or name.
 """
 
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,114 +17,70 @@ import numpy as np
 import pandas as pd
 
 from corea import cascade, metrics
-from corea.analysis import systems
-from corea.analysis.sources import NUMERALS, with_numeral
-from corea.analysis.systems import COREA, System
-from corea.costs import PriceList
+from corea.analysis.systems import COREA, Comparison
 from corea.metrics import Interval
-from corea.paper.variants import RUNS
-from corea.questions.base import CALIBRATION, GROUPS
+from corea.paper.variants import TRAINED
+from corea.questions.base import GROUPS
 
 CLAIMS = Path(__file__).with_name("claims.csv")
+_RESULT = ["value", "low", "high", "n", "verdict"]
+COLUMNS = ["claim", "source", "scope", "paper_value", *_RESULT, "certainty"]
 SCOPES: dict[str, tuple[str, ...]] = {group: (group,) for group in GROUPS}
 SCOPES |= {"ood": ("ood-math", "ood-nonmath"), "all": tuple(GROUPS)}
-BASE, COIN = "base", "coin"  # the placebos
-COLUMNS = [
-    *("claim", "source", "firm", "scope", "paper_value", "value", "low", "high", "bound"),
-    *("decoding", "verdict", "placebo_base", "placebo_coin", "informative"),
-]
 # Kinds of value: how many systems each compares, and how, from their draws of one measure.
 _KINDS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
     "value": (1, lambda draws: draws),
     "difference": (2, lambda first, second: first - second),
     "reduction": (2, lambda first, second: 1 - first / second),
+    "difference of differences": (4, lambda a, b, c, d: (a - b) - (c - d)),
 }
-_METRICS = ("pass1", "ece", "auroc")
-_OF_CASCADE = ("cascade pass1_drop", "cascade cost_reduction", "cascade over_random")
+_MISS = "largest miss"  # a kind of its own, of one system: its interval is not that of draws
+_MISSES = ("kept", "deferred")
+_METRICS = ("pass1", "ece", "brier", "auroc", "aurc")
+_OF_CASCADE = ("cascade pass1", "cascade pass1_drop", "cascade cost_reduction")
 _COST = "cost at COREA's Pass@1"
-_BLIND = ("pass1", "ends")  # measures that do not ask which answer has which confidence
-_CERTAINTIES = ("firm", "likely", "weak", "counter", "ours")  # in the order of the table
-_TOLD = ("claim", "source", "scope", "paper_value", "certainty", "fails_if")
-_QUESTION = ["dataset", "question_id", "seed"]  # as one training answered it
+_CERTAINTIES = ("firm", "likely", "weak", "counter", "ours")
+_QUESTION = ["dataset", "question_id"]
 _NEVER = 100.0  # times the LLM's cost, for a Pass@1 that is never reached
-_PARTS = ("", "group", "set")  # behind " by ": of each of these of a scope a claim is to hold
 _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One row of `claims.csv`: a value of `kind` is said to lie above, or below, a bound.
-
-    "&" joins measures, and bounds, that are to hold together; "|" joins systems of each of which
-    the claim is to hold, as it is of each part of a scope "by group" or "by set". The value is that
-    of the worst of them; of several measures, how far inside its bound the worst lies.
-    """
+    """One row of `claims.csv`: a value of `kind` is said to lie above, or below, a bound."""
 
     claim: str
-    source: str  # who says so, and how we know
-    certainty: str  # of that; "counter": later work against the paper; "ours": our own
+    source: str
     scope: str
-    kind: str  # of `_KINDS`
-    measure: str  # see `Evidence.draws`
-    systems: str  # by ";", each read in `scope`, or in its own: "L1-SLM-Verb @ ood-math"
-    bound: str  # "above 0.3"
-    paper_value: str  # what the source reports
-    fails_if: str  # in words, what would contradict it
+    kind: str  # of `_KINDS`, or "largest miss"
+    measure: str  # see `Evidence.draws`; "kept" or "deferred" for a largest miss
+    systems: tuple[str, ...]  # each read in `scope`, or in its own: "L1-SLM-Verb @ ood-math"
+    above: bool = True
+    bound: float = 0.0
+    trainings: int = 0  # how many, which chance could have made otherwise, are compared
+    paper_value: str = ""  # what the source reports
+    certainty: str = "likely"  # of that; "counter": later work against the paper; "ours": our trial
 
     def __post_init__(self):
-        whole, _, part = self.scope.partition(" by ")
+        is_miss, scopes = self.kind == _MISS, [scope for _, scope in self.terms]
         measures = (*_METRICS, *_OF_ANSWERS, *_OF_CASCADE, _COST)
         for name, values, allowed in (
-            ("kind=", [self.kind], _KINDS),
-            ("measure=", self.measure.split(" & "), measures),
-            ("scope=", [whole], SCOPES),
-            ("scope= is by ", [part], _PARTS),
+            ("kind=", [self.kind], (*_KINDS, _MISS)),
+            ("measure=", [self.measure], _MISSES if is_miss else measures),
+            ("scope=", [self.scope], SCOPES),
             ("certainty=", [self.certainty], _CERTAINTIES),
-            ("systems are in ", [scope for _, scope in self.terms if scope != self.scope], SCOPES),
+            ("systems are in ", scopes, SCOPES),
         ):
             if wrong := [value for value in values if value not in allowed]:
                 raise ValueError(f"{name}{wrong[0]!r}; use one of {', '.join(allowed)}")
-        if len(self.terms) != (count := _KINDS[self.kind][0]):
-            raise ValueError(f"{len(self.terms)} systems; a {self.kind} is of {count}")
-        if len(self.relations) != len(self.measure.split(" & ")):
-            raise ValueError(
-                f"measure={self.measure!r}, bound={self.bound!r}; use a bound for each"
-            )
+        if len(self.systems) != (count := 1 if is_miss else _KINDS[self.kind][0]):
+            raise ValueError(f"{len(self.systems)} systems; a {self.kind} is of {count}")
 
     @property
-    def relations(self) -> list[tuple[str, int, float]]:
-        """Each measure, 1 for above or -1 for below, and its bound."""
-        found = []
-        for measure, bound in zip(self.measure.split(" & "), self.bound.split(" & "), strict=False):
-            if not (relation := re.fullmatch(r"(above|below) (-?\d+(?:\.\d+)?)", bound)):
-                raise ValueError(f"bound={bound!r}; use 'above' or 'below' and a number")
-            found.append((measure, 1 if relation[1] == "above" else -1, float(relation[2])))
-        return found
-
-    @property
-    def limit(self) -> tuple[int, float]:
-        """The side and the bound of the value: above 0 if it is the worst of several measures."""
-        return self.relations[0][1:] if len(self.relations) == 1 else (1, 0.0)
-
-    @property
-    def terms(self) -> list[tuple[list[str], str]]:
-        """The systems compared: for each place its name, or names by turns, and its scope."""
-        terms = (term.partition(" @ ") for term in self.systems.split("; "))
-        return [(name.split(" | "), scope or self.scope) for name, _, scope in terms]
-
-    @property
-    def cases(self) -> list[list[tuple[System, str]]]:
-        """What is compared, systems with their scopes: the claim is to hold of each such list."""
-        turns = range(max(len(names) for names, _ in self.terms))
-        return [[(system_of(names[n % len(names)]), at) for names, at in self.terms] for n in turns]
-
-
-def system_of(name: str) -> System:
-    """A system by name: of the tables; "L1-SLM-AvgProb", a run by a source; a run as it states."""
-    known = {system.name: system for system in (*systems.PAPER, *systems.OURS)}
-    slm, _, source = name.rpartition("-")
-    by_source = slm in RUNS and source in systems.SOURCES
-    return known.get(name) or System(name, *((slm, source) if by_source else (name, "Verb")))
+    def terms(self) -> list[tuple[str, str]]:
+        """The name and the scope of each system."""
+        names = (system.partition(" @ ") for system in self.systems)
+        return [(name, scope or self.scope) for name, _, scope in names]
 
 
 def read_claims(path: str | Path = CLAIMS) -> list[Claim]:
@@ -134,213 +89,164 @@ def read_claims(path: str | Path = CLAIMS) -> list[Claim]:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     for line, row in enumerate(table.to_dict("records"), start=2):
         try:
-            claims.append(Claim(**row))
+            claims.append(_claim(**row))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {line}: {error}") from error
     return claims
 
 
-def verdict(low: float, high: float, bound: float, above: bool) -> str:
-    """The verdict of the one rule: "reproduced", "contradicted" or "undecided"."""
-    return metrics.verdict(low, high, bound, above, words=("reproduced", "contradicted"))
+def _claim(bound: str, systems: str, trainings: str, **row: Any) -> Claim:
+    if not (relation := re.fullmatch(r"(above|below) (\d+(?:\.\d+)?)", bound)):
+        raise ValueError(f"bound={bound!r}; use 'above' or 'below' and a number")
+    if not trainings.isdigit():
+        raise ValueError(f"trainings={trainings!r}; use a whole number")
+    row |= {"above": relation[1] == "above", "bound": float(relation[2])}
+    return Claim(**row, systems=tuple(systems.split("; ")), trainings=int(trainings))
+
+
+verdict = functools.partial(metrics.verdict, words=("reproduced", "contradicted"))
 
 
 class Evidence:
-    """Records of one decoding behind the claims, and their bootstrap draws.
+    """Records behind the claims, and their bootstrap draws: the value, then one per resample.
 
     All draws in a scope resample the same questions alike, so that they can be subtracted.
 
     Args:
-        records: of the main systems, with the calibration split, and of other runs.
+        compared: the systems of one run.
+        ablations: records by run, of ablations, seeds ("L1-SLM-seed-1") and bases ("tiny base").
     """
 
-    def __init__(self, records: pd.DataFrame, prices: PriceList, **options: int):
-        self.records, self.prices = records, prices
+    def __init__(self, compared: Comparison, ablations: Mapping[str, pd.DataFrame], **options: int):
+        self.compared, self.threshold = compared, compared.threshold
         self._options: dict[str, Any] = options
-        llm = records[records["system"] == "LLM"]
-        self.threshold = cascade.llm_pass1(llm[llm["group"] == CALIBRATION])
-        self._runs = set(records["system"])
-        self._rows = functools.cache(self._rows_of)
-        self._by_set = functools.cache(self._draws_by_set)
-        self._cost = functools.cache(self._cost_at_coreas)
+        self.records = {**ablations, **compared.rows, "LLM": compared.llm}
+        self._means = functools.cache(self._means_over_sets)
 
-    def has(self, claim: Claim) -> bool:
-        """Whether there are records of every run behind a claim."""
-        return all(system.slm in self._runs for case in claim.cases for system, _ in case)
+    def rows(self, system: str, scope: str) -> pd.DataFrame:
+        """Rows of a system or an ablation run in one scope."""
+        records = self.records[system]
+        return records[records["group"].isin(SCOPES[scope])]
 
-    def parts(self, scope: str) -> list[str]:
-        """The scopes, or datasets, of each of which a claim is to hold."""
-        whole, _, part = scope.partition(" by ")
-        return {"": [whole], "group": [*SCOPES[whole]], "set": self._sets(whole)}[part]
-
-    def rows(self, system: System, scope: str) -> pd.DataFrame:
-        """Rows of a system, or of a coin in its place, in a scope or of one dataset."""
-        rows = self._rows(system)
-        inside = rows["group"].isin(SCOPES[scope]) if scope in SCOPES else rows["dataset"] == scope
-        return rows[inside]
-
-    def stand_in(self, placebo: str, system: System) -> System:
-        """A placebo in a system's place; the untrained SLM is the run's own base if it has one."""
-        own = f"{system.slm} base"
-        untrained = own if own in self._runs else "SLM"
-        return replace(system, name=placebo, slm=system.slm if placebo == COIN else untrained)
-
-    def draws(self, measure: str, system: System, scope: str) -> np.ndarray:
+    def draws(self, measure: str, system: str, scope: str) -> np.ndarray:
         """Draws of a measure, (1 + resamples,), its mean over the sets of the scope."""
         if measure == _COST:
-            return self._cost(system, scope)
+            return self._cost_at_coreas(system, scope)
         if measure in _OF_ANSWERS:
             rows = self.rows(system, scope)
+            return _OF_ANSWERS[measure](rows, metrics.row_weights(rows, **self._options))
+        means = self._means(system, scope, measure in _OF_CASCADE)
+        return means[measure.removeprefix("cascade ")]
+
+    def misses(self, scope: str, kept: bool) -> Interval:
+        """The largest miss of COREA's threshold over the sets of a scope.
+
+        A miss is how far, on one set, the accuracy of the answers kept lies under the threshold
+        (kept), or that of the SLM's answers deferred lies over it.  The largest of several noisy
+        numbers is too large, so each set's interval is widened for their number (Bonferroni) first.
+        """
+        replayed = self._replayed(COREA, scope)
+        intervals, level = [], 2.5 / replayed["dataset"].nunique()
+        for _, rows in replayed.groupby("dataset", sort=False):
             weights = metrics.row_weights(rows, **self._options)
-            return _OF_ANSWERS[measure](rows, weights, self.threshold)
-        by_set, name = self._by_set(system, measure in _OF_CASCADE), measure.split(" ")[-1]
-        return np.mean([by_set[each][name] for each in self._sets(scope)], axis=0)
+            counted = (rows["source"] == ("slm" if kept else "llm")).to_numpy(dtype=float)
+            total = weights @ counted
+            if (total > 0).all():
+                accuracy = weights @ (counted * rows["slm_correct"].to_numpy(dtype=float)) / total
+                draws = (self.threshold - accuracy) * (1 if kept else -1)
+                intervals.append((draws[0], *np.percentile(draws[1:], [level, 100 - level])))
+        return Interval(*np.max(intervals, axis=0)) if intervals else _UNKNOWN
 
-    def _sets(self, scope: str) -> list[str]:
-        inside = self.records["group"].isin(SCOPES.get(scope, ()))
-        return [*self.records.loc[inside, "dataset"].unique()] or [scope]
+    def _replayed(self, system: str, scope: str) -> pd.DataFrame:
+        slm, llm = self.rows(system, scope).sort_values(cascade.KEY), self.rows("LLM", scope)
+        router = {"before_generation": system in self.compared.routers}
+        return cascade.replay(slm, llm, self.threshold, self.compared.prices, **router)
 
-    def _rows_of(self, system: System) -> pd.DataFrame:
-        rows = systems.rows_of(system, self.records)
-        return tossed(rows) if system.name == COIN else rows
-
-    def _draws_by_set(self, system: System, cascaded: bool) -> dict[str, metrics.Draws]:
+    def _means_over_sets(self, system: str, scope: str, cascaded: bool) -> dict[str, np.ndarray]:
         if cascaded:
-            return cascade.set_draws(self._replayed(system, "all"), **self._options)
-        return metrics.set_draws(self.rows(system, "all"), **self._options)
+            return cascade.set_draws(self._replayed(system, scope), **self._options)["mean"]
+        return metrics.set_draws(self.rows(system, scope), **self._options)["mean"]
 
-    def _replayed(self, system: System, scope: str) -> pd.DataFrame:
-        slm = self.rows(system, scope).sort_values(cascade.KEY)
-        llm = self.rows(system_of("LLM"), scope)
-        router = {"before_generation": system.source in systems.ROUTERS}
-        return cascade.replay(slm, llm, self.threshold, self.prices, **router)
-
-    def _cost_at_coreas(self, system: System, scope: str) -> np.ndarray:
-        ours, theirs = (self._replayed(each, scope) for each in (system_of(COREA), system))
+    def _cost_at_coreas(self, system: str, scope: str) -> np.ndarray:
+        ours, theirs = self._replayed(COREA, scope), self._replayed(system, scope)
         weights = metrics.row_weights(ours, **self._options)
         target = weights @ ours["correct"].to_numpy(dtype=float)
-        own = metrics.row_weights(theirs, **self._options)
-        is_router = system.source in systems.ROUTERS
-        cost = cascade.cost_at_pass1(theirs, own, target, before_generation=is_router)[0]
+        is_router = system in self.compared.routers
+        cost = cascade.cost_at_pass1(theirs, weights, target, before_generation=is_router)[0]
         return np.nan_to_num(cost / (weights @ ours["llm_cost"].to_numpy()), nan=_NEVER)
 
 
-def by_decoding(records: pd.DataFrame, prices: PriceList, **options: int) -> dict[str, Evidence]:
-    """Evidence by each decoding of the records, then by other numerals of the first, the headline.
-
-    Names: "t0.7", "greedy", "numeral_expected". `options` are those of the bootstrap.
-    """
-    read = dict(iter(records.groupby("decoding", sort=False)))
-    headline = next(iter(read.values()))
-    read |= {f"numeral_{how}": with_numeral(headline, how) for how in NUMERALS[1:]}
-    return {name: Evidence(rows, prices, **options) for name, rows in read.items()}
+def _overconfidence(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """Draws of the mean confidence less accuracy of answers that state one."""
+    stated = rows["confidence"].notna().to_numpy(dtype=float)
+    gap = (rows["confidence"].fillna(0) - rows["correct"]).to_numpy(dtype=float) * stated
+    return weights @ gap / (weights @ stated)
 
 
-def tossed(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The rows, each training's confidences dealt out anew at random within each dataset."""
-    rng = np.random.default_rng(seed)
-    by_set = rows.groupby(["dataset", "seed"])["confidence"]
-    return rows.assign(confidence=by_set.transform(lambda c: rng.permutation(c.to_numpy())))
-
-
-def _at_the_ends(rows: pd.DataFrame, weights: np.ndarray, _: float) -> np.ndarray:
+def _at_the_ends(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Draws of the share of answers whose confidence is 0 or 1."""
     return weights @ rows["confidence"].isin((0, 1)).to_numpy(dtype=float)
 
 
-def _kept(rows: pd.DataFrame, weights: np.ndarray, threshold: float) -> np.ndarray:
-    """Draws of how far the accuracy of the answers that a threshold keeps lies above it."""
-    kept = weights * cascade.keeps(rows["confidence"], threshold)
-    with np.errstate(invalid="ignore"):
-        return kept @ rows["correct"].to_numpy(dtype=float) / kept.sum(axis=1) - threshold
-
-
-def _ranking_within(rows: pd.DataFrame, weights: np.ndarray, _: float) -> np.ndarray:
+def _ranking_within(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """Draws of the mean AUROC over questions that have right and wrong answers."""
-    rows = rows.assign(rank=rows["confidence"].fillna(-1))  # not stated ranks last
-    right = rows["correct"].to_numpy(dtype=bool)
-    pairs = rows[right].merge(rows[~right], on=_QUESTION)
-    won = (pairs["rank_x"] > pairs["rank_y"]) + (pairs["rank_x"] == pairs["rank_y"]) / 2
-    scores = won.groupby([pairs[name] for name in _QUESTION]).mean()
-    is_first = ~rows.duplicated(_QUESTION).to_numpy()
-    questions = pd.MultiIndex.from_frame(rows.loc[is_first, _QUESTION])
-    score = scores.reindex(questions).to_numpy()
-    mixed = weights[:, is_first] * ~np.isnan(score)
+    ranks = rows.assign(rank=(rows["confidence"].fillna(-1) + 1) / 2)  # not stated ranks last
+    by_question = ranks.groupby(_QUESTION, sort=False)[["rank", "correct"]]
+    scores = np.array([metrics.auroc(each["rank"], each["correct"]) for _, each in by_question])
+    is_mixed = ~np.isnan(scores)
+    question_weights = weights[:, ~rows.duplicated(_QUESTION)][:, is_mixed]
     with np.errstate(invalid="ignore"):
-        return mixed @ np.nan_to_num(score) / mixed.sum(axis=1)
+        return question_weights @ scores[is_mixed] / question_weights.sum(axis=1)
 
 
-_OF_ANSWERS = {"ends": _at_the_ends, "within": _ranking_within, "kept": _kept}
+_OF_ANSWERS = {"over": _overconfidence, "ends": _at_the_ends, "within": _ranking_within}
 
 
-def table_claims(
-    evidence: Mapping[str, Evidence], claims: Sequence[Claim] | None = None
-) -> pd.DataFrame:
-    """Every claim, of `claims.csv` unless given, with its value, 95% interval and verdicts.
+def table_claims(evidence: Evidence, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
+    """Every claim, of `claims.csv` unless given, with its value, 95% interval and verdict.
 
-    Args:
-        evidence: as from `by_decoding`, the headline's first: it gives value, verdict and placebos,
-            each other a column "verdict_greedy". A claim without its runs is undecided, with no
-            value. A placebo that has nothing to say of a claim is blank, as are other decodings
-            without its runs.
+    n is how many questions are behind the value, seed_sd what the interval was widened by. A claim
+    without its runs is undecided, with no value.
     """
-    (headline, ours), *others = evidence.items()
-    claims, table = read_claims() if claims is None else claims, []
-    for claim in sorted(claims, key=lambda claim: _CERTAINTIES.index(claim.certainty)):
-        interval, found = _judged(claim, ours)
-        row = {name: getattr(claim, name) for name in _TOLD} | asdict(interval)
-        side, bound = claim.limit
-        row |= {"bound": f"{'above' if side > 0 else 'below'} {bound:g}", "decoding": headline}
-        row |= {"firm": claim.certainty == "firm", "verdict": found or "undecided"}
-        placebos = {f"placebo_{name}": _placebo(claim, ours, name) for name in (BASE, COIN)}
-        passed = "reproduced" in placebos.values() and found != "contradicted"
-        row |= placebos | {
-            "informative": "no" if passed else "yes" if any(placebos.values()) else ""
-        }
-        row |= {f"verdict_{name}": _judged(claim, other)[1] for name, other in others}
-        if found:
-            row |= metrics.sizes(ours.rows(claim.cases[0][0][0], claim.scope.split(" by ")[0]))
-        table.append(row)
-    frame = pd.DataFrame(table)
-    return frame[[*COLUMNS, *(name for name in frame if name not in COLUMNS)]]
+    table = []
+    for claim in read_claims() if claims is None else claims:
+        interval, seed_sd, questions = _UNKNOWN, float("nan"), 0
+        if all(name in evidence.records for name, _ in claim.terms):
+            interval, seed_sd = _interval(claim, evidence)
+            rows = evidence.rows(claim.terms[0][0], claim.scope)
+            questions = len(rows[_QUESTION].drop_duplicates())
+        held = verdict(interval.low, interval.high, claim.bound, claim.above)
+        bound = f"{'above' if claim.above else 'below'} {claim.bound:g}"
+        known = (claim.claim, claim.source, claim.scope, claim.paper_value)
+        result = (*astuple(interval), questions, held)
+        table.append((*known, *result, claim.certainty, bound, seed_sd))
+    return pd.DataFrame(table, columns=[*COLUMNS, "bound", "seed_sd"])
 
 
-def _placebo(claim: Claim, evidence: Evidence, name: str) -> str:
-    """The verdict with a placebo; "" if it has nothing to say: of no training, of no ranking."""
-    first = claim.cases[0][0][0]
-    is_trained = first.slm in RUNS and RUNS[first.slm].reward is not None
-    states = first.source == "Verb" and first.recalibrated is None
-    ranks = any(measure not in _BLIND for measure, *_ in claim.relations)
-    has_say = (is_trained and states) if name == BASE else ranks
-    return _judged(claim, evidence, name)[1] if has_say else ""
+def _interval(claim: Claim, evidence: Evidence) -> tuple[Interval, float]:
+    """Value and interval, and the spread from seed to seed by which it was widened."""
+    if claim.kind == _MISS:
+        return evidence.misses(claim.scope, kept=claim.measure == "kept"), float("nan")
+    terms = [evidence.draws(claim.measure, name, scope) for name, scope in claim.terms]
+    interval = metrics.interval(_KINDS[claim.kind][1](*terms))
+    seed_sd = _seed_sd(claim, evidence) if claim.trainings else float("nan")
+    value, chance = interval.value, 1.96 * np.nan_to_num(seed_sd) * np.sqrt(claim.trainings)
+    low = value - np.hypot(value - interval.low, chance)
+    return Interval(value, low, value + np.hypot(interval.high - value, chance)), seed_sd
 
 
-def _judged(claim: Claim, evidence: Evidence, placebo: str = "") -> tuple[Interval, str]:
-    """The interval of a claim, and its verdict or "" if it has no value.
+def _seed_sd(claim: Claim, evidence: Evidence) -> float:
+    """Seed-to-seed standard deviation of a claim's measure; NaN if there is only one seed.
 
-    A placebo that is named stands in for the claim's first system.
-
-    Of several parts, of each of which the claim is to hold, the worst counts. That all hold needs
-    no correction for their number; that the worst fails does, for the worst of many fails by
-    chance: that end's level is divided by it (Bonferroni).
+    Of a metric it is pooled over the trained systems, of a cascade's measure it is COREA's.
     """
-    if not evidence.has(claim):
-        return _UNKNOWN, ""
-    inside = []  # how far inside its bound each part lies
-    for part in evidence.parts(claim.scope):
-        for case in claim.cases:
-            terms = [(system, part if at == claim.scope else at) for system, at in case]
-            if placebo:
-                terms[0] = (evidence.stand_in(placebo, terms[0][0]), terms[0][1])
-            for measure, side, bound in claim.relations:
-                draws = [evidence.draws(measure, *term) for term in terms]
-                inside.append(side * (_KINDS[claim.kind][1](*draws) - bound))
-    values, rest = np.array(inside)[:, 0], np.array(inside)[:, 1:]
-    if np.isnan(values).any():
-        return _UNKNOWN, ""
-    lows, highs = np.nanpercentile(rest, [2.5, 100 - 2.5 / len(rest)], axis=1)
-    side, bound = claim.limit
-    worst = np.array([values, np.minimum(lows, values), np.maximum(highs, values)]).min(axis=1)
-    value, low, high = bound + side * worst
-    low, high = min(low, high), max(low, high)
-    return Interval(value, low, high), verdict(low, high, bound, side > 0)
+    variances = []
+    for system in ("L1-SLM",) if claim.measure in _OF_CASCADE else TRAINED:
+        seeds = [run for run in sorted(evidence.records) if run.startswith(f"{system}-seed-")]
+        runs = [f"{system}-Verb", *seeds]
+        values = np.array([evidence.draws(claim.measure, run, claim.scope)[0] for run in runs])
+        if claim.kind == "reduction":
+            values = 1 - values / evidence.draws(claim.measure, claim.systems[1], claim.scope)[0]
+        if seeds:
+            variances.append(np.var(values, ddof=1))
+    return float(np.sqrt(np.mean(variances))) if variances else float("nan")

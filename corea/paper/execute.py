@@ -3,15 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import yaml
 
-from corea.paper import watch
-from corea.support import progress
 from corea.support.files import STATIC, atomic_write
 
 
@@ -31,36 +26,15 @@ def run(source: Path, target: Path, parameters: dict[str, object]) -> None:
     if unknown := sorted(set(parameters) - set(known)):
         raise ValueError(f"{source} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside, log = target.with_name(f".{target.stem}.part.ipynb"), target.with_suffix(".log")
-    told = watch.progress_file(target).absolute()
-    # Pictures instead of controls that no kernel will move; and where to tell the progress.
-    os.environ |= {STATIC: "1", progress.FILE: str(told)}
-    options = {"kernel_name": "python3", "cwd": source.parent, "progress_bar": False}
-    with open(log, "w") as said, _errors_to(said):
-        told.touch()
-        try:
-            options |= {"stdout_file": said, "stderr_file": said}
-            papermill.execute_notebook(source, aside, parameters, **options)
-        except PapermillExecutionError as error:
-            said.write(str(error))
-            reason = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
-            raise ValueError(f"{source}: {reason} (all it said: {log})") from error
-        finally:
-            told.unlink(missing_ok=True)
-            del os.environ[progress.FILE]
-    os.replace(aside, target)
-
-
-@contextmanager
-def _errors_to(file: IO) -> Iterator[None]:
-    """Standard error goes to a file, that of kernels too: they warn of what is no matter here."""
-    kept = os.dup(2)
-    os.dup2(file.fileno(), 2)
+    aside = target.with_name(f".{target.stem}.part.ipynb")
+    os.environ[STATIC] = "1"  # pictures instead of controls that no kernel will move
+    options = {"kernel_name": "python3", "log_output": True, "cwd": source.parent}
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        papermill.execute_notebook(source, aside, parameters, **options)
+    except PapermillExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}"
+        raise ValueError(f"{source}: cell {error.exec_count}: {reason}") from error
+    os.replace(aside, target)
 
 
 def publish(executed: Path, source: Path) -> None:

@@ -20,7 +20,7 @@ _HEADINGS = {
     "brier": "Brier", "aurc": "AURC", "completion_tokens": "tokens", "llm_share": "LLM share",
 }  # fmt: skip
 _DECIMALS = {"levels": 1, "completion_tokens": 1}
-_TEXT = ("system", "group", "dataset", "decoding", "numeral")
+_TEXT = ("system", "group", "dataset")
 
 
 def provenance(profile: str, seed: int, settings: object, paths: Sequence[str | Path]) -> dict:
@@ -34,7 +34,7 @@ def provenance(profile: str, seed: int, settings: object, paths: Sequence[str | 
         "seed": seed,
         "settings": settings_hash(settings),
         "versions": {"corea": __version__, "python": platform.python_version(), **versions},
-        "records": {"/".join(Path(p).parts[-3:]): sha256_of(p) for p in sorted(paths, key=str)},
+        "records": {"/".join(Path(p).parts[-2:]): sha256_of(p) for p in sorted(paths, key=str)},
     }
 
 
@@ -69,9 +69,8 @@ def _write(path: str, text: str) -> None:
 
 def _readable(frame: pd.DataFrame) -> pd.DataFrame:
     """The table as text: rounded, and an interval in the cell of its value."""
-    shown = [name for name in frame if not name.endswith("_families")]  # those are in the CSV
-    text = pd.DataFrame({name: _rounded(frame[name]) for name in shown}, dtype=object)
-    for name in [name for name in shown if f"{name}_low" in frame]:
+    text = pd.DataFrame({name: _rounded(frame[name]) for name in frame}, dtype=object)
+    for name in [name for name in frame if f"{name}_low" in frame]:
         low, high = text.pop(f"{name}_low"), text.pop(f"{name}_high")
         text[name] = text[name].where(low == "", text[name] + " [" + low + ", " + high + "]")
     return text.rename(columns=lambda name: _HEADINGS.get(name, name.replace("_", " ")))

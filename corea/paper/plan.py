@@ -69,7 +69,7 @@ def stages(profile: Profile, assumed: pd.Series, runs: Iterable[str] = _RUNS) ->
     work, bases = {}, {"LLM": profile.llm} | {base: base for base in profile.backbones}
     for name in runs:
         run = variants.spec_of(profile, name)
-        settings = {"grpo": run.settings(profile), "decodings": run.decodings(profile)}
+        settings = {"grpo": run.settings(profile), "samples": run.samples(profile)}
         changed = profile.replace(slm=bases.get(run.base or "", profile.slm), **settings)
         if run.reward:
             work[f"train {name}"] = _work(changed, assumed, training=True)
@@ -93,8 +93,7 @@ def evaluation_sizes(profile: Profile) -> dict[str, int]:
 def _work(profile: Profile, assumed: pd.Series, training: bool) -> tuple:
     """GPUs, questions, completions and seconds of a GRPO run of the SLM, or of its evaluation."""
     arch, compute, grpo = architecture_of(profile.slm), profile.compute, profile.grpo
-    questions = sum(evaluation_sizes(profile).values())
-    samples = sum(profile.decodings.values())
+    questions, samples = sum(evaluation_sizes(profile).values()), profile.samples
     if training:
         questions, samples = grpo.steps * grpo.questions_per_step, grpo.num_generations
     completions = questions * samples
@@ -313,9 +312,8 @@ def text(profile: Profile, assumed: pd.Series) -> str:
     sections = {
         f"Plan of PROFILE={profile.name}": f"SLM {slm}, LLM {llm}, {'CPU' if on_cpu else gpus}\n"
         "By sizes and assumptions; no model was loaded. A real run may take half of it, or twice.",
-        "Stages": f"{_numbers(work)}\n{_answers(profile)}"
-        f"make paper: {hours.sum():,.2f} h, one stage after the other; "
-        f"make ablations: {more:,.2f} h more.\n"
+        "Stages": f"{_numbers(work)}\nmake paper: {hours.sum():,.2f} h, one stage after the "
+        f"other; make ablations: {more:,.2f} h more.\n"
         "Not counted: start-up, grading, probes, sending weights to vLLM.",
         f"GiB of {'the process' if on_cpu else 'a GPU'}": f"{_numbers(gib)}{fits}",
         "GiB on disk": _numbers(disk(profile, assumed)),
@@ -324,13 +322,6 @@ def text(profile: Profile, assumed: pd.Series) -> str:
     }
     shown = {head: body for head, body in sections.items() if body}
     return "\n\n".join(f"{head}\n{'-' * len(head)}\n{body}" for head, body in shown.items())
-
-
-def _answers(profile: Profile) -> str:
-    """How often a question is answered, which is what generating costs."""
-    each = (profile.decodings, variants.RUNS[IN_PAPER[0]].decodings(profile))
-    main, short = (", ".join(f"{n} by {name}" for name, n in counts.items()) for counts in each)
-    return f"Answers to a question: {main}; of an ablation {short}.\n"
 
 
 def _numbers(table: pd.DataFrame | pd.Series) -> str:

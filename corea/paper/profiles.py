@@ -14,7 +14,6 @@ import yaml
 
 from corea.grpo import GRPOSettings
 from corea.prompts import INSTRUCTION
-from corea.records import temperature_of
 from corea.support.files import checkout
 from corea.support.hardware import Compute
 from corea.support.models import ARCHITECTURES
@@ -22,11 +21,10 @@ from corea.support.models import ARCHITECTURES
 ROOT = checkout() or Path.cwd()  # without a checkout, profiles write into the current folder
 # What a result depends on, written out by name: a field that is added leaves old hashes alone.
 _HASHED = (
-    "name", "train_size", "calibration_size", "in_domain_size", "ood_size", "decodings",
-    "resamples", "max_new_tokens", "seed", "instruction",
+    "name", "train_size", "calibration_size", "in_domain_size", "ood_size", "samples", "resamples",
+    "temperature", "max_new_tokens", "seed", "instruction",
 )  # fmt: skip
-# Types, if not the field's own.
-_IN_YAML = {float: (float, int), tuple[str, ...]: (list,), dict[str, int]: (dict,)}
+_IN_YAML = {float: (float, int), tuple[str, ...]: (list,)}  # types, if not the field's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +39,9 @@ class Profile:
     calibration_size: int
     in_domain_size: int
     ood_size: int | None  # None: all there are
-    # Completions per question in every evaluation, by decoding; the first is the headline.
-    decodings: dict[str, int] = field(hash=False)
+    samples: int  # completions per question in every evaluation
     resamples: int
+    temperature: float = 1.0
     max_new_tokens: int = 96
     batch_size: int = 256
     seed: int = 0
@@ -53,19 +51,6 @@ class Profile:
     compute: Compute = field(default_factory=Compute)
     root: str = str(ROOT)  # holds `data/` and `figures/`
     data_folder: str = "data"
-
-    def __post_init__(self) -> None:
-        for decoding, samples in self.decodings.items():
-            temperature_of(decoding)
-            if type(samples) is not int or samples < 1:
-                raise ValueError(f"decodings: {decoding}={samples!r}; use 1 or more samples")
-        if not self.decodings:
-            raise ValueError("decodings: none; the first is the headline")
-
-    @property
-    def headline(self) -> str:
-        """The decoding that tables and figures show if none is named."""
-        return next(iter(self.decodings))
 
     @property
     def data(self) -> Path:

@@ -4,10 +4,9 @@ What lies there from the same settings is kept.
 """
 
 import dataclasses
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +16,7 @@ import pandas as pd
 from corea import grpo
 from corea.analysis import sources
 from corea.costs import PriceList
-from corea.engines.base import ModelEngine
+from corea.engines.base import Engine, ModelEngine
 from corea.engines.loading import model_engine
 from corea.engines.local import TransformersEngine
 from corea.evaluation import answer_records, are_kept, settings_of
@@ -25,15 +24,16 @@ from corea.grader import Grader
 from corea.mini import pretrain
 from corea.paper.profiles import Profile, load_profile
 from corea.paper.shards import Shard, merge_shards
-from corea.paper.variants import RUNS, SYSTEMS, TRAINED, ablations_of, seed_of, spec_of, with_seeds
+from corea.paper.variants import RUNS, SYSTEMS, TRAINED, ablations_of, spec_of
 from corea.questions.base import CALIBRATION, TRAINING, Question, group_of, test_datasets
 from corea.questions.load import load_questions
-from corea.records import KEY, read_records, temperature_of, write_records
-from corea.support import processes, progress
+from corea.records import KEY, read_records, write_records
+from corea.support import processes
 from corea.support.files import atomic_write, git_commit, settings_hash
 from corea.support.models import architecture_of
 
-_PROBED = ("SLM", *with_seeds(TRAINED))  # whose hidden states a probe reads
+_PROBED = ("SLM", *TRAINED)  # systems whose hidden states a probe reads
+_SAMPLING = ("samples", "temperature", "max_new_tokens", "instruction", "seed")  # in this order
 
 
 def run_folder(profile: Profile, name: str) -> Path:
@@ -46,23 +46,11 @@ def _systems_of(name: str) -> list[str]:
     return [system for system in (name, f"{name} base") if system in RUNS]
 
 
-def records_path(profile: Profile, system: str, dataset: str, decoding: str | None = None) -> Path:
-    """The records of a system on a dataset or "calibration", of the headline if none is named."""
-    name, decoding = system.removesuffix(" base"), decoding or profile.headline
+def records_path(profile: Profile, system: str, dataset: str) -> Path:
+    """The records of one system on one dataset, or on the calibration split ("calibration")."""
+    name = system.removesuffix(" base")
     above = profile.data if name in SYSTEMS else run_folder(profile, name)
-    folder = above / "records" / system.replace(" ", "-")
-    if _is_flat(profile) and decoding == profile.headline:
-        return folder / f"{dataset}.parquet"
-    return folder / decoding / f"{dataset}.parquet"
-
-
-def _is_flat(profile: Profile) -> bool:
-    """Bridge: whether this is the run tracked before records had decodings, all at temperature 1.
-
-    It stands for the headline, and beside no run made here. It goes with its two uses.
-    """
-    old = Path("records", "LLM", f"{CALIBRATION}.parquet")
-    return profile.data_folder == "data/reference" and (profile.data / old).exists()
+    return above / "records" / system.replace(" ", "-") / f"{dataset}.parquet"
 
 
 def model_folder(profile: Profile, system: str) -> str:
@@ -137,101 +125,73 @@ def train(profile: Profile, name: str) -> grpo.Run:
 
 
 def engine_for(profile: Profile, system: str) -> ModelEngine:
-    """An engine that answers as one system of the profile, by its headline decoding."""
-    names = ("max_new_tokens", "batch_size", "instruction")
+    """An engine that answers as one system of the profile."""
+    names = ("max_new_tokens", "temperature", "batch_size", "instruction")
     options = {name: getattr(profile, name) for name in names}
-    options["temperature"] = temperature_of(profile.headline)
     folder = model_folder(profile, system)
     return model_engine(folder, profile.compute, name=system, keep_logprobs=True, **options)
 
 
 def generate(profile: Profile, name: str, shard: str = "1/1") -> list[Path]:
-    """Ask a run every evaluation question by each decoding, and fit a main SLM's probe.
+    """Ask a run every evaluation question, write its records, and fit a main SLM's probe.
 
     A shard "2/8" asks only the second eighth of each set, on this or another machine; once all lie
     there, a call without one puts them together.
     """
-    profile = profile.replace(decodings=spec_of(profile, name).decodings(profile))
+    profile = profile.replace(samples=spec_of(profile, name).samples(profile))
     written = []
     for system in _systems_of(name):
-        engine = functools.cache(functools.partial(engine_for, profile, system))
-        model = grpo.fingerprint(model_folder(profile, system))
+        engine, model = engine_for(profile, system), grpo.fingerprint(model_folder(profile, system))
         run = grpo.run_settings(run_folder(profile, name)) if RUNS[system].reward else "base"
-        named, part = {"profile": profile.name, "system": system, "run": run}, Shard.parse(shard)
-        questions = sum(
-            len(part.share(evaluation_questions(profile, d))) for d in all_sets(profile)
-        )
-        answers = questions * sum(profile.decodings.values())
-        with progress.bar(answers, f"generate {system}") as bar:
-            for decoding in profile.decodings:
-                paths = {d: records_path(profile, system, d, decoding) for d in all_sets(profile)}
-                rows = named | {"decoding": decoding}
-                written += answer_sets(profile, engine, model, rows, paths, part, bar)
+        paths = {dataset: records_path(profile, system, dataset) for dataset in all_sets(profile)}
+        written += answer_sets(profile, engine, model, run, paths, Shard.parse(shard))
         if shard == "1/1" and system in _PROBED:
             _fit_probe(profile, engine, system)
     return written
 
 
 def answer_sets(
-    profile: Profile,
-    engine: Callable[[], ModelEngine],
-    model: str,
-    named: dict[str, str],
-    paths: dict[str, Path],
-    shard: Shard,
-    bar,
+    profile: Profile, engine: Engine, model: str, run: str, paths: dict[str, Path], shard: Shard
 ) -> list[Path]:
-    """Write records by one decoding; those of the same settings stay.
-
-    Args:
-        engine: makes the engine, or gives the one made before; called only if something is asked.
-        model: names the weights.
-        named: the columns profile, system, run and decoding.
-        bar: `progress.bar` of all answers.
-    """
-    decoding, samples, seed = named["decoding"], profile.decodings[named["decoding"]], profile.seed
-    how = [samples, temperature_of(decoding), profile.max_new_tokens, profile.instruction, seed]
+    """Write records of an engine, whose weights `model` names; those of the same settings stay."""
+    samples, seed, commit = profile.samples, profile.seed, git_commit()[0]
+    sampling = [getattr(profile, setting) for setting in _SAMPLING]
     with Grader() as grader:
         for dataset, whole in paths.items():
             questions, path = evaluation_questions(profile, dataset), shard.path(whole)
-            made_of = [model, [q.hashed() for q in questions], *how, "log-probabilities"]
-            settings, said = settings_hash(made_of), f"{named['system']} {dataset}, {decoding}"
-            share = shard.share(questions)
-            if are_kept(path, settings, questions, decoding):
-                print(f"{said}: records of these settings are there, kept")
-                progress.skip(bar, len(share) * samples)
-            elif shard.count == 1 and merge_shards(path, settings, questions, decoding, samples):
-                print(f"{said}: put together from its shards")
-                progress.skip(bar, len(share) * samples)
+            made_of = [model, [q.hashed() for q in questions], *sampling, "log-probabilities"]
+            settings = settings_hash(made_of)
+            if are_kept(path, settings, questions):
+                print(f"{engine.name} {dataset}: records of these settings are there, kept")
+            elif shard.count == 1 and merge_shards(path, settings, questions, samples):
+                print(f"{engine.name} {dataset}: put together from its shards")
             else:
                 group = CALIBRATION if dataset == CALIBRATION else group_of(dataset)
                 options: dict = {"dataset": dataset, "group": group, "samples": samples}
-                options |= {"seed": seed, "progress": bar.update}
-                engine().temperature = temperature_of(decoding)
-                rows = answer_records(engine(), share, grader, **options)
-                named = {**named, "settings": settings, "commit": git_commit()[0]}
-                write_records(rows.assign(**named, seed=seed), path)
+                rows = answer_records(engine, shard.share(questions), grader, seed=seed, **options)
+                rows = rows.assign(profile=profile.name, system=engine.name, run=run, seed=seed)
+                write_records(rows.assign(settings=settings, commit=commit), path)
     return [shard.path(whole) for whole in paths.values()]
 
 
-def _fit_probe(profile: Profile, engine: Callable[[], ModelEngine], system: str) -> None:
+def _fit_probe(profile: Profile, engine: ModelEngine, system: str) -> None:
     """Fit a probe on an SLM's hidden states, on calibration questions only; a row per record."""
+    from tqdm.auto import tqdm
+
     records = {d: read_records(records_path(profile, system, d)) for d in all_sets(profile)}
     path, together = _results(profile, system)[-1], pd.concat(records.values())
     settings = _probe_settings(profile, together)
     if settings_of(path) == settings:
         print(f"{system}: the probe of these records is there, kept")
         return
-    if not isinstance(reader := engine(), TransformersEngine):  # which alone shows hidden states
-        reader.close()
+    if not isinstance(engine, TransformersEngine):  # only transformers shows hidden states
+        engine.close()
         plain = dataclasses.replace(profile.compute, engine="transformers")
-        reader = cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
+        engine = cast("TransformersEngine", engine_for(profile.replace(compute=plain), system))
     states = {}
-    with progress.bar(len(records), "hidden states of set") as bar:
-        for dataset, answers in records.items():
-            questions = [Question(text) for text in answers["question"]]
-            states[dataset] = reader.hidden_states(questions, list(answers["text"]))
-            bar.update()
+    for dataset, answers in tqdm(records.items(), desc=f"{system} hidden states"):
+        questions = [Question(text) for text in answers["question"]]
+        states[dataset] = engine.hidden_states(questions, list(answers["text"]))
     probe, confidences = sources.probe_confidences(states, records, seed=profile.seed)
     rounded = np.round(np.concatenate([confidences[dataset] for dataset in records]), 6)
     rows = together[list(KEY)].assign(probe=rounded, layer=probe.layer, epochs=probe.epochs)
@@ -257,36 +217,26 @@ def with_results(profile: Profile) -> Profile:
 def results_of(profile: Profile, name: str) -> Profile | None:
     """The profile that holds a run's whole results: this or, of an ablation, its reference."""
     holders = [profile] if name in SYSTEMS else [profile, profile.reference()]
-    if _is_flat(holders[-1]) and (profile.data / "records").is_dir():
-        holders = [profile]
     return next((p for p in holders if all(path.exists() for path in _results(p, name))), None)
 
 
-def _results(profile: Profile, name: str, decodings: Iterable[str] = ()) -> list[Path]:
-    """The files of a whole run: log, headline records, probe; of other decodings what is there."""
-    files = [run_folder(profile, name) / "log.csv"] if RUNS[name].reward else []
-    for decoding in (None, *decodings):
-        asked = [(system, d) for system in _systems_of(name) for d in all_sets(profile)]
-        paths = [records_path(profile, *each, decoding) for each in asked]
-        files += paths if decoding is None or all(path.exists() for path in paths) else []
-    probe = profile.data / "probes" / f"{name}.parquet"
-    is_whole_without = name not in _PROBED or (seed_of(name)[1] and not probe.exists())
-    return files if is_whole_without else [*files, probe]
+def _results(profile: Profile, name: str) -> list[Path]:
+    """The files of a whole run: its log, its records, and its probe if it has one."""
+    log = [run_folder(profile, name) / "log.csv"] if RUNS[name].reward else []
+    records = [records_path(profile, s, d) for s in _systems_of(name) for d in all_sets(profile)]
+    probe = [profile.data / "probes" / f"{name}.parquet"] if name in _PROBED else []
+    return log + records + probe
 
 
-def records_paths(
-    profile: Profile, names: Iterable[str] = SYSTEMS, kind=".parquet", every_decoding: bool = False
-) -> list[Path]:
+def records_paths(profile: Profile, names: Iterable[str] = SYSTEMS, kind=".parquet") -> list[Path]:
     """The files of these runs, records and probes or ".csv" logs; ablations not run are left out.
 
-    Records and probes are those of a run's other seeds too, and of the headline decoding alone, or
-    of every decoding that was asked. Raises FileNotFoundError if a file of a main system is
-    missing, or none of the runs was made.
+    Raises FileNotFoundError if a file of a main system is missing, or none of the runs was made.
     """
-    paths, decodings = [], [*profile.decodings][1:] if every_decoding else []
-    for name in with_seeds(names) if kind == ".parquet" else names:
+    paths = []
+    for name in names:
         if holder := results_of(profile, name):
-            paths += _results(holder, name, decodings)
+            paths += _results(holder, name)
         elif name in SYSTEMS:
             missing = next(path for path in _results(profile, name) if not path.exists())
             raise FileNotFoundError(f"no {missing}; run `make paper PROFILE={profile.name}`")
@@ -300,52 +250,36 @@ def load_logs(profile: Profile, names: Iterable[str] = TRAINED) -> pd.DataFrame:
     return pd.concat(map(pd.read_csv, records_paths(profile, names, ".csv")), ignore_index=True)
 
 
-def load_records(
-    profile: Profile, names: Iterable[str] = SYSTEMS, every_decoding: bool = False
-) -> pd.DataFrame:
-    """Records of these runs by the headline decoding, or by every one, ready for analysis.
+def load_records(profile: Profile, names: Iterable[str] = SYSTEMS) -> pd.DataFrame:
+    """All records of these runs, with a column `probe`: confidences of the main SLMs' probes.
 
-    A run and its seeds ("L1-SLM-seed-1") are one system ("L1-SLM"), told apart by `seed`, which is
-    0 for the run itself. The column `probe` holds confidences of the main SLMs' probes, on headline
-    records. Raises as `records_paths`, and ValueError if a probe was fitted on other records.
+    Raises as `records_paths`, and ValueError if a probe was fitted on other records.
     """
-    paths, probes = records_paths(profile, names, every_decoding=every_decoding), []
+    paths, probes = records_paths(profile, names), []
     records = read_records([path for path in paths if path.parent.name != "probes"])
     for path in (path for path in paths if path.parent.name == "probes"):
-        probe = pd.read_parquet(path)
-        if "decoding" not in probe:  # bridge: the tracked run of before decodings
-            probe["decoding"] = "t1"
-        is_of_probe = records["decoding"] == probe["decoding"].iloc[0]
-        rows = records[is_of_probe & (records["system"] == path.stem)]
+        probe, rows = pd.read_parquet(path), records[records["system"] == path.stem]
         if set(probe["settings"]) != {_probe_settings(profile, rows)}:
             raise ValueError(f"{path} is the probe of other records; make it again (`make paper`)")
         probes.append(probe[[*KEY, "probe"]])
     if not probes:
-        return _by_seed(records.assign(probe=np.nan))
-    together = pd.concat(probes)
-    return _by_seed(records.merge(together, on=list(KEY), how="left", validate="one_to_one"))
-
-
-def _by_seed(records: pd.DataFrame) -> pd.DataFrame:
-    """Runs of one recipe as one system with several seeds, if they answered the same questions."""
-    names = {run: seed_of(run) for run in records["system"].unique()}
-    system, seed = (records["system"].map({r: n[k] for r, n in names.items()}) for k in (0, 1))
-    records = records.assign(system=system, seed=seed)
-    asked = pd.util.hash_pandas_object(records[[*KEY, "content_id"]], index=False)
-    of_run = asked.groupby([system, records["decoding"], seed]).transform("sum")
-    same = of_run == of_run.groupby([system, records["decoding"]]).transform("first")
-    for name, number in sorted(set(zip(system[~same], seed[~same], strict=True))):
-        print(f"{name}, seed {number}: asked other questions, left out; make its records anew")
-    return records[same].reset_index(drop=True)
+        return records.assign(probe=np.nan)
+    return records.merge(pd.concat(probes), on=list(KEY), how="left", validate="one_to_one")
 
 
 def where_from(profile: Profile) -> pd.DataFrame:
-    """Where ablations and seeds are from: columns variant, results ("made here", "not run"...)."""
-    names = [*with_seeds(ablations_of(profile)), *with_seeds(TRAINED)]
-    names = [name for name in names if name not in TRAINED]
+    """Where each ablation comes from: columns variant, results ("made here", "not run", ...)."""
+    names = ablations_of(profile)
     kinds = {None: "not run", profile.reference(): "reference run", profile: "made here"}
     results = [kinds[results_of(profile, name)] for name in names]
     return pd.DataFrame({"variant": names, "results": results})
+
+
+def by_seed(records: pd.DataFrame, main: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
+    """The records of each trained system per seed: of the main run, then of "L1-SLM-seed-1" ..."""
+    rows = pd.concat([main, records])
+    trained = rows["system"].str.replace(r"-seed-\d+$", "", regex=True)
+    return {name: [run for _, run in rows[trained == name].groupby("system")] for name in TRAINED}
 
 
 def prices_of(profile: Profile, name: str = "SLM") -> PriceList:

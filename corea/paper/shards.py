@@ -38,9 +38,7 @@ class Shard:
         return whole if self.count == 1 else whole.with_name(name)
 
 
-def merge_shards(
-    whole: Path, settings: str, questions: Sequence[Question], decoding: str, samples: int
-) -> bool:
+def merge_shards(whole: Path, settings: str, questions: Sequence[Question], samples: int) -> bool:
     """Write the records of a set from those of its shards, and remove these; False without any.
 
     Raises RecordsError, and changes nothing, if its shards are not the whole set, once.
@@ -55,7 +53,7 @@ def merge_shards(
     if missing := [n for n in range(1, count + 1) if Shard(n, count).path(whole) not in paths]:
         raise RecordsError(f"{whole}: shard {missing[0]}/{count} is missing; make it")
     for path in paths:
-        are_kept(path, settings, questions, decoding)  # an older corea's get what they lack
+        are_kept(path, settings, questions)  # which gives those of an older corea their questions
     rows = read_records(paths)
     if others := sum(rows["settings"] != settings):
         raise RecordsError(f"{whole}: {others} rows of its shards were made with other settings")

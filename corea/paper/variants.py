@@ -4,7 +4,6 @@ An ablation differs in what it names from `ANCHOR`: COREA's recipe, but on two f
 and three quarters of the questions per step.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,20 +36,15 @@ class RunSpec:
         questions = max(1, completions // settings.num_generations)
         return replace(settings, steps=steps, questions_per_step=questions)
 
-    def decodings(self, profile: Profile) -> dict[str, int]:
-        """Completions per evaluation question: of an ablation two at the headline, and greedy."""
-        if self.full:
-            return profile.decodings
-        kept = (profile.headline, "greedy")
-        return {name: min(2, n) for name, n in profile.decodings.items() if name in kept}
+    def samples(self, profile: Profile) -> int:
+        """Completions per evaluation question: two for an ablation."""
+        return profile.samples if self.full else min(2, profile.samples)
 
 
 _BASES = (*pretrain.VARIANTS, *PROFILES["paper"].backbones)
 # The trained systems differ only in their reward.
 TRAINED = {"RLVR-SLM": REWARDS["RLVR"], "Brier-SLM": REWARDS["Brier"], "L1-SLM": REWARDS["L1"]}
 SYSTEMS = ("SLM", *TRAINED, "LLM")
-_NO_STD, _APART = {"scale_rewards": "none"}, {"aggregation": "normalize_then_sum"}
-SMOOTH = "no-std"  # the recipe of "smooth", COREA with smooth confidences, at full length
 RUNS: dict[str, RunSpec] = {
     "SLM": RunSpec(None, full=True),
     **{name: RunSpec(reward, full=True) for name, reward in TRAINED.items()},
@@ -63,25 +57,17 @@ RUNS: dict[str, RunSpec] = {
     "log": RunSpec(REWARDS["log"]),
     **{f"mix-{w}": RunSpec(RewardSpec("l2", w)) for w in (0.25, 0.5, 0.75)},
     **{f"rollouts-{n}": RunSpec(changes={"num_generations": n}) for n in (4, 16, 32)},
-    "no-std": RunSpec(changes=_NO_STD),
-    "normalised-apart": RunSpec(changes=_APART),
-    "brier-no-std": RunSpec(REWARDS["Brier"], _NO_STD),
-    "brier-normalised-apart": RunSpec(REWARDS["Brier"], _APART),
-    "segments": RunSpec(changes={"segments": True}),
-    "segments-no-std": RunSpec(changes={"segments": True} | _NO_STD),
+    "no-std": RunSpec(changes={"scale_rewards": "none"}),
+    "normalised-apart": RunSpec(changes={"aggregation": "normalize_then_sum"}),
     **{f"weight-{w:g}": RunSpec(RewardSpec(confidence_weight=w)) for w in (0.3, 3.0)},
     **{f"beta-{b}": RunSpec(changes={"beta": b}) for b in (0.0, 0.01, 0.1)},
     **{base.split("/")[-1]: RunSpec(base=base) for base in _BASES},
     **{f"{base.split('/')[-1]} base": RunSpec(None, base=base) for base in _BASES},
-}
-RUNS["smooth"] = replace(RUNS[SMOOTH], full=True)
-# Runs of three training seeds: the main systems, and what decides how smooth confidences become.
-SEEDED = (*TRAINED, "smooth", ANCHOR, "no-std", "normalised-apart", "brier")
-SEEDED += ("brier-no-std", "brier-normalised-apart", "segments", "segments-no-std")
-RUNS |= {
-    f"{name}-seed-{seed}": replace(RUNS[name], changes=RUNS[name].changes | {"seed": seed})
-    for seed in (1, 2)
-    for name in SEEDED
+    **{
+        f"{name}-seed-{seed}": RunSpec(reward, {"seed": seed}, full=True)
+        for seed in (1, 2)
+        for name, reward in TRAINED.items()
+    },
 }
 IN_PAPER = (ANCHOR, "l2", "brier")  # ablations of `make paper`; `make ablations` runs the others
 
@@ -93,21 +79,8 @@ REFERENCES = {"target (L2)": "l2"}  # what an axis compares with, if not with th
 
 
 def ablations_of(profile: Profile) -> list[str]:
-    """Names of the profile's runs that are trained and no seed of another, or main system."""
-    names = (name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS)
-    return [name for name in names if not seed_of(name)[1]]
-
-
-def seed_of(run: str) -> tuple[str, int]:
-    """The run that another is a seed of, and which: ("L1-SLM", 2) of "L1-SLM-seed-2"."""
-    name, _, seed = run.partition("-seed-")
-    return name, int(seed or 0)
-
-
-def with_seeds(names: Iterable[str]) -> list[str]:
-    """These runs, each with its other seeds behind it."""
-    runs = (run for name in names for run in RUNS if name in (run, seed_of(run)[0]))
-    return list(dict.fromkeys(runs))
+    """Names of the profile's runs that are trained beside the main systems, seeds among them."""
+    return [name for name in runs_of(profile) if RUNS[name].reward and name not in SYSTEMS]
 
 
 def spec_of(profile: Profile, name: str) -> RunSpec:

@@ -41,14 +41,12 @@ def explorer_data(records: pd.DataFrame, prices: PriceList) -> dict:
     """Everything the page needs, as plain JSON values.
 
     Args:
-        records: of `SYSTEMS` with the calibration split, as from `runs.load_records`; the page is
-            about their first training seed.
+        records: of `SYSTEMS` with the calibration split, as from `runs.load_records`.
         prices: of the run, whose ratio the page starts at.
 
     Raises:
         ValueError: unless both models answered the same questions.
     """
-    records = records[records["seed"] == 0]
     llm = records[(records["system"] == "LLM") & (records["group"] != CALIBRATION)]
     columns = {
         (slm, source): _rows(records, llm, slm, source) for slm in SLMS for source in SOURCES

@@ -7,11 +7,12 @@ from functools import cache
 import pandas as pd
 
 from corea.costs import PriceList
-from corea.paper import profiles, runs
-from corea.questions.base import CALIBRATION
+from corea.paper import profiles
 from corea.records import read_records
+from corea.support import models
+from grading.sandbox import CHECKOUT
 
-PROFILE = profiles.load_profile("cpu").reference()
+RECORDS = CHECKOUT / "data" / "reference" / "cpu" / "records"
 DATA = "calibration.csv"
 _KEY = ["dataset", "question_id", "sample"]
 _SHOWN = [
@@ -24,9 +25,11 @@ _SHOWN = [
 def rows(*datasets: str, slm: str = "L1-SLM") -> pd.DataFrame:
     """Records of an SLM, and of the LLM on the same samples as columns `llm_...`; all test sets
     where none is named."""
-    datasets = datasets or tuple(sorted({*runs.all_sets(PROFILE)} - {CALIBRATION}))
+    datasets = datasets or tuple(
+        sorted(p.stem for p in (RECORDS / slm).glob("*.parquet") if p.stem != "calibration")
+    )
     ours, theirs = (
-        read_records([runs.records_path(PROFILE, system, name) for name in datasets])
+        read_records([RECORDS / system / f"{name}.parquet" for name in datasets])
         for system in (slm, "LLM")
     )
     kept = ["correct", "prompt_tokens", "completion_tokens"]
@@ -37,7 +40,10 @@ def rows(*datasets: str, slm: str = "L1-SLM") -> pd.DataFrame:
 @cache
 def prices() -> PriceList:
     """The prices of the tracked run, by parameter counts."""
-    return runs.prices_of(PROFILE)
+    profile = profiles.load_profile("cpu")
+    return PriceList.from_parameters(
+        *(models.architecture_of(folder).parameters for folder in (profile.slm, profile.llm))
+    )
 
 
 @cache

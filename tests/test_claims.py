@@ -51,7 +51,7 @@ def claim(measure: str, compared: str, bound: str, **changes) -> claims.Claim:
 
 
 def judged(records: pd.DataFrame, *wanted: claims.Claim, **runs: pd.DataFrame) -> pd.DataFrame:
-    return claims.table_claims({"t0.7": evidence(records, **runs)}, wanted)
+    return claims.table_claims([("t0.7", evidence(records, **runs))], wanted)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def records() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def table(records) -> pd.DataFrame:
-    return claims.table_claims({"t0.7": evidence(records), "greedy": evidence(records)})
+    return claims.table_claims([("t0.7", evidence(records)), ("greedy", evidence(records))])
 
 
 ECE = claim("ece", "L1-SLM-Verb; SLM-Verb", "below 0")
@@ -143,7 +143,7 @@ def test_a_coin_deals_the_same_confidences_out_anew_in_each_dataset(records):
 def test_only_the_headline_counts_and_the_others_stand_beside_it(records):
     swapped = records.assign(system=records["system"].replace({"L1-SLM": "SLM", "SLM": "L1-SLM"}))
     by_decoding = {"t0.7": evidence(swapped), "t1": evidence(records), "greedy": evidence(records)}
-    found = claims.table_claims(by_decoding, (ECE,)).iloc[0]
+    found = claims.table_claims(by_decoding.items(), (ECE,)).iloc[0]
     assert (found["decoding"], found["verdict"]) == ("t0.7", "contradicted")
     assert (found["verdict_t1"], found["verdict_greedy"]) == ("reproduced", "reproduced")
 
@@ -197,7 +197,7 @@ def test_chance_alone_does_not_contradict_a_claim_about_many_parts():
         copies[f"run {number}"] = picked
     e = evidence(records, **{name.replace(" ", "_"): rows for name, rows in copies.items()})
     many = claim("pass1", " | ".join(copies), "above 0.5")
-    found = claims.table_claims({"t0.7": e}, (many,)).iloc[0]
+    found = claims.table_claims([("t0.7", e)], (many,)).iloc[0]
     assert found["value"] < 0.5 and found["verdict"] == "undecided"
 
 
@@ -271,11 +271,30 @@ def with_accuracy(shares: dict[str, int]) -> claims.Evidence:
 def test_what_a_threshold_keeps_is_held_to_it_set_by_set():
     keeps = claim("kept", "L1-SLM-Verb", "above 0", scope="ood by set")
     good = with_accuracy({"shopping": 9, "weave": 9, "shell-game": 8})
-    found = claims.table_claims({"t0.7": good}, (keeps,)).iloc[0]
+    found = claims.table_claims([("t0.7", good)], (keeps,)).iloc[0]
     assert found["verdict"] == "reproduced" and found["value"] == pytest.approx(0.2, abs=0.05)
     bad = with_accuracy({"shopping": 9, "weave": 3, "shell-game": 9})
-    found = claims.table_claims({"t0.7": bad}, (keeps,)).iloc[0]
+    found = claims.table_claims([("t0.7", bad)], (keeps,)).iloc[0]
     assert found["verdict"] == "contradicted" and found["value"] == pytest.approx(-0.3, abs=0.05)
+
+
+def test_evidence_comes_by_decoding_and_then_by_numeral(records):
+    """A numeral that is expected is the digits' expectation; other decodings keep what was stated."""
+    both = pd.concat([records.assign(decoding="t0.7"), records.assign(decoding="greedy")])
+    found = dict(claims.by_decoding(both, PRICES, resamples=20))
+    assert [*found] == ["t0.7", "greedy", "numeral_greedy", "numeral_expected"]
+    verb, digits = map(claims.system_of, ("L1-SLM-Verb", "L1-SLM-Digits"))
+    read = {name: each.rows(verb, "all")["confidence"] for name, each in found.items()}
+    assert read["t0.7"].equals(read["greedy"]) and len(read["t0.7"]) == 640
+    expected = found["t0.7"].rows(digits, "all")["confidence"]
+    assert np.allclose(read["numeral_expected"], expected, equal_nan=True)
+
+
+def test_a_certified_cascade_keeps_to_what_it_was_asked():
+    within = claim("certified pass1_drop", "L1-SLM-Verb", "below 0.05", scope="in-domain")
+    saves = claim("certified cost_reduction", "L1-SLM-Verb", "above -0.01", scope="in-domain")
+    found = judged(fake_records(questions=200), within, saves)
+    assert found["verdict"].tolist() == ["reproduced", "reproduced"]
 
 
 def test_random_deferral_gains_nothing_over_itself(records):

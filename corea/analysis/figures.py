@@ -365,7 +365,9 @@ def claims_figure(table: pd.DataFrame) -> style.Drawing:
         axes.minorticks_off()
     ticks = (-0.3, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.3)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlabel("how far inside its bound (fraction, 95% interval); right of 0 a claim holds")
+    axes.set_xlabel(
+        "how far inside its bound (fraction, 95% interval); dots: what the placebos pass"
+    )
     for column, placebo in enumerate(("base", "coin")):
         grid[0, 0].text(1.035 + 0.055 * column, 1.0, placebo, fontsize=5.5, ha="center",
                         va="bottom", transform=grid[0, 0].transAxes)  # fmt: skip

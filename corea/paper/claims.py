@@ -9,7 +9,7 @@ answers.  What a placebo passes says nothing of the system.
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 
 from corea import cascade, metrics
-from corea.analysis import systems
+from corea.analysis import guarantee, systems
 from corea.analysis.sources import NUMERALS, with_numeral
 from corea.analysis.systems import COREA, System
+from corea.analysis.tables import NEAR
+from corea.cascade import Mix
 from corea.costs import PriceList
 from corea.metrics import Interval
 from corea.paper.variants import RUNS
@@ -29,6 +31,7 @@ from corea.questions.base import CALIBRATION, GROUPS
 CLAIMS = Path(__file__).with_name("claims.csv")
 SCOPES: dict[str, tuple[str, ...]] = {group: (group,) for group in GROUPS}
 SCOPES |= {"ood": ("ood-math", "ood-nonmath"), "all": tuple(GROUPS)}
+_LLM = System("LLM", "LLM", "Verb")
 BASE, COIN = "base", "coin"  # the placebos
 COLUMNS = [
     *("claim", "source", "firm", "scope", "paper_value", "value", "low", "high", "bound"),
@@ -41,13 +44,17 @@ _KINDS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
     "reduction": (2, lambda first, second: 1 - first / second),
 }
 _METRICS = ("pass1", "ece", "auroc")
-_OF_CASCADE = ("cascade pass1_drop", "cascade cost_reduction", "cascade over_random")
+_OF_CASCADE = ("pass1_drop", "cost_reduction", "over_random")  # by a way: "cascade over_random"
+_WAYS = ("cascade", "certified")  # at the paper's threshold, or one that Learn-then-Test certifies
 _COST = "cost at COREA's Pass@1"
 _BLIND = ("pass1", "ends")  # measures that do not ask which answer has which confidence
 _CERTAINTIES = ("firm", "likely", "weak", "counter", "ours")  # in the order of the table
 _TOLD = ("claim", "source", "scope", "paper_value", "certainty", "fails_if")
 _QUESTION = ["dataset", "question_id", "seed"]  # as one training answered it
 _NEVER = 100.0  # times the LLM's cost, for a Pass@1 that is never reached
+_DELTA = 0.1  # chance that a certified cascade loses more than 2 points
+# Columns that no claim reads, long ones among them.
+_UNREAD = ("text", "gold", "problems", "content_id", "answer_type", "finish", "settings", "commit")
 _PARTS = ("", "group", "set")  # behind " by ": of each of these of a scope a claim is to hold
 _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
@@ -74,7 +81,8 @@ class Claim:
 
     def __post_init__(self):
         whole, _, part = self.scope.partition(" by ")
-        measures = (*_METRICS, *_OF_ANSWERS, *_OF_CASCADE, _COST)
+        ways = (f"{way} {name}" for way in _WAYS for name in _OF_CASCADE)
+        measures = (*_METRICS, *_OF_ANSWERS, *ways, _COST)
         for name, values, allowed in (
             ("kind=", [self.kind], _KINDS),
             ("measure=", self.measure.split(" & "), measures),
@@ -122,7 +130,7 @@ class Claim:
 
 def system_of(name: str) -> System:
     """A system by name: of the tables; "L1-SLM-AvgProb", a run by a source; a run as it states."""
-    known = {system.name: system for system in (*systems.PAPER, *systems.OURS)}
+    known = {each.name: each for each in (*systems.PAPER, *systems.OURS, *systems.BASELINES)}
     slm, _, source = name.rpartition("-")
     by_source = slm in RUNS and source in systems.SOURCES
     return known.get(name) or System(name, *((slm, source) if by_source else (name, "Verb")))
@@ -155,13 +163,14 @@ class Evidence:
     """
 
     def __init__(self, records: pd.DataFrame, prices: PriceList, **options: int):
-        self.records, self.prices = records, prices
+        self.records, self.prices = records.drop(columns=[*_UNREAD], errors="ignore"), prices
         self._options: dict[str, Any] = options
         llm = records[records["system"] == "LLM"]
         self.threshold = cascade.llm_pass1(llm[llm["group"] == CALIBRATION])
         self._runs = set(records["system"])
         self._rows = functools.cache(self._rows_of)
         self._by_set = functools.cache(self._draws_by_set)
+        self._certified = functools.cache(self._certified_way)
         self._cost = functools.cache(self._cost_at_coreas)
 
     def has(self, claim: Claim) -> bool:
@@ -183,7 +192,7 @@ class Evidence:
         """A placebo in a system's place; the untrained SLM is the run's own base if it has one."""
         own = f"{system.slm} base"
         untrained = own if own in self._runs else "SLM"
-        return replace(system, name=placebo, slm=system.slm if placebo == COIN else untrained)
+        return replace(system, kind=placebo, slm=system.slm if placebo == COIN else untrained)
 
     def draws(self, measure: str, system: System, scope: str) -> np.ndarray:
         """Draws of a measure, (1 + resamples,), its mean over the sets of the scope."""
@@ -193,7 +202,8 @@ class Evidence:
             rows = self.rows(system, scope)
             weights = metrics.row_weights(rows, **self._options)
             return _OF_ANSWERS[measure](rows, weights, self.threshold)
-        by_set, name = self._by_set(system, measure in _OF_CASCADE), measure.split(" ")[-1]
+        way, _, name = measure.rpartition(" ")
+        by_set = self._by_set(system, way)
         return np.mean([by_set[each][name] for each in self._sets(scope)], axis=0)
 
     def _sets(self, scope: str) -> list[str]:
@@ -201,39 +211,52 @@ class Evidence:
         return [*self.records.loc[inside, "dataset"].unique()] or [scope]
 
     def _rows_of(self, system: System) -> pd.DataFrame:
-        rows = systems.rows_of(system, self.records)
-        return tossed(rows) if system.name == COIN else rows
+        if system.kind == COIN:
+            return tossed(self._rows(system_of(system.name)))
+        return systems.rows_of(system, self.records)
 
-    def _draws_by_set(self, system: System, cascaded: bool) -> dict[str, metrics.Draws]:
-        if cascaded:
-            return cascade.set_draws(self._replayed(system, "all"), **self._options)
-        return metrics.set_draws(self.rows(system, "all"), **self._options)
+    def _draws_by_set(self, system: System, way: str) -> dict[str, metrics.Draws]:
+        if not way:
+            return metrics.set_draws(self.rows(system, "all"), **self._options)
+        policy = self.threshold if way == "cascade" else self._certified(system)
+        return cascade.set_draws(self._replayed(system, "all", policy), **self._options)
 
-    def _replayed(self, system: System, scope: str) -> pd.DataFrame:
-        slm = self.rows(system, scope).sort_values(cascade.KEY)
-        llm = self.rows(system_of("LLM"), scope)
+    def _replayed(self, system: System, scope: str, policy: Mix | float) -> pd.DataFrame:
+        slm = self.rows(system, scope).sort_values([*cascade.KEY, "seed"])
         router = {"before_generation": system.source in systems.ROUTERS}
-        return cascade.replay(slm, llm, self.threshold, self.prices, **router)
+        return cascade.replay(slm, self.rows(_LLM, scope), policy, self.prices, **router)
+
+    def _certified_way(self, system: System) -> Mix:
+        """The way that Learn-then-Test certifies; the source must not be fitted on calibration."""
+        rows = self._replayed(system, CALIBRATION, cascade.DEFER_ALL)
+        question = rows.groupby(cascade.KEY[:2]).ngroup().to_numpy()
+        loss = (rows["llm_correct"].astype(float) - rows["slm_correct"]).to_numpy()
+        answers = question, rows["confidence"].to_numpy(float), loss
+        way = guarantee.guaranteed(*answers, max_loss=NEAR, delta=_DELTA)
+        return way or Mix(cascade.LLM_ALONE, cascade.LLM_ALONE, 0.0)
 
     def _cost_at_coreas(self, system: System, scope: str) -> np.ndarray:
-        ours, theirs = (self._replayed(each, scope) for each in (system_of(COREA), system))
-        weights = metrics.row_weights(ours, **self._options)
-        target = weights @ ours["correct"].to_numpy(dtype=float)
-        own = metrics.row_weights(theirs, **self._options)
-        is_router = system.source in systems.ROUTERS
-        cost = cascade.cost_at_pass1(theirs, own, target, before_generation=is_router)[0]
-        return np.nan_to_num(cost / (weights @ ours["llm_cost"].to_numpy()), nan=_NEVER)
+        replayed = [self._replayed(s, scope, self.threshold) for s in (system_of(COREA), system)]
+        weights, own = (metrics.row_weights(rows, **self._options) for rows in replayed)
+        target, spent = (weights @ replayed[0][n].to_numpy(float) for n in ("correct", "llm_cost"))
+        router = {"before_generation": system.source in systems.ROUTERS}
+        (cost,) = cascade.cost_at_pass1(replayed[1], own, target, **router)
+        return np.nan_to_num(cost / spent, nan=_NEVER)
 
 
-def by_decoding(records: pd.DataFrame, prices: PriceList, **options: int) -> dict[str, Evidence]:
+def by_decoding(
+    records: pd.DataFrame, prices: PriceList, **options: int
+) -> Iterator[tuple[str, Evidence]]:
     """Evidence by each decoding of the records, then by other numerals of the first, the headline.
 
     Names: "t0.7", "greedy", "numeral_expected". `options` are those of the bootstrap.
     """
-    read = dict(iter(records.groupby("decoding", sort=False)))
-    headline = next(iter(read.values()))
-    read |= {f"numeral_{how}": with_numeral(headline, how) for how in NUMERALS[1:]}
-    return {name: Evidence(rows, prices, **options) for name, rows in read.items()}
+    headline = records["decoding"].iloc[0]
+    for decoding, rows in records.groupby("decoding", sort=False):
+        yield str(decoding), Evidence(rows, prices, **options)
+    for numeral in NUMERALS[1:]:
+        rows = with_numeral(records[records["decoding"] == headline], numeral)
+        yield f"numeral_{numeral}", Evidence(rows, prices, **options)
 
 
 def tossed(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -274,7 +297,7 @@ _OF_ANSWERS = {"ends": _at_the_ends, "within": _ranking_within, "kept": _kept}
 
 
 def table_claims(
-    evidence: Mapping[str, Evidence], claims: Sequence[Claim] | None = None
+    evidence: Iterable[tuple[str, Evidence]], claims: Sequence[Claim] | None = None
 ) -> pd.DataFrame:
     """Every claim, of `claims.csv` unless given, with its value, 95% interval and verdicts.
 
@@ -284,25 +307,29 @@ def table_claims(
             value. A placebo that has nothing to say of a claim is blank, as are other decodings
             without its runs.
     """
-    (headline, ours), *others = evidence.items()
-    claims, table = read_claims() if claims is None else claims, []
-    for claim in sorted(claims, key=lambda claim: _CERTAINTIES.index(claim.certainty)):
-        interval, found = _judged(claim, ours)
-        row = {name: getattr(claim, name) for name in _TOLD} | asdict(interval)
-        side, bound = claim.limit
-        row |= {"bound": f"{'above' if side > 0 else 'below'} {bound:g}", "decoding": headline}
-        row |= {"firm": claim.certainty == "firm", "verdict": found or "undecided"}
-        placebos = {f"placebo_{name}": _placebo(claim, ours, name) for name in (BASE, COIN)}
-        passed = "reproduced" in placebos.values() and found != "contradicted"
-        row |= placebos | {
-            "informative": "no" if passed else "yes" if any(placebos.values()) else ""
-        }
-        row |= {f"verdict_{name}": _judged(claim, other)[1] for name, other in others}
-        if found:
-            row |= metrics.sizes(ours.rows(claim.cases[0][0][0], claim.scope.split(" by ")[0]))
-        table.append(row)
-    frame = pd.DataFrame(table)
-    return frame[[*COLUMNS, *(name for name in frame if name not in COLUMNS)]]
+    claims = read_claims() if claims is None else claims
+    claims = sorted(claims, key=lambda claim: _CERTAINTIES.index(claim.certainty))
+    table = pd.DataFrame()
+    for name, each in evidence:
+        if table.empty:
+            table = pd.DataFrame([_row(claim, each) for claim in claims]).assign(decoding=name)
+        else:
+            table[f"verdict_{name}"] = [_judged(claim, each)[1] for claim in claims]
+    return table[[*COLUMNS, *(name for name in table if name not in COLUMNS)]]
+
+
+def _row(claim: Claim, evidence: Evidence) -> dict[str, Any]:
+    """A row of the table, of the headline's evidence."""
+    row = {name: getattr(claim, name) for name in _TOLD} | {"firm": claim.certainty == "firm"}
+    (side, bound), (interval, found) = claim.limit, _judged(claim, evidence)
+    row |= {"bound": f"{'above' if side > 0 else 'below'} {bound:g}", **asdict(interval)}
+    placebos = {f"placebo_{name}": _placebo(claim, evidence, name) for name in (BASE, COIN)}
+    passed = "reproduced" in placebos.values() and found != "contradicted"
+    row |= placebos | {"verdict": found or "undecided"}
+    row["informative"] = "no" if passed else "yes" if any(placebos.values()) else ""
+    if found:
+        row |= metrics.sizes(evidence.rows(claim.cases[0][0][0], claim.scope.split(" by ")[0]))
+    return row
 
 
 def _placebo(claim: Claim, evidence: Evidence, name: str) -> str:

@@ -19,12 +19,11 @@ ROOT = SITE.parent.parent
 COURSE = ROOT / "notebooks" / "course"
 _CLAIMS = """# Claims, one by one
 
-What held here of the paper's claims, and of claims against it: a claim is a relation to a bound,
-and its verdict is computed from the 95% interval, widened by the spread of three training seeds if
-a training is claimed about.
-[Its notebook]({notebook}) shows how. *Certainty* says how sure it is that the source claims
-just this; numbers
-are fractions.
+What held here of the paper's claims, firm ones first, then of others' claims and of ours: a claim
+is a relation to a bound, and its verdict under the headline decoding is computed from the 95%
+interval over questions and training seeds. *Placebos* are systems that pass it too and should not:
+the untrained SLM, or a coin. [Its notebook]({notebook}) shows how, and the other decodings.
+Numbers are fractions.
 
 {counts}
 
@@ -127,19 +126,19 @@ def _write_claims(folder: Path, notebook: str) -> None:
     counts = ", ".join(
         f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)
     )
-    head = ["claim", "verdict", "questions", "here", "in the source", "source", "certainty", "n"]
+    head = ["claim", "verdict", "placebos", "here", "bound", "in the source", "source", "fails if"]
     table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for c in claims:
-        here = f"{c['value']} [{c['low']}, {c['high']}]"
+        passed = [who for who in ("base", "coin") if c[f"placebo {who}"] == "reproduced"]
         cells = (
-            c["claim"],
+            f"{c['claim']} ({c['scope']})",
             f"**{c['verdict']}**",
-            c["scope"],
-            here,
+            " and ".join(passed),
+            f"{c['value']} [{c['low']}, {c['high']}]" if c["value"] else "no runs",
+            c["bound"],
             c["paper value"],
             c["source"],
-            c["certainty"],
-            c["n"],
+            c["fails if"],
         )
         table.append(f"| {' | '.join(cells)} |")
     counts = f"Of {len(claims)}: **{counts}**."
